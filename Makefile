@@ -1,0 +1,38 @@
+# The only needs are Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint bench docs clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+install: $(STAMP)  ## make the virtual environment .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: install  ## run the whole pipeline on a local Apache Kafka: make demo ARGS="--seconds 60"
+	$(BIN)/stream-app demo $(ARGS)
+
+test: install  ## the whole default test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: install  ## the state path against an idiomatic Faust agent
+	$(BIN)/python benchmarks/state_path.py $(ARGS)
+
+docs: install  ## regenerate the reference pages under docs/
+	$(BIN)/python -m stream_app.docs
+
+clean:  ## remove what install and the demo made
+	rm -rf $(VENV) .demo

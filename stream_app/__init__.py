@@ -1,0 +1,1 @@
+"""Real-time recommendations from engagement events on Kafka."""

@@ -1,0 +1,69 @@
+"""Every error the product raises on purpose: one tree, each with a short stable code.
+
+A *reason* (see :mod:`stream_app.events.reasons`) belongs to one bad record, which is counted and
+dead-lettered. An *error* belongs to the process: it is shown to a person and ends the command.
+"""
+
+from __future__ import annotations
+
+
+class StreamAppError(Exception):
+    """Root of the tree. ``code`` is stable and documented; ``exit_status`` is the process's."""
+
+    code = "error"
+    exit_status = 1
+
+
+class ConfigurationError(StreamAppError):
+    """A setting is missing, unknown or out of range. Names setting, value and what is allowed."""
+
+    code = "configuration"
+    exit_status = 2
+
+
+class TopicMismatchError(ConfigurationError):
+    """Topics that must share their partition count do not, or a topic is missing."""
+
+    code = "topic_mismatch"
+
+
+class BrokerUnavailableError(StreamAppError):
+    """No Kafka broker answers at the configured address, or the local one cannot be had."""
+
+    code = "broker_unavailable"
+
+
+class RecordFormatError(StreamAppError):
+    """A binary record on one of our own topics has an unknown version or an impossible length."""
+
+    code = "record_format"
+
+
+class StateDirectoryError(StreamAppError):
+    """The state directory is locked by another worker, full, or not writable."""
+
+    code = "state_directory"
+
+
+class FencedError(StreamAppError):
+    """Another worker owns this partition now; what we still hold of it is void."""
+
+    code = "fenced"
+
+
+class TransactionError(StreamAppError):
+    """A Kafka transaction failed and was aborted: the partition must be recovered and re-read."""
+
+    code = "transaction"
+
+
+class ModelError(StreamAppError):
+    """The text encoder cannot be loaded, or two models' vectors would be mixed."""
+
+    code = "model"
+
+
+class StalledError(StreamAppError):
+    """The worker cannot make progress; it stops so that an orchestrator restarts it."""
+
+    code = "stalled"

@@ -1,0 +1,82 @@
+"""The record of one content on ``content-stats``: decayed engagement counts of one user partition.
+
+A ranker adds up the records of all partitions; the counts are order-free sums like the users'
+vectors: ``count[a, h] = Σ 2^(-(t_ref - t)/h)`` over the events of action ``a``.
+
+Layout, little-endian, version 1: ``version u1, actions u1, half_lives u1, pad u1, partition u4,
+t_ref i8 (ms)``, then ``actions`` codes u2, ``half_lives`` hours f4, counts f4 [actions, half_lives].
+
+The key ``OUTCOMES_KEY`` is reserved: its value is that partition's exact account of input records
+(JSON, see :class:`Outcomes`), written in the same transactions, so it survives every crash.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.errors import RecordFormatError
+
+VERSION = 1
+OUTCOMES_KEY = b"\x00outcomes"
+_HEADER = struct.Struct("<BBBxIq")
+
+
+class Outcomes(msgspec.Struct, kw_only=True):
+    """What became of every input record of one partition: each is counted in exactly one field,
+    a record that waits for its content in ``retrying`` until it ends elsewhere."""
+
+    applied: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    retrying: int = 0
+
+    @property
+    def accounted(self) -> int:
+        """Input records accounted for."""
+        return self.applied + self.duplicates + self.dead_lettered + self.retrying
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Decoded statistics of one content in one partition."""
+
+    partition: int
+    t_ref: int
+    """ms; the counts stand at it"""
+    actions: NDArray[np.uint16]
+    """[A], action codes"""
+    half_lives_h: NDArray[np.float32]
+    """[H], hours"""
+    counts: NDArray[np.float32]
+    """[A, H]"""
+
+
+def prefix(partition: int, actions: NDArray[np.uint16], half_lives_h: NDArray[np.float32]) -> tuple[bytes, bytes]:
+    """What all records of a partition share: the bytes before ``t_ref`` and those between it and the counts."""
+    start = _HEADER.pack(VERSION, len(actions), len(half_lives_h), partition, 0)[:8]
+    return start, actions.astype("<u2").tobytes() + half_lives_h.astype("<f4").tobytes()
+
+
+def decode(value: bytes) -> Statistics:
+    """Decode one record. Raises RecordFormatError."""
+    if len(value) < _HEADER.size:
+        raise RecordFormatError(f"statistics record of {len(value)} bytes is shorter than its header")
+    version, a, h, partition, t_ref = _HEADER.unpack_from(value)
+    if version != VERSION:
+        raise RecordFormatError(f"statistics record of version {version}, expected {VERSION}")
+    half_lives = _HEADER.size + 2 * a
+    counts = half_lives + 4 * h
+    if len(value) != counts + 4 * a * h:
+        raise RecordFormatError(f"statistics record of {len(value)} bytes, its header says {counts + 4 * a * h}")
+    return Statistics(
+        partition,
+        t_ref,
+        np.frombuffer(value, "<u2", count=a, offset=_HEADER.size),
+        np.frombuffer(value, "<f4", count=h, offset=half_lives),
+        np.frombuffer(value, "<f4", offset=counts).reshape(a, h),
+    )

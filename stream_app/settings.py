@@ -1,0 +1,247 @@
+"""All settings: frozen sections, one per stage. Nothing else reads the environment.
+
+Sources, later ones win: the defaults below; a TOML file (``--config FILE`` or
+``STREAM_APP_CONFIG``) with one table a section; environment variables
+``STREAM_APP_<SECTION>_<FIELD>``; and ``STREAM_APP_BROKER``, short for ``STREAM_APP_KAFKA_BROKER``.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from stream_app.errors import ConfigurationError
+from stream_app.hashing import action_code
+
+ENV_PREFIX = "STREAM_APP_"
+
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the sections: immutable, unknown keys refused."""
+
+
+class Kafka(Section, frozen=True):
+    """Connection, consumer and topics."""
+
+    broker: Annotated[str, Meta(description="Bootstrap servers, `host:port[,host:port]`. Also `STREAM_APP_BROKER`.")] = "127.0.0.1:9092"
+    app_id: Annotated[str, Meta(description="Prefix of consumer groups and transactional ids.", pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "stream-app"
+    topic_prefix: Annotated[str, Meta(description="Put before every topic's name.", pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
+    partitions: Annotated[Count, Meta(description="Partitions of the event topics and of the interests table.")] = 4
+    shared_partitions: Annotated[Count, Meta(description="Partitions of the topics that every worker reads whole, of the dead letters and of the slates.")] = 4
+    replication_factor: Annotated[Count, Meta(description="Replication of topics that `stream-app topics` creates.")] = 1
+    event_retention_days: Annotated[Count, Meta(description="Retention of event topics, retries and dead letters.")] = 7
+    batch_records: Annotated[Count, Meta(description="Most records of one partition in one batch.")] = 40_000
+    fetch_max_bytes: Annotated[int, Meta(description="Most bytes fetched for one partition at a time.", ge=65_536)] = 8_388_608
+    fetch_max_wait_ms: Annotated[int, Meta(description="How long the broker may hold an empty fetch. A partition that has just been drained waits at most this long for its next fetch, so it bounds the added latency.", ge=1, le=1500)] = 10
+    buffered_batches: Annotated[Count, Meta(description="Batches that may wait in a stream before its partitions are paused (back-pressure).")] = 4
+    session_timeout_s: Annotated[float, Meta(description="A worker silent for this long loses its partitions.", ge=1)] = 10.0
+    request_timeout_s: Annotated[float, Meta(description="Bound on one request to the broker.", ge=1)] = 30.0
+    transaction_timeout_s: Annotated[float, Meta(description="The broker aborts a transaction open for longer.", ge=1)] = 30.0
+    connect_timeout_s: Annotated[float, Meta(description="How long a worker keeps trying to reach the broker at start before it gives up; 0 tries for ever.", ge=0)] = 0.0
+
+
+class Action(Section, frozen=True):
+    """One kind of engagement."""
+
+    name: Annotated[str, Meta(description="Action's name, as in slates' reasons.", pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    topic: Annotated[str, Meta(description="Topic its events arrive on.", pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+    weight: Annotated[float, Meta(description="Signed weight in the interest vector; negative for dislike.", ge=-100, le=100)]
+
+
+class Events(Section, frozen=True):
+    """Decoding and validation of events."""
+
+    actions: Annotated[tuple[Action, ...], Meta(description="Actions; in the environment `name:topic:weight,…`.", min_length=1, max_length=16)] = (
+        Action(name="like", topic="likes", weight=1.0),
+        Action(name="comment", topic="comments", weight=2.0),
+        Action(name="share", topic="shares", weight=3.0),
+    )
+    max_bytes: Annotated[Count, Meta(description="Largest event in bytes; larger ones get `oversized`.")] = 65_536
+    max_id_bytes: Annotated[int, Meta(description="Largest user, content or event id in bytes.", ge=1, le=1024)] = 256
+    max_future_s: Annotated[float, Meta(description="How far `occurred_at` may be ahead of the Kafka timestamp.", ge=0)] = 300.0
+    max_age_days: Annotated[Positive, Meta(description="Events older than this, counted from stream time, get `too_old`.")] = 400.0
+    retry_delays_s: Annotated[tuple[Positive, ...], Meta(description="Wait before each try of an event whose content is not known yet; after the last one it is dead-lettered.", max_length=16)] = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+
+
+class Interests(Section, frozen=True):
+    """The decayed interest state and where it lives."""
+
+    half_life_days: Annotated[Positive, Meta(description="Half-life of an engagement's weight.")] = 7.0
+    recent: Annotated[int, Meta(description="Recent interactions kept for each user: the horizon of undo, duplicate recognition and explanations.", ge=1, le=1024)] = 32
+    seen: Annotated[int, Meta(description="Content keys kept for each user as already seen.", ge=1, le=65_536)] = 256
+    min_mass: Annotated[float, Meta(description="Users whose mass has decayed below this are dropped.", ge=0)] = 0.001
+    data_dir: Annotated[str, Meta(description="Directory of the RocksDB state; one for each worker.")] = ".stream-app/state"
+    slab_rows: Annotated[int, Meta(description="Users of one partition held in memory.", ge=64)] = 50_000
+    flush_interval_s: Annotated[Positive, Meta(description="How often changed users are written to RocksDB.")] = 2.0
+    expiry_interval_s: Annotated[Positive, Meta(description="How often faded users are looked for.")] = 60.0
+    standby_replicas: Annotated[int, Meta(description="Workers that keep a warm copy of each partition.", ge=0, le=8)] = 0
+    stats_half_lives_h: Annotated[tuple[Positive, ...], Meta(description="Half-lives of the content statistics, in hours.", min_length=1, max_length=8)] = (0.5, 6.0, 24.0, 168.0, 720.0)
+
+
+class Content(Section, frozen=True):
+    """Text encoder and content index."""
+
+    model: Annotated[str, Meta(description="Hugging Face id or local path of the encoder; `default` is all-MiniLM-L6-v2 from the installed package.")] = "default"
+    dimensions: Annotated[int, Meta(description="Length of the encoder's vectors.", ge=8, le=4096)] = 384
+    device: Annotated[str, Meta(description="`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
+    batch_size: Annotated[Count, Meta(description="Texts encoded at a time.")] = 32
+    max_tokens: Annotated[int, Meta(description="Texts are cut after this many tokens.", ge=8, le=8192)] = 256
+    max_bytes: Annotated[Count, Meta(description="Largest content record in bytes.")] = 1_048_576
+    capacity: Annotated[Count, Meta(description="Most contents in the index; the oldest are evicted first.")] = 100_000
+    max_age_days: Annotated[Positive, Meta(description="Contents older than this, counted from stream time, are evicted from the index.")] = 730.0
+
+
+class Ranking(Section, frozen=True):
+    """Retrieval, blend, diversity."""
+
+    device: Annotated[str, Meta(description="`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
+    batch_users: Annotated[Count, Meta(description="Users ranked at a time.")] = 256
+    candidates: Annotated[Count, Meta(description="Candidates retrieved for each user (K').")] = 200
+    slate_size: Annotated[int, Meta(description="Contents in a slate (k).", ge=1, le=1000)] = 10
+    max_age_days: Annotated[Positive, Meta(description="Contents older than this, counted from stream time, are not recommended.")] = 90.0
+    min_mass: Annotated[float, Meta(description="Users with less mass get the cold-start blend.", ge=0)] = 0.05
+    weight_interest: Annotated[float, Meta(description="Blend weight of the cosine of interest and content.")] = 1.0
+    weight_recency: Annotated[float, Meta(description="Blend weight of the content's recency.")] = 0.3
+    weight_popularity: Annotated[float, Meta(description="Blend weight of the decayed popularity.")] = 0.3
+    weight_match: Annotated[float, Meta(description="Blend weight of the best match among recent interactions.")] = 0.2
+    recency_half_life_h: Annotated[Positive, Meta(description="Half-life of the recency feature, in hours.")] = 24.0
+    popularity_half_life_h: Annotated[Positive, Meta(description="Which statistics half-life popularity is read at: the nearest configured one.")] = 24.0
+    diversity: Annotated[float, Meta(description="MMR trade-off: 0 is pure score, 1 is pure diversity.", ge=0, le=1)] = 0.3
+    author_cap: Annotated[int, Meta(description="Most contents of one author in a slate; 0 means no cap.", ge=0)] = 3
+    reasons: Annotated[int, Meta(description="Most reasons given for each content.", ge=0, le=16)] = 3
+    queue_users: Annotated[Count, Meta(description="Users waiting to be ranked beyond which the cheap fallback list is published.")] = 20_000
+
+
+class Recommendations(Section, frozen=True):
+    """Publishing of slates."""
+
+    skip_unchanged: Annotated[bool, Meta(description="Publish nothing when a user's slate did not change.")] = True
+    remembered_users: Annotated[Count, Meta(description="Users whose last slate is remembered to notice that.")] = 200_000
+    cold_start_interval_s: Annotated[Positive, Meta(description="How often the cold-start slate is renewed.")] = 10.0
+
+
+class Observability(Section, frozen=True):
+    """Metrics, health, logs."""
+
+    host: Annotated[str, Meta(description="Address the metrics and health pages listen on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="Port of `/metrics`, `/healthz`, `/readyz`; 0 takes a free one. `worker all` uses this port and the two after it.", ge=0, le=65_535)] = 8600
+    log_level: Annotated[str, Meta(description="`debug`, `info`, `warning` or `error`.", pattern="^(debug|info|warning|error)$")] = "info"
+    stall_timeout_s: Annotated[Positive, Meta(description="A worker that has input but makes no progress for this long says so on `/healthz` and exits.")] = 120.0
+
+
+class Settings(Section, frozen=True):
+    """The whole configuration."""
+
+    kafka: Kafka = Kafka()
+    events: Events = Events()
+    interests: Interests = Interests()
+    content: Content = Content()
+    ranking: Ranking = Ranking()
+    recommendations: Recommendations = Recommendations()
+    observability: Observability = Observability()
+
+    def topic_name(self, name: str) -> str:
+        """A topic's full name on the broker."""
+        return self.kafka.topic_prefix + name
+
+    def group(self, role: str) -> str:
+        """Consumer group of a role."""
+        return f"{self.kafka.app_id}-{role}"
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "kafka": Kafka,
+    "events": Events,
+    "interests": Interests,
+    "content": Content,
+    "ranking": Ranking,
+    "recommendations": Recommendations,
+    "observability": Observability,
+}
+
+
+def load(path: str | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the configuration. Raises ConfigurationError naming setting, value and what is allowed."""
+    env = os.environ if environment is None else environment
+    tree = _from_file(path or env.get(f"{ENV_PREFIX}CONFIG"))
+    for section, kind in SECTIONS.items():
+        for field in msgspec.structs.fields(kind):
+            value = env.get(f"{ENV_PREFIX}{section}_{field.name}".upper())
+            if value is not None:
+                tree.setdefault(section, {})[field.name] = _parse(field.name, value)
+    if broker := env.get(f"{ENV_PREFIX}BROKER"):
+        tree.setdefault("kafka", {})["broker"] = broker
+    return build(tree)
+
+
+def build(tree: Mapping[str, Any]) -> Settings:
+    """Settings from a tree of sections; the checks that span fields are here."""
+    try:
+        settings = msgspec.convert(dict(tree), Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(_explain(str(error), tree)) from None
+    actions = settings.events.actions
+    for what in ("name", "topic"):
+        if len({getattr(a, what) for a in actions}) < len(actions):
+            raise ConfigurationError(f"events.actions: each {what} must be given once")
+    if len({action_code(a.name) for a in actions}) < len(actions):
+        raise ConfigurationError("events.actions: two names have the same 16-bit code; rename one")
+    if settings.interests.seen < settings.interests.recent:
+        raise ConfigurationError(
+            f"interests.seen = {settings.interests.seen}: must be at least interests.recent "
+            f"({settings.interests.recent})"
+        )
+    if settings.ranking.slate_size > settings.ranking.candidates:
+        raise ConfigurationError(
+            f"ranking.slate_size = {settings.ranking.slate_size}: must be at most "
+            f"ranking.candidates ({settings.ranking.candidates})"
+        )
+    return settings
+
+
+def _from_file(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigurationError(f"--config {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"--config {path}: not TOML: {error}") from None
+
+
+def _parse(field: str, text: str) -> Any:
+    """A value from the environment: lists are comma-separated, actions are name:topic:weight."""
+    if field == "actions":
+        parts = [item.split(":") for item in text.split(",") if item]
+        if any(len(p) != 3 for p in parts):
+            raise ConfigurationError(f"events.actions = {text!r}: expected name:topic:weight,…")
+        return [{"name": n, "topic": t, "weight": w} for n, t, w in parts]
+    if field in ("retry_delays_s", "stats_half_lives_h"):
+        return [item for item in text.split(",") if item]
+    return text
+
+
+def _explain(message: str, tree: Mapping[str, Any]) -> str:
+    """``Expected `int` >= 1 - at `$.kafka.partitions``` → ``kafka.partitions = 0: expected …``."""
+    what, _, where = message.partition(" - at `$.")
+    path = where.rstrip("`")
+    if not path:
+        return message
+    value: Any = tree
+    for step in path.replace("[", ".").replace("]", "").split("."):
+        try:
+            value = value[int(step)] if isinstance(value, list) else value[step]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return f"{path}: {what}"
+    return f"{path} = {value!r}: {what[0].lower()}{what[1:]}"

@@ -1,0 +1,58 @@
+"""Every topic on one screen: name, key, value, partitions, cleanup, retention.
+
+``partitioned`` topics share one partition count with the ``interests`` table, so that partition p
+of each is handled by the same worker. :mod:`stream_app.kafka.admin` creates and checks them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from stream_app.settings import Settings
+
+DAY_MS = 86_400_000
+FOREVER = -1
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic as it must exist on the broker."""
+
+    name: str
+    key: str
+    value: str
+    partitions: int
+    cleanup: str
+    retention_ms: int
+    partitioned: bool = False
+    """Must have the same partition count as the ``interests`` table."""
+
+    @property
+    def config(self) -> dict[str, str]:
+        """Broker-side configuration entries."""
+        entries = {"cleanup.policy": self.cleanup, "retention.ms": str(self.retention_ms)}
+        if self.cleanup == "delete":
+            # a recorded log may carry old CreateTime timestamps: retention counts from arrival
+            entries["message.timestamp.type"] = "LogAppendTime"
+        return entries
+
+
+def declare(settings: Settings) -> tuple[Topic, ...]:
+    """All topics of this configuration, in the order of the data flow."""
+    p = settings.kafka.partitions
+    few = settings.kafka.shared_partitions
+    week = settings.kafka.event_retention_days * DAY_MS
+    name = settings.topic_name
+    return (
+        *(
+            Topic(name(a.topic), "user_id", "event (JSON)", p, "delete", week, True)
+            for a in settings.events.actions
+        ),
+        Topic(name("events-retry"), "user_id", "original event; headers", p, "delete", week, True),
+        Topic(name("events-dlq"), "original key", "original bytes; headers", few, "delete", week),
+        Topic(name("content"), "content_id", "content (JSON); null deletes", few, "compact", FOREVER),
+        Topic(name("content-vectors"), "content_id", "vector record", few, "compact", FOREVER),
+        Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True),
+        Topic(name("content-stats"), "content_id", "statistics record", p, "compact", FOREVER, True),
+        Topic(name("recommendations"), "user_id", "slate (JSON)", few, "compact,delete", 4 * week),
+    )
