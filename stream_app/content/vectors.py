@@ -57,7 +57,9 @@ def decode(value: bytes) -> ContentVector:
     author_start = _HEADER.size + model_bytes
     vector_start = author_start + author_bytes
     if len(value) != vector_start + 2 * d:
-        raise RecordFormatError(f"content vector of {len(value)} bytes, its header says {vector_start + 2 * d}")
+        raise RecordFormatError(
+            f"content vector of {len(value)} bytes, its header says {vector_start + 2 * d}"
+        )
     return ContentVector(
         value[_HEADER.size : author_start].decode(),
         value[author_start:vector_start].decode(),

@@ -56,8 +56,10 @@ class Statistics:
     """[A, H]"""
 
 
-def prefix(partition: int, actions: NDArray[np.uint16], half_lives_h: NDArray[np.float32]) -> tuple[bytes, bytes]:
-    """What all records of a partition share: the bytes before ``t_ref`` and those between it and the counts."""
+def prefix(
+    partition: int, actions: NDArray[np.uint16], half_lives_h: NDArray[np.float32]
+) -> tuple[bytes, bytes]:
+    """What all records of a partition share: the bytes before ``t_ref``, and those from it to the counts."""
     start = _HEADER.pack(VERSION, len(actions), len(half_lives_h), partition, 0)[:8]
     return start, actions.astype("<u2").tobytes() + half_lives_h.astype("<f4").tobytes()
 
@@ -72,7 +74,9 @@ def decode(value: bytes) -> Statistics:
     half_lives = _HEADER.size + 2 * a
     counts = half_lives + 4 * h
     if len(value) != counts + 4 * a * h:
-        raise RecordFormatError(f"statistics record of {len(value)} bytes, its header says {counts + 4 * a * h}")
+        raise RecordFormatError(
+            f"statistics record of {len(value)} bytes, its header says {counts + 4 * a * h}"
+        )
     return Statistics(
         partition,
         t_ref,
