@@ -60,10 +60,11 @@ def decode(value: bytes) -> ContentVector:
         raise RecordFormatError(
             f"content vector of {len(value)} bytes, its header says {vector_start + 2 * d}"
         )
+    try:
+        model = value[_HEADER.size : author_start].decode()
+        author = value[author_start:vector_start].decode()
+    except UnicodeDecodeError as error:
+        raise RecordFormatError(f"content vector whose names are not UTF-8: {error.reason}") from None
     return ContentVector(
-        value[_HEADER.size : author_start].decode(),
-        value[author_start:vector_start].decode(),
-        created_at,
-        encoded_at,
-        np.frombuffer(value, "<f2", offset=vector_start),
+        model, author, created_at, encoded_at, np.frombuffer(value, "<f2", offset=vector_start)
     )
