@@ -1,0 +1,180 @@
+"""What is written to ``events-dlq`` and ``events-retry``: the original record, and headers of ours.
+
+Headers (all UTF-8 text; every name starts with ``stream-app-``, which is reserved: a producer's own headers
+of such names are not kept):
+
+==================  ============================================================
+``topic``           where the record first arrived; also ``partition``, ``offset``
+``timestamp``       its Kafka timestamp there, ms
+``attempts``        tries so far because its content was unknown
+``not-before``      retries only: not to be tried before this time, ms
+``reason``          dead letters only: a code of :class:`Reason`
+``detail``          dead letters only: one sentence without user data
+``time``            when this copy was written, ms
+``truncated``       only if something was cut: ``key``, ``headers``, ``value``
+``value-bytes``     length of the original value, only if something was cut
+==================  ============================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stream_app.events.reasons import Reason
+
+PREFIX = "stream-app-"
+RETRY_TOPIC = "events-retry"
+MAX_RECORD_BYTES = 1_000_000
+"""Key, headers and value of a copy together: what any broker takes with its default
+``message.max.bytes`` (1,048,588), with room for framing."""
+MAX_DETAIL = 200
+
+Headers = list[tuple[str, bytes]]
+
+
+class Record(Protocol):
+    """What is used of a consumed record (aiokafka's ``ConsumerRecord`` has it)."""
+
+    @property
+    def key(self) -> bytes | None:
+        """Raw key."""
+
+    @property
+    def value(self) -> bytes | None:
+        """Raw value."""
+
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]:
+        """Names and raw values, in order."""
+
+    @property
+    def timestamp(self) -> int:
+        """Kafka timestamp, ms."""
+
+    @property
+    def offset(self) -> int:
+        """Offset in its partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a record first arrived, and how often it has been tried."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    """ms, Kafka timestamp of the first arrival"""
+    attempt: int
+    """Retries so far; 0 for a first-hand record."""
+    not_before_ms: int
+    """ms, wall clock: the next try is not due before; 0 for a first-hand record."""
+
+
+def origin_of(record: Record, topic: str, partition: int) -> Origin:
+    """Origin of a record read from ``topic``: its headers' if that is the retry topic, else its own place.
+
+    Headers of first-hand records are never believed. A record on the retry topic whose headers are
+    not ours has its own place as origin; the decoder rejects it as ``bad_origin``.
+    """
+    own = Origin(topic, partition, record.offset, record.timestamp, 0, 0)
+    if not topic.endswith(RETRY_TOPIC):
+        return own
+    found = {name: value for name, value in record.headers if name.startswith(PREFIX) and value is not None}
+    try:
+        return Origin(
+            found[f"{PREFIX}topic"].decode(),
+            _number(found, "partition"),
+            _number(found, "offset"),
+            _number(found, "timestamp"),
+            _number(found, "attempts"),
+            _number(found, "not-before"),
+        )
+    except (KeyError, ValueError):
+        return own
+
+
+def dead_letter(
+    record: Record, origin: Origin, reason: Reason, detail: str, now_ms: int
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """Key, value and headers of a dead letter. The original bytes are kept whenever they fit into
+    ``MAX_RECORD_BYTES``; else headers, value and key are cut, in this order of preference, and
+    a header says so."""
+    ours = _origin_headers(origin, origin.attempt, now_ms)
+    ours += [
+        (f"{PREFIX}reason", reason.value.encode()),
+        (f"{PREFIX}detail", detail[:MAX_DETAIL].encode(errors="replace")),
+    ]
+    theirs = _their_headers(record)
+    key, value = record.key, record.value
+    if _size(key) + _size(value) + _headers_size(theirs) + _headers_size(ours) <= MAX_RECORD_BYTES:
+        return key, value, [*theirs, *ours]
+    cut = []
+    room = MAX_RECORD_BYTES - _headers_size(ours) - 128  # for the two headers below
+    if key is not None and len(key) > room:
+        key = key[:room]
+        cut.append("key")
+    room -= _size(key)
+    if _headers_size(theirs) > room:
+        theirs = []
+        cut.append("headers")
+    room -= _headers_size(theirs)
+    if value is not None and len(value) > room:
+        value = value[:room]
+        cut.append("value")
+    ours += [
+        (f"{PREFIX}truncated", ",".join(cut).encode()),
+        (f"{PREFIX}value-bytes", str(_size(record.value)).encode()),
+    ]
+    return key, value, [*theirs, *ours]
+
+
+def retry(
+    record: Record, origin: Origin, not_before_ms: int, now_ms: int
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """Key, value and headers of the next try. The producer's own headers are left out if the copy
+    would not fit with them."""
+    ours = [
+        *_origin_headers(origin, origin.attempt + 1, now_ms),
+        (f"{PREFIX}not-before", str(not_before_ms).encode()),
+    ]
+    theirs = _their_headers(record)
+    size = _size(record.key) + _size(record.value) + _headers_size(theirs) + _headers_size(ours)
+    return record.key, record.value, ours if size > MAX_RECORD_BYTES else [*theirs, *ours]
+
+
+def _origin_headers(origin: Origin, attempts: int, now_ms: int) -> Headers:
+    return [
+        (f"{PREFIX}topic", origin.topic.encode()),
+        (f"{PREFIX}partition", str(origin.partition).encode()),
+        (f"{PREFIX}offset", str(origin.offset).encode()),
+        (f"{PREFIX}timestamp", str(origin.timestamp).encode()),
+        (f"{PREFIX}attempts", str(attempts).encode()),
+        (f"{PREFIX}time", str(now_ms).encode()),
+    ]
+
+
+def _their_headers(record: Record) -> Headers:
+    return [(name, value or b"") for name, value in record.headers if not name.startswith(PREFIX)]
+
+
+def _number(headers: dict[str, bytes], name: str) -> int:
+    """A non-negative 63-bit integer. Raises KeyError, ValueError."""
+    text = headers[PREFIX + name]
+    if len(text) > 19 or not text.isdigit():
+        raise ValueError(name)
+    number = int(text)
+    if number >= 1 << 63:
+        raise ValueError(name)
+    return number
+
+
+def _size(part: bytes | None) -> int:
+    return 0 if part is None else len(part)
+
+
+def _headers_size(headers: Headers) -> int:
+    """Bytes of names and values, and at most 10 of lengths each."""
+    return sum(len(name.encode()) + len(value) + 10 for name, value in headers)

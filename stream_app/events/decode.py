@@ -1,0 +1,233 @@
+"""From raw records of one partition to columns: decoding and validation in one pass; no bad record raises.
+
+The JSON is typed in one go by msgspec; the loop below only looks at what a type cannot say. Whatever
+fails is named on the slow path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.events.dead_letters import RETRY_TOPIC, Record, origin_of
+from stream_app.events.reasons import Reason
+from stream_app.events.schema import Event
+from stream_app.hashing import key64
+from stream_app.settings import Settings
+from stream_app.topics import DAY_MS
+
+EARLIEST_MS = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp() * 1000)
+LATEST_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
+
+
+@dataclass(slots=True)
+class Rejected:
+    """One record that is no event."""
+
+    index: int
+    """Into the input records."""
+    reason: Reason
+    detail: str
+    """One short sentence, never with user data."""
+
+
+@dataclass(slots=True)
+class DecodedBatch:
+    """The accepted events as columns (E events, in input order) and the rejected records.
+
+    Each input record is in exactly one of ``source`` and ``rejected``."""
+
+    source: NDArray[np.int64]
+    """[E], index into the input records"""
+    users: list[bytes]
+    """[E], UTF-8 user ids"""
+    contents: list[bytes]
+    """[E], UTF-8 content ids"""
+    actions: NDArray[np.int64]
+    """[E], index into ``settings.events.actions``"""
+    events: NDArray[np.uint64]
+    """[E], key64 of the event id, or of "topic-partition-offset" where none was given"""
+    named: NDArray[np.bool_]
+    """[E], an event id was given"""
+    times: NDArray[np.int64]
+    """[E], event time, ms"""
+    undo: NDArray[np.bool_]
+    """[E]"""
+    received: NDArray[np.int64]
+    """[E], Kafka timestamp of the first arrival, ms"""
+    rejected: list[Rejected]
+
+
+class _UnfitError(Exception):
+    """A record that is valid JSON of the right types and yet no event."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class EventDecoder:
+    """Decodes record batches of the event topics and of the retry topic."""
+
+    def __init__(self, settings: Settings) -> None:
+        events = settings.events
+        self._read = msgspec.json.Decoder(Event).decode
+        self._action_by_topic = {settings.topic_name(a.topic): i for i, a in enumerate(events.actions)}
+        self._retry_topic = settings.topic_name(RETRY_TOPIC)
+        self._max_bytes = events.max_bytes
+        self._max_id_bytes = events.max_id_bytes
+        self._max_future_ms = int(events.max_future_s * 1000)
+        self._max_age_ms = int(events.max_age_days * DAY_MS)
+
+    def decode(
+        self, records: Sequence[Record], topic: str, partition: int, stream_time_ms: int | None
+    ) -> DecodedBatch:
+        """Columns of the records of one partition of ``topic`` (its full name).
+
+        ``stream_time_ms`` is the newest accepted event time before this batch, None when there is none
+        yet. Raises KeyError if ``topic`` carries no events; no record makes it raise.
+        """
+        retried = topic == self._retry_topic
+        action = -1 if retried else self._action_by_topic[topic]
+        read, max_bytes, max_id, future = self._read, self._max_bytes, self._max_id_bytes, self._max_future_ms
+        oldest = EARLIEST_MS
+        if stream_time_ms is not None:
+            oldest = max(oldest, stream_time_ms - self._max_age_ms)
+        source: list[int] = []
+        users: list[bytes] = []
+        contents: list[bytes] = []
+        actions: list[int] = []
+        events: list[int] = []
+        named: list[bool] = []
+        times: list[int] = []
+        undo: list[bool] = []
+        received: list[int] = []
+        rejected: list[Rejected] = []
+        for index, record in enumerate(records):
+            try:
+                value = record.value
+                if not value:
+                    raise _UnfitError(Reason.EMPTY, "the value is null or has no bytes")
+                if len(value) > max_bytes:
+                    raise _UnfitError(Reason.OVERSIZED, f"{len(value)} bytes, at most {max_bytes} are taken")
+                arrival, place = record.timestamp, None
+                if retried:
+                    place = origin_of(record, topic, partition)
+                    if place.topic not in self._action_by_topic:
+                        raise _UnfitError(Reason.BAD_ORIGIN, "headers name no topic of a configured action")
+                    action, arrival = self._action_by_topic[place.topic], place.timestamp
+                event = read(value)
+                if not value.isascii():
+                    value.decode()  # msgspec skips ignored fields without looking at their encoding
+                user, content = event.user_id.encode(), event.content_id.encode()
+                if user != record.key:
+                    raise _UnfitError(Reason.KEY_MISMATCH, "the key is not the user_id in UTF-8")
+                if not (
+                    len(user) <= max_id
+                    and len(content) <= max_id
+                    and event.user_id.isprintable()
+                    and event.content_id.isprintable()
+                ):
+                    _check_id("user_id", event.user_id, max_id)
+                    _check_id("content_id", event.content_id, max_id)
+                name = event.event_id
+                if name is None:
+                    if place is None:
+                        name_key = key64(f"{topic}-{partition}-{record.offset}")
+                    else:
+                        name_key = key64(f"{place.topic}-{place.partition}-{place.offset}")
+                else:
+                    if not (0 < len(name.encode()) <= max_id and name.isprintable()):
+                        _check_id("event_id", name, max_id)
+                    name_key = key64(name)
+                time = event.occurred_at
+                if time is None:
+                    time = arrival
+                elif type(time) is not int:
+                    time = round(time.timestamp() * 1000)  # type: ignore[union-attr]  # a datetime: not None, not int
+                if not oldest <= time <= arrival + future or time > LATEST_MS:
+                    raise _misplaced(time, arrival, future, event.occurred_at is None)
+            except _UnfitError as fault:
+                rejected.append(Rejected(index, fault.reason, fault.detail))
+                continue
+            except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
+                rejected.append(Rejected(index, *_explain(error)))
+                continue
+            source.append(index)
+            users.append(user)
+            contents.append(content)
+            actions.append(action)
+            events.append(name_key)
+            named.append(name is not None)
+            times.append(time)
+            undo.append(event.undo is True)
+            received.append(arrival)
+        return DecodedBatch(
+            np.array(source, np.int64),
+            users,
+            contents,
+            np.array(actions, np.int64),
+            np.array(events, np.uint64),
+            np.array(named, np.bool_),
+            np.array(times, np.int64),
+            np.array(undo, np.bool_),
+            np.array(received, np.int64),
+            rejected,
+        )
+
+
+def _check_id(field: str, text: str, max_bytes: int) -> None:
+    """Raise _UnfitError unless the id is one: non-empty, bounded, without control characters."""
+    if not text:
+        raise _UnfitError(Reason.INVALID_ID, f"{field} is empty")
+    if (length := len(text.encode())) > max_bytes:
+        raise _UnfitError(Reason.INVALID_ID, f"{field} has {length} bytes, at most {max_bytes} are taken")
+    if any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
+        raise _UnfitError(Reason.INVALID_ID, f"{field} has control characters")
+
+
+def _misplaced(time: int, arrival: int, future_ms: int, missing: bool) -> _UnfitError:
+    """The fault of an event time outside its limits."""
+    if missing and time < EARLIEST_MS:
+        return _UnfitError(
+            Reason.BAD_TIMESTAMP, "occurred_at is missing and the Kafka timestamp is before the year 2000"
+        )
+    if not -(1 << 63) <= time < 1 << 63:
+        return _UnfitError(Reason.BAD_TIMESTAMP, "occurred_at is no 64-bit number of milliseconds")
+    if time > LATEST_MS:
+        return _UnfitError(Reason.TIMESTAMP_IN_FUTURE, "the event time is after the year 2200")
+    if time > arrival + future_ms:
+        return _UnfitError(
+            Reason.TIMESTAMP_IN_FUTURE, f"{time - arrival} ms after the Kafka timestamp, at most {future_ms}"
+        )
+    if time < EARLIEST_MS:
+        return _UnfitError(
+            Reason.TOO_OLD, "the event time is before the year 2000; numbers are Unix milliseconds"
+        )
+    return _UnfitError(Reason.TOO_OLD, "older than events.max_age_days before stream time")
+
+
+def _explain(error: Exception) -> tuple[Reason, str]:
+    """Reason and detail of what the JSON decoder raised. Its messages name fields and types, never values."""
+    text = str(error)
+    if isinstance(error, RecursionError):
+        return Reason.TOO_DEEP, "the JSON is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return Reason.INVALID_UTF8, "a string is not valid UTF-8"
+    if isinstance(error, msgspec.ValidationError):
+        if "missing required field" in text:
+            return Reason.MISSING_FIELD, text
+        if "of length" in text:
+            return Reason.INVALID_ID, text
+        if "$.occurred_at" in text and " got " not in text:
+            return Reason.BAD_TIMESTAMP, text
+        return Reason.BAD_TYPE, text
+    if isinstance(error, msgspec.DecodeError):
+        return Reason.MALFORMED_JSON, text
+    return Reason.BAD_TIMESTAMP, "occurred_at cannot be represented"

@@ -1,0 +1,62 @@
+"""The closed list of reasons for which one record is dead-lettered; ``docs/REASONS.md`` is made from it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a record was not applied. The value is the code in headers and metrics."""
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Reason:
+        """A member: its value is ``code``, ``meaning`` says in one line what a producer did wrong."""
+        reason = str.__new__(cls, code)
+        reason._value_ = code
+        reason.meaning = meaning
+        return reason
+
+    EMPTY = "empty", "The value is null or has no bytes; an event topic knows no tombstones."
+    OVERSIZED = "oversized", "The value is longer than `events.max_bytes`."
+    INVALID_UTF8 = "invalid_utf8", "The value is not valid UTF-8."
+    MALFORMED_JSON = "malformed_json", "The value is not one JSON text (NaN and Infinity are not JSON)."
+    TOO_DEEP = "too_deep", "The JSON is nested more deeply than the decoder reads."
+    MISSING_FIELD = "missing_field", "`user_id` or `content_id` is missing."
+    BAD_TYPE = "bad_type", "The value is not an object, or a field has another type than the schema says."
+    INVALID_ID = (
+        "invalid_id",
+        "An id is empty, longer than `events.max_id_bytes`, or has control characters (U+0000 to U+001F, "
+        "U+007F to U+009F); ids that start with U+0000 are the product's own.",
+    )
+    KEY_MISMATCH = (
+        "key_mismatch",
+        "The record's key is not the `user_id` in UTF-8, or is null: the record may stand in another "
+        "partition than its user's state.",
+    )
+    BAD_TIMESTAMP = (
+        "bad_timestamp",
+        "`occurred_at` is no RFC 3339 date and time with an offset (`Z` or `+hh:mm`), or no point in time "
+        "that can be represented; or it is missing and the record has no Kafka timestamp either.",
+    )
+    TIMESTAMP_IN_FUTURE = (
+        "timestamp_in_future",
+        "The event time is more than `events.max_future_s` after the Kafka timestamp, or after 2200-01-01.",
+    )
+    TOO_OLD = (
+        "too_old",
+        "The event time is more than `events.max_age_days` before stream time, or before the year 2000 "
+        "(seconds in place of milliseconds end here).",
+    )
+    BAD_ORIGIN = (
+        "bad_origin",
+        "A record on the retry topic does not say where it came from, or its topic is no configured action's.",
+    )
+    UNKNOWN_CONTENT = (
+        "unknown_content",
+        "The content still had no vector after the last of `events.retry_delays_s`.",
+    )
+    UNDO_TARGET_GONE = (
+        "undo_target_gone",
+        "The event to undo is no longer among the user's `interests.recent` interactions.",
+    )
