@@ -1,0 +1,149 @@
+"""Reads one topic whole, without a consumer group: first what is there, then what comes.
+
+For topics that every worker needs complete in memory (``content-vectors``, ``content-stats``). Records
+are handed on in batches of one partition, in offset order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
+
+from stream_app.errors import BrokerUnavailableError, TopicMismatchError
+from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BATCH_RECORDS = 4_000  # applied in one go: some 40 ms in which the event loop does nothing else
+POLL_MS = 200  # a fetch that holds nothing but transaction markers is noticed after this long
+PROGRESS_S = 5.0
+
+
+class TopicReader:
+    """Keeps calling ``apply`` with everything that stands on a topic."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        apply: Callable[[list[ConsumerRecord]], None],
+        *,
+        label: str,
+        read_committed: bool = True,
+    ) -> None:
+        """``topic`` is the full name on the broker; ``label`` says in the log what is being read."""
+        self._kafka = settings.kafka
+        self._topic = topic
+        self._apply = apply
+        self._label = label
+        self._isolation = "read_committed" if read_committed else "read_uncommitted"
+        self._consumer: AIOKafkaConsumer | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.records = 0
+        """Records applied so far."""
+        self.caught_up = False
+        """Whether everything that stood on the topic at the start has been applied."""
+        self.failed: asyncio.Future[None]
+        """Made by ``start``; gets the exception that ended ``run``. The worker must stop on it."""
+
+    async def start(self) -> None:
+        """Return once the end of the topic, as it is now, has been reached; go on reading in a task.
+
+        Raises BrokerUnavailableError, TopicMismatchError when the topic is missing, and whatever
+        ``apply`` raises.
+        """
+        self.failed = asyncio.get_running_loop().create_future()
+        self._consumer = consumer = AIOKafkaConsumer(
+            self._topic,
+            bootstrap_servers=self._kafka.broker,
+            client_id=f"{self._kafka.app_id}-reader",
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            isolation_level=self._isolation,
+            fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
+            max_partition_fetch_bytes=self._kafka.fetch_max_bytes,
+            request_timeout_ms=int(self._kafka.request_timeout_s * 1000),
+        )
+        try:
+            try:
+                await consumer.start()
+            except KafkaConnectionError:
+                raise BrokerUnavailableError(
+                    f"no Kafka broker answers at {self._kafka.broker}: start one, or set kafka.broker"
+                ) from None
+            except UnknownTopicOrPartitionError:
+                raise TopicMismatchError(
+                    f"topic {self._topic} does not exist: create it with `stream-app topics`"
+                ) from None
+            partitions = [
+                TopicPartition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic))
+            ]
+            # A subscription follows the cluster's metadata, which may miss the topic for a moment while
+            # a broker restarts, and would then read everything again; an assignment is ours alone.
+            consumer.unsubscribe()
+            consumer.assign(partitions)
+            await self._catch_up(consumer, partitions)
+        except BaseException:
+            await self.stop()
+            raise
+        self.caught_up = True
+        self._task = asyncio.create_task(self.run(), name=f"reader of {self._topic}")
+
+    async def run(self) -> None:
+        """Follow the topic for ever. What ends it other than ``stop`` is set on ``failed``."""
+        consumer = self._consumer
+        assert consumer is not None, "start first"  # noqa: S101  # a caller's mistake, not an input
+        try:
+            while True:
+                await self._poll(consumer)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, the worker must stop on it
+            log.critical("%s: reading %s ended: %r", self._label, self._topic, error)
+            self.failed.set_exception(error)
+            self.failed.exception()  # it has been logged, whether or not someone awaits it
+
+    async def stop(self) -> None:
+        """Stop reading and close the connection; may be called more than once."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self._consumer is not None:
+            consumer, self._consumer = self._consumer, None
+            await consumer.stop()
+
+    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+        fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
+        for records in fetched.values():
+            self._apply(records)
+            self.records += len(records)
+        await asyncio.sleep(0)  # getmany does not give way while it has records: heartbeats and pages must
+
+    async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        """Read until the position has reached the end of each partition.
+
+        Offsets alone do not tell: transaction markers and compacted records take offsets as well.
+        """
+        begin = await consumer.beginning_offsets(partitions)
+        end = await consumer.end_offsets(partitions)
+        total = sum(end[p] - begin[p] for p in partitions)
+        started = reported = time.monotonic()
+        while missing := sum([max(0, end[p] - await consumer.position(p)) for p in partitions]):
+            now = time.monotonic()
+            if now - reported >= PROGRESS_S:
+                reported = now
+                share = 100 * (1 - missing / total)
+                rate = self.records / (now - started)
+                log.info("%s: %d records, %.0f/s, %.0f %%", self._label, self.records, rate, share)
+            await self._poll(consumer)
+        seconds = time.monotonic() - started
+        rate = self.records / max(seconds, 1e-9)
+        log.info("%s: read %d records in %.1f s, %.0f/s", self._label, self.records, seconds, rate)
