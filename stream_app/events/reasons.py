@@ -50,7 +50,7 @@ class Reason(StrEnum):
     )
     BAD_ORIGIN = (
         "bad_origin",
-        "A record on the retry topic does not say where it came from, or its topic is no configured action's.",
+        "A record on the retry topic does not say where it came from, or its topic is no action's.",
     )
     UNKNOWN_CONTENT = (
         "unknown_content",
