@@ -183,6 +183,18 @@ def load(path: str | None = None, environment: Mapping[str, str] | None = None) 
     return build(tree)
 
 
+def external_broker(environment: Mapping[str, str] | None = None) -> str | None:
+    """The broker that ``STREAM_APP_BROKER`` names, None when tests and demo start their own."""
+    env = os.environ if environment is None else environment
+    return env.get(f"{ENV_PREFIX}BROKER") or None
+
+
+def cache_directory(environment: Mapping[str, str] | None = None) -> Path:
+    """Where what is fetched once is kept: ``stream-app`` in the user's cache directory."""
+    env = os.environ if environment is None else environment
+    return Path(env.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stream-app"
+
+
 def build(tree: Mapping[str, Any]) -> Settings:
     """Settings from a tree of sections; the checks that span fields are here."""
     try:
