@@ -18,11 +18,17 @@ class Reason(StrEnum):
         return reason
 
     EMPTY = "empty", "The value is null or has no bytes; an event topic knows no tombstones."
-    OVERSIZED = "oversized", "The value is longer than `events.max_bytes`."
+    OVERSIZED = (
+        "oversized",
+        "The value is longer than `events.max_bytes`, a content's longer than `content.max_bytes`.",
+    )
     INVALID_UTF8 = "invalid_utf8", "The value is not valid UTF-8."
     MALFORMED_JSON = "malformed_json", "The value is not one JSON text (NaN and Infinity are not JSON)."
     TOO_DEEP = "too_deep", "The JSON is nested more deeply than the decoder reads."
-    MISSING_FIELD = "missing_field", "`user_id` or `content_id` is missing."
+    MISSING_FIELD = (
+        "missing_field",
+        "`user_id` or `content_id` is missing (a content may name itself by its key alone).",
+    )
     BAD_TYPE = "bad_type", "The value is not an object, or a field has another type than the schema says."
     INVALID_ID = (
         "invalid_id",
@@ -32,12 +38,13 @@ class Reason(StrEnum):
     KEY_MISMATCH = (
         "key_mismatch",
         "The record's key is not the `user_id` in UTF-8, or is null: the record may stand in another "
-        "partition than its user's state.",
+        "partition than its user's state. For a content: the key is not the `content_id`.",
     )
     BAD_TIMESTAMP = (
         "bad_timestamp",
-        "`occurred_at` is no RFC 3339 date and time with an offset (`Z` or `+hh:mm`), or no point in time "
-        "that can be represented; or it is missing and the record has no Kafka timestamp either.",
+        "`occurred_at` (`created_at`) is no RFC 3339 date and time with an offset (`Z` or `+hh:mm`), or no "
+        "point in time that can be represented; or it is missing and the record has no Kafka timestamp "
+        "either. A content created before 1971 ends here too: seconds in place of milliseconds.",
     )
     TIMESTAMP_IN_FUTURE = (
         "timestamp_in_future",
@@ -55,6 +62,11 @@ class Reason(StrEnum):
     UNKNOWN_CONTENT = (
         "unknown_content",
         "The content still had no vector after the last of `events.retry_delays_s`.",
+    )
+    EMPTY_TEXT = (
+        "empty_text",
+        "A content says nothing in title and text: it cannot be compared with any other. An earlier version "
+        "stays as it was; delete the content by a null value.",
     )
     UNDO_TARGET_GONE = (
         "undo_target_gone",

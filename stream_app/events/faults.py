@@ -1,0 +1,51 @@
+"""What is wrong with one record that JSON types cannot say, and which reason a decoder's error means."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stream_app.events.reasons import Reason
+
+
+class UnfitError(Exception):
+    """A record that is valid JSON of the right types and yet not acceptable."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        """``detail``: one short sentence, never with user data."""
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+DECODING_ERRORS = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+"""What msgspec, UTF-8 and timestamps raise on bad input; :func:`explain` names each."""
+
+
+def check_id(field: str, text: str, max_bytes: int) -> None:
+    """Raise UnfitError unless the id is one: non-empty, bounded, without control characters."""
+    if not text:
+        raise UnfitError(Reason.INVALID_ID, f"{field} is empty")
+    if (length := len(text.encode())) > max_bytes:
+        raise UnfitError(Reason.INVALID_ID, f"{field} has {length} bytes, at most {max_bytes} are taken")
+    if any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
+        raise UnfitError(Reason.INVALID_ID, f"{field} has control characters")
+
+
+def explain(error: Exception, time_field: str) -> tuple[Reason, str]:
+    """Reason and detail of one of DECODING_ERRORS. Its messages name fields and types, never values."""
+    text = str(error)
+    if isinstance(error, RecursionError):
+        return Reason.TOO_DEEP, "the JSON is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return Reason.INVALID_UTF8, "a string is not valid UTF-8"
+    if isinstance(error, msgspec.ValidationError):
+        if "missing required field" in text:
+            return Reason.MISSING_FIELD, text
+        if "of length" in text:
+            return Reason.INVALID_ID, text
+        if f"$.{time_field}" in text and " got " not in text:
+            return Reason.BAD_TIMESTAMP, text
+        return Reason.BAD_TYPE, text
+    if isinstance(error, msgspec.DecodeError):
+        return Reason.MALFORMED_JSON, text
+    return Reason.BAD_TIMESTAMP, f"{time_field} cannot be represented"
