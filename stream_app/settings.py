@@ -95,6 +95,7 @@ class Content(Section, frozen=True):
     device: Annotated[str, Meta(description="`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
     batch_size: Annotated[Count, Meta(description="Texts encoded at a time.")] = 32
     max_tokens: Annotated[int, Meta(description="Texts are cut after this many tokens.", ge=8, le=8192)] = 256
+    remembered_texts: Annotated[Count, Meta(description="Texts whose vectors are remembered, so that a content that comes again with the same text is not encoded again.")] = 10_000
     max_bytes: Annotated[Count, Meta(description="Largest content record in bytes.")] = 1_048_576
     capacity: Annotated[Count, Meta(description="Most contents in the index; the oldest are evicted first.")] = 100_000
     max_age_days: Annotated[Positive, Meta(description="Contents older than this, counted from stream time, are evicted from the index.")] = 730.0
