@@ -1,0 +1,128 @@
+"""The encoder on the installed default model and on a small local one; nothing goes over the network."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from stream_app.content.encoder import TextEncoder
+from stream_app.content.model import DEFAULT_ID, model_id, model_source
+from stream_app.errors import ConfigurationError, ModelError
+from stream_app.settings import build
+
+TEXTS = [
+    "A man is eating food.",
+    "",
+    "Um homem está comendo.",
+    "🎉🎉",
+    "股市今天下跌了",
+    "الطقس جميل اليوم",
+    "compost " * 400,
+    "A man eats something.",
+    " ",
+    "x" * 100_000,
+]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    """The default model, loaded where no connection can be made."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the default model must not be looked for elsewhere")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        return TextEncoder(build({}))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> transformers.BertModel:
+    """An untrained model of 16 dimensions; its tokenizer is saved to ``tmp_path``, it is not yet."""
+    transformers.AutoTokenizer.from_pretrained(model_source(build({}))).save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    return transformers.BertModel(
+        transformers.BertConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            max_position_embeddings=64,
+        )
+    )
+
+
+def test_every_text_has_a_unit_vector_in_its_place(encoder: TextEncoder) -> None:
+    vectors = encoder.encode(TEXTS)
+    assert vectors.shape == (len(TEXTS), 384)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    likeness = vectors @ vectors.T
+    assert likeness[0, 7] > 0.8, "a paraphrase"
+    assert likeness[0, 6] < 0.3, "another subject"
+
+
+def test_a_vector_does_not_depend_on_its_companions(encoder: TextEncoder) -> None:
+    together = encoder.encode(TEXTS)
+    np.testing.assert_allclose(together, np.concatenate([encoder.encode([t]) for t in TEXTS]), atol=1e-5)
+    np.testing.assert_allclose(together, encoder.encode(TEXTS[::-1])[::-1], atol=1e-5)
+
+
+def test_texts_are_cut_after_max_tokens(encoder: TextEncoder) -> None:
+    long = "compost " * 255
+    a, b = encoder.encode([long + "and then the stock market fell", long + "or a cat sat on the mat"])
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_texts_give_no_vectors(encoder: TextEncoder) -> None:
+    assert encoder.encode([]).shape == (0, 384)
+
+
+def test_the_default_is_stored_under_its_own_name(encoder: TextEncoder) -> None:
+    assert encoder.model == model_id(build({})) == DEFAULT_ID
+    assert model_id(build({"content": {"model": "some/other"}})) == "some/other"
+
+
+def test_a_local_directory_is_a_model(tiny: transformers.BertModel, tmp_path: Path) -> None:
+    tiny.save_pretrained(tmp_path)
+    encoder = TextEncoder(build({"content": {"model": str(tmp_path), "dimensions": 16}}))
+    assert encoder.model == str(tmp_path)
+    # its 64 positions are fewer than content.max_tokens
+    assert encoder.encode(["compost " * 200]).shape == (1, 16)
+
+
+def test_wrong_dimensions_name_the_setting(tiny: transformers.BertModel, tmp_path: Path) -> None:
+    tiny.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"content\.dimensions = 384: .* of 16 dimensions"):
+        TextEncoder(build({"content": {"model": str(tmp_path)}}))
+
+
+def test_pickled_weights_are_not_loaded(tiny: transformers.BertModel, tmp_path: Path) -> None:
+    tiny.config.save_pretrained(tmp_path)
+    torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"content\.model"):
+        TextEncoder(build({"content": {"model": str(tmp_path), "dimensions": 16}}))
+
+
+def test_a_model_without_direction_is_an_error(tiny: transformers.BertModel, tmp_path: Path) -> None:
+    for parameter in tiny.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    tiny.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="no direction"):
+        TextEncoder(build({"content": {"model": str(tmp_path), "dimensions": 16}}))
+
+
+def test_a_missing_directory_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"content\.model"):
+        TextEncoder(build({"content": {"model": str(tmp_path / "nothing here")}}))
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:99"])
+def test_an_impossible_device_names_the_setting(device: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"content\.device"):
+        TextEncoder(build({"content": {"device": device}}))
