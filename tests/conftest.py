@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import broker_address
 from stream_app.settings import Settings, build
 
@@ -44,3 +45,9 @@ def settings(broker: RunningBroker, tmp_path: Path) -> Settings:
             "observability": {"port": 0},
         }
     )
+
+
+@pytest.fixture
+def topics(settings: Settings) -> list[str]:
+    """The topics of ``settings``, created; their full names in declaration order."""
+    return create_topics(settings)

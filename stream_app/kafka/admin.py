@@ -1,0 +1,166 @@
+"""Creating, checking and deleting the topics that :mod:`stream_app.topics` declares."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kafka import KafkaAdminClient
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from stream_app.errors import ConfigurationError, TopicMismatchError
+from stream_app.kafka.clients import admin_client, naming_the_broker
+from stream_app.settings import Settings
+from stream_app.topics import Topic, declare
+
+DELETE_TIMEOUT_S = 15.0
+POLL_S = 0.02
+CREATE = "create it with `stream-app topics --create`"
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """A declared topic and what the broker has of it."""
+
+    topic: Topic
+    partitions: int
+    """0 when the topic does not exist."""
+    config: dict[str, str]
+    """The broker's values of the entries that the declaration sets."""
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with this topic by itself, and what to do; None when nothing is."""
+        name = self.topic.name
+        if not self.partitions:
+            return f"{name}: missing; {CREATE}"
+        if self.partitions != self.topic.partitions and not self.topic.partitioned:
+            return (
+                f"{name}: has {self.partitions} partitions, configured are {self.topic.partitions}; "
+                "delete and create it again, or set kafka.shared_partitions"
+            )
+        for key, wanted in self.topic.config.items():
+            found = self.config.get(key, "")
+            if set(found.split(",")) != set(wanted.split(",")):
+                return f"{name}: {key} is {found}, declared is {wanted}; alter the topic's configuration"
+        return None
+
+
+def create_topics(settings: Settings) -> list[str]:
+    """Create the declared topics that are missing; their names. Returns once each has its leaders."""
+    with _admin(settings) as admin:
+        declared = {t.name: t for t in declare(settings)}
+        existing = _listed(admin, list(declared))
+        missing = {name: topic for name, topic in declared.items() if name not in existing}
+        if not missing:
+            return []
+        wanted = {
+            name: {
+                "num_partitions": topic.partitions,
+                "replication_factor": settings.kafka.replication_factor,
+                "configs": topic.config,
+            }
+            for name, topic in missing.items()
+        }
+        answers = admin.create_topics(wanted, raise_errors=False)["topics"]
+        for name, code in ((t["name"], t["error_code"]) for t in answers):
+            # another worker that starts at the same time may be faster: the topic is there either way
+            if code not in (kafka_errors.NoError.errno, kafka_errors.TopicAlreadyExistsError.errno):
+                raise ConfigurationError(
+                    f"topic {name} cannot be created: {kafka_errors.for_code(code).__name__} "
+                    f"(kafka.replication_factor = {settings.kafka.replication_factor})"
+                )
+        admin.wait_for_topics(list(missing))
+        return list(missing)
+
+
+def topic_states(settings: Settings) -> list[TopicState]:
+    """Each declared topic with what the broker has of it, in declaration order."""
+    declared = declare(settings)
+    with _admin(settings) as admin:
+        names = _listed(admin, [t.name for t in declared])
+        counts = {t["name"]: len(t["partitions"]) for t in admin.describe_topics(names)} if names else {}
+        configs = _configs(admin, names)
+    return [TopicState(t, counts.get(t.name, 0), configs.get(t.name, {})) for t in declared]
+
+
+def check_topics(settings: Settings) -> list[str]:
+    """Problems of the topics, each with what to do; an empty list when all is well.
+
+    Raises TopicMismatchError when topics that share the interests table's partitions differ in number.
+    """
+    states = topic_states(settings)
+    check_partitions(settings, states)
+    return [state.problem for state in states if state.problem]
+
+
+def check_partitions(settings: Settings, states: list[TopicState]) -> None:
+    """Raise TopicMismatchError, naming both topics, unless all partitioned topics have one count.
+
+    Partition p of each belongs to the same worker; with different counts a user's events and the
+    user's record would be in different hands.
+    """
+    shared = [s for s in states if s.topic.partitioned and s.partitions]
+    table = settings.topic_name("interests")
+    reference = next((s for s in shared if s.topic.name == table), shared[0] if shared else None)
+    for state in shared:
+        if reference and state.partitions != reference.partitions:
+            raise TopicMismatchError(
+                f"{state.topic.name} has {state.partitions} partitions and {reference.topic.name} has "
+                f"{reference.partitions}, but they must have the same number: delete and create "
+                f"{state.topic.name} again"
+            )
+    if reference and reference.partitions != settings.kafka.partitions:
+        raise TopicMismatchError(
+            f"{reference.topic.name} has {reference.partitions} partitions, but kafka.partitions = "
+            f"{settings.kafka.partitions}: set kafka.partitions = {reference.partitions}"
+        )
+
+
+def ensure_topics(settings: Settings) -> None:
+    """For a worker's start: create what is missing, then refuse topics that cannot work together.
+
+    Raises TopicMismatchError, or BrokerUnavailableError.
+    """
+    create_topics(settings)
+    check_partitions(settings, topic_states(settings))
+
+
+def delete_topics(settings: Settings) -> list[str]:
+    """Delete the declared topics with everything in them; the names of those that existed.
+
+    Returns once the broker no longer lists them, so that they can be created again.
+    """
+    with _admin(settings) as admin:
+        declared = [t.name for t in declare(settings)]
+        names = _listed(admin, declared)
+        if names:
+            admin.delete_topics(names)
+        deadline = time.monotonic() + DELETE_TIMEOUT_S
+        while _listed(admin, declared):
+            if time.monotonic() > deadline:
+                raise kafka_errors.KafkaTimeoutError(f"topics still listed after {DELETE_TIMEOUT_S:.0f} s")
+            time.sleep(POLL_S)
+        return names
+
+
+@contextlib.contextmanager
+def _admin(settings: Settings) -> Iterator[KafkaAdminClient]:
+    with contextlib.closing(admin_client(settings)) as admin, naming_the_broker(settings):
+        yield admin
+
+
+def _listed(admin: KafkaAdminClient, names: list[str]) -> list[str]:
+    """Those of the names that the broker has, in the same order."""
+    existing = set(admin.list_topics())
+    return [name for name in names if name in existing]
+
+
+def _configs(admin: KafkaAdminClient, names: list[str]) -> dict[str, dict[str, str]]:
+    """Per topic, the values of all its configuration entries."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    found = admin.describe_configs(resources, config_filter="all").get("topic", {}) if resources else {}
+    return {name: {key: entry["value"] for key, entry in entries.items()} for name, entries in found.items()}
