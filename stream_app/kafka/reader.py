@@ -75,11 +75,12 @@ class TopicReader:
                 await consumer.start()
             except KafkaConnectionError:
                 raise BrokerUnavailableError(
-                    f"no Kafka broker answers at {self._kafka.broker}: start one, or set kafka.broker"
+                    f"no Kafka broker answers at {self._kafka.broker}: start one (`stream-app broker`) or set "
+                    "STREAM_APP_BROKER=host:port"
                 ) from None
             except UnknownTopicOrPartitionError:
                 raise TopicMismatchError(
-                    f"topic {self._topic} does not exist: create it with `stream-app topics`"
+                    f"topic {self._topic} does not exist: create it with `stream-app topics --create`"
                 ) from None
             partitions = [
                 TopicPartition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic))
