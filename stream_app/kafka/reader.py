@@ -75,8 +75,8 @@ class TopicReader:
                 await consumer.start()
             except KafkaConnectionError:
                 raise BrokerUnavailableError(
-                    f"no Kafka broker answers at {self._kafka.broker}: start one (`stream-app broker`) or set "
-                    "STREAM_APP_BROKER=host:port"
+                    f"no Kafka broker answers at {self._kafka.broker}: start one (`stream-app broker`) "
+                    "or set STREAM_APP_BROKER=host:port"
                 ) from None
             except UnknownTopicOrPartitionError:
                 raise TopicMismatchError(
