@@ -1,0 +1,133 @@
+"""Where tensors live, and the mirror of the content index there.
+
+Legend of all tensor code in this folder: B users, N contents (rows of the index), K candidates of a
+user, R recent interactions of a user, k places in a slate, D dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_app.content.index import ContentIndex
+from stream_app.errors import ConfigurationError
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, the CPU otherwise. Raises ConfigurationError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"ranking.device = {name!r}: expected `auto`, `cpu`, `cuda` or `cuda:N`")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigurationError(
+            f"ranking.device = {name!r}: torch sees {count} CUDA devices; use `auto` or `cpu`"
+        )
+    return device
+
+
+def failure_cause(error: RuntimeError) -> str | None:
+    """``out_of_memory`` or ``device`` when the device failed; None when the fault is in the code.
+
+    torch raises bare RuntimeError for most device faults, so the text has to tell them apart.
+    """
+    text = str(error)
+    if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate" in text:
+        return "out_of_memory"
+    if any(mark in text for mark in ("CUDA", "cuda", "CUBLAS", "cuBLAS", "NCCL", "HIP", "device-side")):
+        return "device"
+    return None
+
+
+def products(one: Tensor, many: Tensor) -> Tensor:
+    """Inner products [B, K] of each user's one vector [B, D] with the user's many [B, K, D].
+
+    Row times matrix: the CPU's batched product is several times slower as matrix times column.
+    """
+    return torch.bmm(one.unsqueeze(1), many.transpose(1, 2)).squeeze(1)
+
+
+class DeviceIndex:
+    """The index's rows as tensors, brought up to date by :meth:`refresh`, and a lookup by key.
+
+    ``vectors`` are half precision on CUDA: the stored vectors are float16 already, so nothing is lost,
+    the memory traffic that bounds retrieval halves, and the tensor cores take them as they are. CPUs
+    multiply halves slower than floats, so there they are float32.
+
+    One thread refreshes, and never while another ranks with the tensors.
+    """
+
+    def __init__(self, index: ContentIndex, device: torch.device) -> None:
+        self.device = device
+        self.dtype = torch.float16 if device.type == "cuda" else torch.float32
+        n, d = index.vectors.shape
+        self.vectors: Tensor = torch.zeros((n, d), dtype=self.dtype, device=device)
+        """[N, D]"""
+        self.keys: Tensor = torch.zeros(n, dtype=torch.int64, device=device)
+        """[N], the 64-bit keys' bits as signed integers: good for equality and a stable order."""
+        self.authors: Tensor = torch.zeros(n, dtype=torch.int64, device=device)
+        """[N], likewise; 0 = unknown"""
+        self.ids: list[bytes | None] = []
+        """row → content_id as of the last refresh: what is being ranked must not change names."""
+        self._index = index
+        self._missed: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._sorted_keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._sorted_rows: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    @property
+    def high(self) -> int:
+        """Rows in use as of the last refresh."""
+        return len(self.ids)
+
+    def refresh(self) -> NDArray[np.int64]:
+        """Copy the rows changed since the last call and return their numbers.
+
+        A RuntimeError of the device leaves them noted for the next call.
+        """
+        rows = self._index.drain_changes()
+        if len(self._missed):
+            rows = np.union1d(rows, self._missed)
+        self._missed = rows
+        if not len(rows):
+            return rows
+        self._copy(rows)
+        ids, known = self._index.ids, len(self.ids)
+        self.ids.extend(ids[known:])
+        for row in rows[rows < known].tolist():
+            self.ids[row] = ids[row]
+        self._resort(rows)
+        self._missed = rows[:0]
+        return rows
+
+    def rows_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Row of each content key, -1 where the index does not know it; same shape as ``keys``."""
+        if not len(self._sorted_keys):
+            return np.full(keys.shape, -1, np.int64)
+        places = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self._sorted_keys) - 1)
+        return np.where(self._sorted_keys[places] == keys, self._sorted_rows[places], -1)
+
+    def _copy(self, rows: NDArray[np.int64]) -> None:
+        index, where = self._index, torch.from_numpy(rows).to(self.device)
+        vectors = torch.from_numpy(index.vectors[rows]).to(self.dtype)  # halved before it travels
+        self.vectors[where] = vectors.to(self.device)
+        self.keys[where] = torch.from_numpy(index.keys[rows].view(np.int64)).to(self.device)
+        self.authors[where] = torch.from_numpy(index.authors[rows].view(np.int64)).to(self.device)
+
+    def _resort(self, rows: NDArray[np.int64]) -> None:
+        """Replace the changed rows in the sorted lookup; a stable sort merges the two runs in O(N)."""
+        changed = np.zeros(self._index.high, np.bool_)
+        changed[rows] = True
+        kept = ~changed[self._sorted_rows]
+        live = rows[self._index.live[rows]]
+        live = live[np.argsort(self._index.keys[live], kind="stable")]
+        keys = np.concatenate([self._sorted_keys[kept], self._index.keys[live]])
+        order = np.argsort(keys, kind="stable")
+        self._sorted_keys = keys[order]
+        self._sorted_rows = np.concatenate([self._sorted_rows[kept], live])[order]

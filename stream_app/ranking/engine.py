@@ -1,0 +1,362 @@
+"""Ranks users: retrieve → blend → diversify → explain, in micro-batches on the device.
+
+The engine's *now* is stream time, the newest event time that it was told of: a replayed year is
+ranked as the year it was. Nothing here reads the wall clock, save for the time stamped on a slate.
+
+Numbered steps of one ranking: 1. :meth:`RankingEngine.observe` the records' times, 2.
+:meth:`RankingEngine.refresh` the mirror of the index and the priors, 3.
+:meth:`RankingEngine.rank_prepared`. The first two belong to the thread that changes the index and the
+statistics, and must not overlap with the third, which may run in another.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_app.content.index import ContentIndex
+from stream_app.hashing import action_code
+from stream_app.interests.record import InterestRecord
+from stream_app.observability import metrics
+from stream_app.ranking.blend import blend
+from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause
+from stream_app.ranking.diversify import diversify
+from stream_app.ranking.explain import shares, top_reasons
+from stream_app.ranking.features import features
+from stream_app.ranking.popularity import ContentStatistics
+from stream_app.ranking.retrieve import Priors, priors, retrieve
+from stream_app.ranking.users import Interest, UserBatch
+from stream_app.recommendations.slate import (
+    COLD_START_USER,
+    Cause,
+    Item,
+    Kind,
+    Parts,
+    Reason,
+    Slate,
+    rfc3339,
+)
+from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+User = tuple[bytes, InterestRecord | None]
+"""user_id and the newest record, None where nothing is known of the user."""
+
+CPU_USERS = 64  # users at a time on a CPU: their scores and candidates stay near its caches
+PRIORS_STREAM_MS = 1_000  # priors are renewed once stream time has moved by this much,
+PRIORS_WALL_S = 0.5  # or after this long, for the statistics that have come in
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """What the device hands back for B users: [B, k] and so on, on the host."""
+
+    rows: NDArray[np.int64]
+    """[B, k], -1 where there is none"""
+    parts: NDArray[np.float64]
+    """[B, k, 4]"""
+    shares: NDArray[np.float64]
+    """[B, k, r], descending"""
+    reasons: NDArray[np.int64]
+    """[B, k, r], slots of the recent interactions"""
+
+
+class RankingEngine:
+    """Slates for users, from their interest records, a content index and its statistics."""
+
+    def __init__(self, settings: Settings, index: ContentIndex, statistics: ContentStatistics) -> None:
+        """Raises ConfigurationError when ranking.device is not to be had."""
+        self.settings = settings
+        self.index = index
+        self.statistics = statistics
+        self.device = choose_device(settings.ranking.device)
+        self._mirror = DeviceIndex(index, self.device)
+        self._interest = Interest.of(settings, index.model, index.vectors.shape[1])
+        self._actions = {action_code(a.name): a for a in settings.events.actions}
+        self._observed = 0
+        self._priors: Priors | None = None
+        self._priors_at = 0.0
+        self._uploaded: tuple[Tensor, Tensor, Tensor] | None = None
+        self._broken: str | None = None  # why the mirror could not be refreshed
+
+    @property
+    def now(self) -> int:
+        """Stream time, ms; before any event, the time of the newest content."""
+        now = max(self.statistics.stream_time, self._observed)
+        return now or int(self.index.created_at[: self.index.high].max(initial=0))
+
+    def observe(self, users: Sequence[User]) -> None:
+        """Let stream time advance to the newest event of these records."""
+        newest = max((record.t_ref for _, record in users if record is not None), default=0)
+        self._observed = max(self._observed, newest)
+
+    def refresh(self) -> None:
+        """Bring mirror and priors up to date. Cheap when nothing changed.
+
+        When the device fails, the next rankings are fallbacks until a refresh succeeds.
+        """
+        self.index.evict(self.now)
+        self._broken = None
+        changed: NDArray[np.int64] = np.zeros(0, np.int64)
+        try:
+            changed = self._mirror.refresh()
+        except RuntimeError as error:
+            self._broken = failure_cause(error)
+            if self._broken is None:
+                raise
+            log.error("the device failed to take changed contents (%s)", self._broken)
+        self.statistics.adopt(changed)
+        clock, now, old = time.monotonic(), self.now, self._priors
+        if (
+            old is None
+            or len(changed)
+            or len(old.bias) != self.index.high
+            or abs(now - old.now) >= PRIORS_STREAM_MS
+            or clock - self._priors_at >= PRIORS_WALL_S
+        ):
+            with metrics.RANK_SECONDS.labels("priors").time():
+                self._priors = priors(self.settings, self.index, self.statistics, now)
+            self._priors_at = clock
+            self._uploaded = None
+
+    def rank(self, users: Sequence[User]) -> list[Slate]:
+        """Refresh, then rank: for whoever uses one thread."""
+        self.refresh()
+        return self.rank_prepared(users)
+
+    def rank_prepared(self, users: Sequence[User]) -> list[Slate]:
+        """One slate for each user, in their order, as of the last refresh.
+
+        A user's slate does not depend on the others. A device failure is logged and counted, and its
+        micro-batch gets fallback slates; any other error is raised.
+        """
+        slates: list[Slate] = []
+        size = self.settings.ranking.batch_users
+        if self.device.type == "cpu":
+            size = min(size, CPU_USERS)
+        for start in range(0, len(users), size):
+            batch = users[start : start + size]
+            try:
+                slates += self._rank(batch) if self._broken is None else self.fallback(batch, self._broken)
+            except RuntimeError as error:
+                cause = failure_cause(error)
+                if cause is None:
+                    raise
+                log.error("the device failed while ranking (%s): %s", cause, str(error).split("\n")[0])
+                slates += self.fallback(batch, cause)
+        return slates
+
+    def cold_start_slate(self) -> Slate:
+        """The slate for whoever is not known, as of the last refresh; see COLD_START_USER."""
+        return self.rank_prepared([(COLD_START_USER, None)])[0]
+
+    def fallback(self, users: Sequence[User], cause: str) -> list[Slate]:
+        """The cheap list for each user: fresh and popular, less what the user has seen. NumPy only.
+
+        ``cause`` is counted in metrics.FALLBACKS.
+        """
+        metrics.FALLBACKS.labels(cause).inc(len(users))
+        metrics.RANKED_USERS.labels("fallback").inc(len(users))
+        known = self._known_priors()
+        rows = self._popular_rows(known)
+        ranking = self.settings.ranking
+        parts = np.zeros((len(rows), 4))
+        parts[:, 1] = ranking.weight_recency * known.recency[rows]
+        parts[:, 2] = ranking.weight_popularity * known.popularity[rows]
+        keys = self.index.keys[rows]
+        slates = []
+        for user_id, record in users:
+            unseen = np.ones(len(rows), np.bool_)
+            if record is not None:
+                unseen = ~np.isin(keys, np.concatenate([record.seen, record.interactions["content"]]))
+            chosen = np.flatnonzero(unseen)[: ranking.slate_size]
+            items = self._items(rows[chosen].tolist(), np.round(parts[chosen], 6))
+            slates.append(self._slate(user_id, record, "fallback", items))
+        return slates
+
+    def _popular_rows(self, known: Priors) -> NDArray[np.intp]:
+        """The rows with the largest priors, best first, the author cap applied."""
+        ranking = self.settings.ranking
+        count = min(ranking.candidates + ranking.slate_size, len(known.bias))
+        if not count:
+            return np.zeros(0, np.intp)
+        rows = np.argpartition(-known.bias, count - 1)[:count]
+        rows = rows[np.lexsort((self.index.keys[rows], -known.bias[rows]))]
+        # a content deleted since the refresh has left the index, whose arrays are read here
+        rows = rows[(known.bias[rows] > -np.inf) & self.index.live[rows]]
+        taken: dict[int, int] = {}
+        kept = []
+        for row, author in zip(rows.tolist(), self.index.authors[rows].tolist(), strict=True):
+            taken[author] = taken.get(author, 0) + 1
+            if not author or not ranking.author_cap or taken[author] <= ranking.author_cap:
+                kept.append(row)
+        return np.array(kept, np.intp)
+
+    def _known_priors(self) -> Priors:
+        if self._priors is None:
+            self.refresh()
+        assert self._priors is not None  # noqa: S101  # refresh sets it
+        return self._priors
+
+    @torch.inference_mode()
+    def _rank(self, users: Sequence[User]) -> list[Slate]:
+        with metrics.RANK_SECONDS.labels("gather").time():
+            batch = self._interest.gather(
+                [record for _, record in users], self._known_priors().now, self._mirror.rows_of
+            )
+        ranked = self._rank_on_device(batch) if self._mirror.high else None
+        with metrics.RANK_SECONDS.labels("assemble").time():
+            return self._assemble(users, batch, ranked)
+
+    def _rank_on_device(self, batch: UserBatch) -> _Ranked:
+        """The tensor part; synchronises the GPU once, at its end, so on CUDA that step's seconds hold
+        what the ones before have queued."""
+        ranking, device = self.settings.ranking, self.device
+        bias, recency, popularity = self._priors_on_device()
+
+        def put(array: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(array).to(device, non_blocking=True)
+
+        with metrics.RANK_SECONDS.labels("retrieve").time():
+            interests = put(batch.interests)
+            candidates = retrieve(
+                self._mirror,
+                interests,
+                bias,
+                put(batch.seen_users),
+                put(batch.seen_rows),
+                ranking.weight_interest,
+                ranking.candidates,
+            )
+        with metrics.RANK_SECONDS.labels("blend").time():
+            recent = put(batch.recent_rows)  # [B, R]
+            recent_vectors = self._mirror.vectors.index_select(0, recent.flatten()).float()
+            known = features(
+                candidates,
+                interests,
+                recent_vectors.view(*recent.shape, -1),
+                put(batch.recent_match),
+                recency,
+                popularity,
+            )
+            parts = blend(known, ranking)  # [B, K, 4]
+        with metrics.RANK_SECONDS.labels("diversify").time():
+            chosen = diversify(
+                parts.sum(dim=2),
+                candidates.valid,
+                candidates.vectors,
+                self._mirror.authors[candidates.rows],
+                ranking.slate_size,
+                ranking.diversity,
+                ranking.author_cap,
+            )  # [B, k]
+        with metrics.RANK_SECONDS.labels("explain").time():
+            place = chosen.clamp(min=0)
+            deep = place.unsqueeze(2)
+            share, slots = top_reasons(
+                shares(
+                    known.closeness.gather(1, deep.expand(-1, -1, recent.shape[1])),
+                    put(batch.recent_share),
+                    known.interest.gather(1, place),
+                    put(batch.norms),
+                ),
+                ranking.reasons,
+            )
+            rows = torch.where(chosen < 0, -1, candidates.rows.gather(1, place))
+            return _to_host_synchronising(rows, parts.gather(1, deep.expand(-1, -1, 4)), share, slots)
+
+    def _priors_on_device(self) -> tuple[Tensor, Tensor, Tensor]:
+        """bias, recency, popularity; each [N]"""
+        if self._uploaded is None:
+            known = self._known_priors()
+            bias, recency, popularity = (
+                torch.from_numpy(a).to(self.device) for a in (known.bias, known.recency, known.popularity)
+            )
+            self._uploaded = (bias, recency, popularity)
+        return self._uploaded
+
+    def _assemble(self, users: Sequence[User], batch: UserBatch, ranked: _Ranked | None) -> list[Slate]:
+        personal = batch.personal.tolist()
+        metrics.RANKED_USERS.labels("personal").inc(sum(personal))
+        metrics.RANKED_USERS.labels("cold_start").inc(len(users) - sum(personal))
+        slates = []
+        for i, (user_id, record) in enumerate(users):
+            items: list[Item] = []
+            if ranked is not None:
+                rows = ranked.rows[i]
+                reasons = self._reasons(batch, ranked, i) if personal[i] else None
+                items = self._items(rows[rows >= 0].tolist(), ranked.parts[i], reasons)
+            slates.append(self._slate(user_id, record, "personal" if personal[i] else "cold_start", items))
+        return slates
+
+    def _reasons(self, batch: UserBatch, ranked: _Ranked, user: int) -> list[list[Reason]]:
+        """The reasons of each place of one user's slate."""
+        ids, rows, actions = self._mirror.ids, batch.recent_rows[user], batch.recent_actions[user]
+        reasons = []
+        for shares_, slots in zip(ranked.shares[user].tolist(), ranked.reasons[user].tolist(), strict=True):
+            place = []
+            for share, slot in zip(shares_, slots, strict=True):
+                action = self._actions.get(int(actions[slot]))
+                content_id = ids[rows[slot]]
+                if share > 0 and action is not None and content_id is not None:
+                    place.append(Reason(_text(content_id), action.name, share))
+            reasons.append(place)
+        return reasons
+
+    def _items(
+        self, rows: list[int], parts: NDArray[np.float64], reasons: list[list[Reason]] | None = None
+    ) -> list[Item]:
+        """Items of one slate; ``parts`` [≥ k, 4], rounded already, in the order of ``rows``."""
+        scores = np.round(parts.sum(axis=1), 6).tolist()
+        items = []
+        for place, (row, score, part) in enumerate(zip(rows, scores, parts.tolist(), strict=False)):
+            content_id = self._mirror.ids[row]
+            if content_id is not None:
+                why = reasons[place] if reasons is not None else []
+                items.append(Item(_text(content_id), score, Parts(*part), why))
+        return items
+
+    def _slate(self, user_id: bytes, record: InterestRecord | None, kind: Kind, items: list[Item]) -> Slate:
+        return Slate(
+            _text(user_id),
+            rfc3339(time.time_ns() // 1_000_000),
+            self.index.model,
+            self._cause(record),
+            kind,
+            items,
+        )
+
+    def _cause(self, record: InterestRecord | None) -> Cause | None:
+        """None as well when the action has left the configuration: its topic is not known any more."""
+        if record is None or (action := self._actions.get(int(record.header["action"]))) is None:
+            return None
+        header = record.header
+        return Cause(
+            self.settings.topic_name(action.topic),
+            int(header["partition"]),
+            int(header["offset"]),
+            rfc3339(int(header["occurred_at"])),
+            rfc3339(int(header["received_at"])),
+        )
+
+
+def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor) -> _Ranked:
+    """Waits for the device. Floats are rounded to 6 digits, beyond which they say nothing."""
+    return _Ranked(
+        rows.cpu().numpy(),
+        np.round(parts.double().cpu().numpy(), 6),
+        np.round(share.double().cpu().numpy(), 6),
+        slots.cpu().numpy(),
+    )
+
+
+def _text(identity: bytes) -> str:
+    return identity.decode(errors="replace")

@@ -1,0 +1,143 @@
+"""How often each content is engaged with, added up over the user partitions (NumPy).
+
+Every interests partition p writes its own decayed counts ``c[p, a, h]`` of a content, standing at
+``t[p]``. What a ranker wants is their sum at one time, weighted by the actions' configured weights::
+
+    x(now) = Σ_p 2^(-(now - t[p]) / h) · Σ_a w[a] · c[p, a, h]
+
+A record replaces the earlier one of the same (content, partition), so the sum does not depend on how
+the partitions' records interleave.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.content.index import ContentIndex
+from stream_app.errors import RecordFormatError
+from stream_app.hashing import action_code
+from stream_app.interests import statistics_record
+from stream_app.observability import metrics
+from stream_app.settings import Settings
+
+HOUR_MS = 3_600_000.0
+
+_Counts = tuple[int, NDArray[np.float32]]
+"""t_ref in ms, and the weighted counts [H] of one partition."""
+
+
+class ContentStatistics:
+    """Decayed engagement of the contents in an index; one thread applies and reads.
+
+    Memory is bounded by the index's capacity: arrays aligned to its rows, and as many contents again
+    that are not (yet) in the index, the ones longest unheard of given up first.
+    """
+
+    def __init__(self, settings: Settings, index: ContentIndex) -> None:
+        self.half_lives_h: NDArray[np.float32] = np.array(settings.interests.stats_half_lives_h, np.float32)
+        """[H], hours"""
+        self.stream_time = 0
+        """Newest t_ref seen, ms; 0 before the first record."""
+        self._index = index
+        self._weights = {action_code(a.name): a.weight for a in settings.events.actions}
+        n, p, h = len(index.keys), settings.kafka.partitions, len(self.half_lives_h)
+        self._owners: NDArray[np.uint64] = np.zeros(n, np.uint64)  # [N], whose counts stand in the row
+        self._counts: NDArray[np.float32] = np.zeros((h, n, p), np.float32)
+        self._t_ref: NDArray[np.int64] = np.zeros((n, p), np.int64)
+        self._pending: OrderedDict[bytes, dict[int, _Counts]] = OrderedDict()
+        self._layouts: dict[bytes, tuple[NDArray[np.float32], NDArray[np.intp]]] = {}
+
+    def apply(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
+        """Apply (content_id, value) records of ``content-stats``, each partition's in its order.
+
+        Records that cannot be read are counted and skipped. A tombstone does not say which partition
+        it came from, and what it withdraws has faded: it changes nothing.
+        """
+        for content_id, value in records:
+            if content_id is None or value is None or content_id == statistics_record.OUTCOMES_KEY:
+                continue
+            try:
+                statistics = statistics_record.decode(value)
+            except RecordFormatError:
+                metrics.RANKER_REJECTED.labels("content-stats").inc()
+                continue
+            if statistics.partition >= self._t_ref.shape[1]:
+                metrics.RANKER_REJECTED.labels("content-stats").inc()
+                continue
+            self.stream_time = max(self.stream_time, statistics.t_ref)
+            counts = (statistics.t_ref, self._weighted(statistics))
+            row = self._index.rows.get(content_id)
+            if row is None:
+                self._hold(content_id, statistics.partition, counts)
+            else:
+                self._set(row, statistics.partition, counts)
+
+    def adopt(self, rows: NDArray[np.int64]) -> None:
+        """Move what was held for contents that are in the index now; ``rows`` are its changed rows."""
+        if not self._pending:
+            return
+        for row in rows.tolist():
+            content_id = self._index.ids[row]
+            if content_id is not None and (held := self._pending.pop(content_id, None)) is not None:
+                for partition, counts in held.items():
+                    self._set(row, partition, counts)
+
+    def nearest_half_life(self, hours: float) -> int:
+        """Index of the configured half-life nearest to ``hours`` on a logarithmic scale."""
+        return int(np.argmin(np.abs(np.log(self.half_lives_h / hours))))
+
+    def engagement(self, half_life_index: int, now_ms: int) -> NDArray[np.float32]:
+        """Weighted engagement x(now) of each row, [high] float32; negative where dislike prevails.
+
+        Counts newer than ``now_ms`` are taken as they stand.
+        """
+        high = self._index.high
+        half_life_ms = float(self.half_lives_h[half_life_index]) * HOUR_MS
+        age = np.maximum(now_ms - self._t_ref[:high], 0).astype(np.float32)  # [high, P], ms
+        left = np.exp2(age * np.float32(-1.0 / half_life_ms))
+        total: NDArray[np.float32] = np.einsum("np,np->n", self._counts[half_life_index, :high], left)
+        total[self._owners[:high] != self._index.keys[:high]] = 0.0  # counts of a row's former content
+        return total
+
+    def popularity(self, half_life_index: int, now_ms: int) -> NDArray[np.float32]:
+        """``log(1 + x) / log(1 + max x)`` of each row's engagement x ≥ 0, [high] float32 in 0..1.
+
+        It depends on the catalogue, never on the users being ranked. The maximum counts as at least
+        1, one engagement of weight one: where next to nothing happened, nothing is popular.
+        """
+        x = np.maximum(self.engagement(half_life_index, now_ms), 0.0)
+        top = max(float(x.max(initial=0.0)), 1.0)
+        scaled: NDArray[np.float32] = np.log1p(x) * np.float32(1.0 / np.log1p(top))
+        return scaled
+
+    def _weighted(self, statistics: statistics_record.Statistics) -> NDArray[np.float32]:
+        """[H], Σ_a w[a] · counts[a] at the configured half-lives; 0 at one that the writer lacks."""
+        layout = statistics.actions.tobytes() + b"/" + statistics.half_lives_h.tobytes()
+        known = self._layouts.get(layout)
+        if known is None:
+            if len(self._layouts) >= 64:  # layouts change with the configuration only
+                self._layouts.clear()
+            weights = np.array([self._weights.get(a, 0.0) for a in statistics.actions.tolist()], np.float32)
+            places = {h: i for i, h in enumerate(statistics.half_lives_h.tolist())}
+            columns = np.array([places.get(h, -1) for h in self.half_lives_h.tolist()], np.intp)
+            known = self._layouts[layout] = (weights, columns)
+        weights, columns = known
+        sums = weights @ statistics.counts
+        return np.where(columns >= 0, sums[columns], 0.0).astype(np.float32) if len(sums) else sums
+
+    def _hold(self, content_id: bytes, partition: int, counts: _Counts) -> None:
+        self._pending.setdefault(content_id, {})[partition] = counts
+        self._pending.move_to_end(content_id)
+        if len(self._pending) > len(self._owners):
+            self._pending.popitem(last=False)
+
+    def _set(self, row: int, partition: int, counts: _Counts) -> None:
+        key = self._index.keys[row]
+        if self._owners[row] != key:
+            self._owners[row] = key
+            self._counts[:, row] = 0.0
+        self._t_ref[row, partition], self._counts[:, row, partition] = counts

@@ -1,0 +1,116 @@
+"""Candidates: exact scores of every content for every user, priors added, masked, the top K kept.
+
+The priors are what the blend adds for recency and popularity, so retrieval orders contents exactly as
+the blend does but for the best match. See :mod:`stream_app.ranking.device` for the legend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_app.content.index import ContentIndex
+from stream_app.ranking.device import DeviceIndex
+from stream_app.ranking.popularity import HOUR_MS, ContentStatistics
+from stream_app.ranking.users import DAY_MS
+from stream_app.settings import Settings
+
+_BLOCK = 32
+_TIE = np.float32(2.0**-44)  # spreads the 24 upper bits of a key over 0 .. 2^-20
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What each row of the index scores for anyone at one time; ``high`` rows, NumPy."""
+
+    now: int
+    """ms, stream time"""
+    recency: NDArray[np.float32]
+    """[N], 2^(-age / half-life) in 0..1; a content from the future counts as new"""
+    popularity: NDArray[np.float32]
+    """[N] in 0..1"""
+    bias: NDArray[np.float32]
+    """[N], their weighted sum; -inf for a row that is free or older than ranking.max_age_days.
+
+    Below 2^-20 it carries bits of the content's key, so that contents which are equal otherwise
+    are retrieved in the same order by every worker, whatever rows they stand in.
+    """
+
+
+def priors(settings: Settings, index: ContentIndex, statistics: ContentStatistics, now_ms: int) -> Priors:
+    """The priors of all rows at ``now_ms``."""
+    high, ranking = index.high, settings.ranking
+    age = np.maximum(now_ms - index.created_at[:high], 0).astype(np.float32)  # [N], ms
+    recency = np.exp2(age * np.float32(-1.0 / (ranking.recency_half_life_h * HOUR_MS)))
+    half_life = statistics.nearest_half_life(ranking.popularity_half_life_h)
+    popularity = statistics.popularity(half_life, now_ms)
+    bias = np.float32(ranking.weight_recency) * recency + np.float32(ranking.weight_popularity) * popularity
+    bias += (index.keys[:high] >> np.uint64(40)).astype(np.float32) * _TIE
+    bias[~index.live[:high] | (age > ranking.max_age_days * DAY_MS)] = -np.inf
+    return Priors(now_ms, recency, popularity, bias)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """K candidates of each user, in the order of their keys: later ties go to the lowest key."""
+
+    rows: Tensor
+    """[B, K], rows of the index"""
+    valid: Tensor
+    """[B, K], False where a user has fewer than K candidates"""
+    vectors: Tensor
+    """[B, K, D] float32"""
+
+
+def retrieve(
+    index: DeviceIndex,
+    interests: Tensor,
+    bias: Tensor,
+    seen_users: Tensor,
+    seen_rows: Tensor,
+    weight_interest: float,
+    count: int,
+) -> Candidates:
+    """Top ``count`` contents of each user by ``weight_interest · cosine + bias``.
+
+    ``interests`` [B, D] float32 unit vectors or zero, ``bias`` [N] float32, ``seen_*`` [X].
+    """
+    scores = _scores(index.vectors[: len(bias)], interests * weight_interest, bias)  # [B, N]
+    scores[seen_users, seen_rows] = -torch.inf
+    rows = _top(scores, min(count, len(bias)))  # [B, K]
+    order = index.keys[rows].argsort(dim=1)
+    rows = rows.gather(1, order)
+    valid = scores.gather(1, rows) > -torch.inf
+    # index_select, because it copies whole rows in parallel where indexing does not
+    vectors = index.vectors.index_select(0, rows.flatten()).float().view(*rows.shape, -1)  # [B, K, D]
+    return Candidates(rows, valid, vectors)
+
+
+def _scores(contents: Tensor, interests: Tensor, bias: Tensor) -> Tensor:
+    """[B, N] float32; in the contents' precision but for the bias, which halves would swallow."""
+    if contents.dtype == torch.float32:
+        return torch.addmm(bias, interests, contents.T)
+    return (interests.to(contents.dtype) @ contents.T).float().add_(bias)
+
+
+def _top(scores: Tensor, count: int) -> Tensor:
+    """Columns of the ``count`` largest of each row, in no order.
+
+    They lie in the ``count`` blocks with the largest maxima (and the rest that fills no block): that
+    is exact, and reads [B, N] once at memory speed, where selecting from whole rows is slow for few rows.
+    """
+    b, n = scores.shape
+    blocks = n // _BLOCK
+    if blocks <= 2 * count:
+        return scores.topk(count, dim=1, sorted=False).indices
+    best = scores[:, : blocks * _BLOCK].view(b, blocks, _BLOCK).amax(dim=2)  # [B, N/32]
+    top = best.topk(count, dim=1, sorted=False).indices  # [B, K]
+    inside = torch.arange(_BLOCK, device=scores.device)
+    rest = torch.arange(blocks * _BLOCK, n, device=scores.device).expand(b, -1)
+    columns = torch.cat([(top.unsqueeze(2) * _BLOCK + inside).view(b, -1), rest], dim=1)  # [B, 32 K + rest]
+    picked = scores.gather(1, columns).topk(count, dim=1, sorted=False).indices
+    return columns.gather(1, picked)
