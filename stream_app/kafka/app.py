@@ -1,0 +1,115 @@
+"""The Faust app of a role: our transport, our recovery, and Faust's settings in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import faust
+from faust.serializers.schemas import Schema
+from faust.transport.drivers.aiokafka import Transport as _DriverTransport
+from yarl import URL
+
+from stream_app.kafka.recovery import PartitionOwner, PartitionTables
+from stream_app.kafka.transport import BatchConsumer, BatchTransport
+from stream_app.settings import Settings
+
+Hook = Callable[[], Awaitable[None]]
+
+
+class BatchSchema(Schema):  # type: ignore[misc]  # untyped base
+    """Hands a :class:`RecordBatch` on as it is."""
+
+    def loads_key(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> None:
+        """Batches have no key."""
+
+    def loads_value(self, app: Any, message: Any, *, loads: Any = None, serializer: Any = None) -> Any:
+        """The batch itself."""
+        return message.value
+
+
+class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
+    """A Faust app whose batch topics arrive as record batches.
+
+    ``starting`` hooks run before the consumer joins its group, ``stopping`` hooks after the
+    streams have come to rest and before the consumer leaves it.
+    """
+
+    batch_topics: frozenset[str]
+    transactional_topics: frozenset[str]
+    fetch_max_wait_ms: int
+    owner: PartitionOwner
+    starting: list[Hook]
+    stopping: list[Hook]
+
+    def batches(self, topics: Sequence[str]) -> Any:
+        """A Faust topic over these batch topics: its agent iterates over RecordBatch values."""
+        return self.topic(*topics, schema=BatchSchema(), allow_empty=True)
+
+    def stop_loudly(self, error: BaseException) -> None:
+        """Stop the whole worker: an invariant is broken. Never returns to normal."""
+        task = asyncio.ensure_future(self.crash(error))
+        self._crashing = task  # a reference, or the task may be collected before it runs
+
+    async def on_start(self) -> None:
+        for hook in self.starting:
+            await hook()
+        await super().on_start()
+
+    async def on_stop(self) -> None:
+        await super().on_stop()
+        for hook in self.stopping:
+            await hook()
+
+
+def create_faust_app(
+    settings: Settings,
+    role: str,
+    *,
+    batch_topics: Sequence[str],
+    transactional: bool = False,
+    standby_replicas: int = 0,
+) -> RoleApp:
+    """The app of one role, not started; binds nothing at import or here.
+
+    ``batch_topics`` are full topic names. With ``transactional`` their offsets are committed by
+    the role's own Kafka transactions and never by Faust.
+    """
+    kafka = settings.kafka
+    app = RoleApp(
+        settings.group(role),
+        broker=[URL(f"aiokafka://{address}") for address in kafka.broker.split(",")],
+        store="memory://",
+        TableManager=PartitionTables,
+        autodiscover=False,
+        web_enabled=False,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=kafka.fetch_max_bytes,
+        broker_max_poll_records=kafka.batch_records,
+        broker_session_timeout=kafka.session_timeout_s,
+        broker_heartbeat_interval=min(3.0, kafka.session_timeout_s / 3),
+        broker_request_timeout=max(kafka.request_timeout_s, kafka.session_timeout_s),
+        broker_commit_interval=1.0,
+        # An unresponsive broker is retried for ever by aiokafka; our own watch decides on stalls.
+        stream_wait_empty=True,
+        stream_buffer_maxsize=kafka.buffered_batches,
+        stream_recovery_delay=0.0,
+        table_standby_replicas=standby_replicas,
+        loghandlers=[],
+    )
+    app.batch_topics = frozenset(batch_topics)
+    app.transactional_topics = frozenset(batch_topics if transactional else ())
+    app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
+    app.starting, app.stopping = [], []
+    app.transport = BatchTransport(app.conf.broker_consumer, app, app.loop)
+    app.producer_transport = _DriverTransport(app.conf.broker_producer, app, app.loop)
+    return app
+
+
+def consumer_of(app: RoleApp) -> BatchConsumer:
+    """The app's consumer, typed."""
+    consumer: BatchConsumer = app.consumer
+    return consumer

@@ -1,0 +1,72 @@
+"""Recovery in Faust's place: partitions are opened by their owner, not record by record.
+
+Faust's own recovery sends every changelog record through the per-message path (3,300 to 20,000
+records a second), counts records instead of positions (so it hangs on transaction markers), and
+knows nothing of fencing. Here an assignment is handed to one :class:`PartitionOwner`, which opens
+its partitions (fence, then changelog, see ``interests/partition.py``); only then do the streams
+seek to the committed offsets and flow.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+from faust.tables.manager import TableManager
+from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
+from mode import Service
+
+log = logging.getLogger(__name__)
+
+
+class PartitionOwner(Protocol):
+    """What a role with state does when partitions come and go."""
+
+    async def assign(self, actives: set[int], standbys: set[int]) -> None:
+        """Open these partitions, close all others. Cancelled when a newer assignment arrives."""
+
+    async def settle(self) -> None:
+        """Finish and commit what is in flight; called before partitions are given up."""
+
+
+class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
+    """Opens an assignment's partitions through the app's owner, then lets the streams flow."""
+
+    @Service.task  # type: ignore[untyped-decorator]  # mode is untyped
+    async def _restart_recovery(self) -> None:
+        while not self.should_stop:
+            if await self.wait_for_stopped(self.signal_recovery_start):
+                return
+            self.signal_recovery_start.clear()
+            generation = self._generation_id
+            try:
+                actives = {tp.partition for tp in self.active_tps}
+                standbys = {tp.partition for tp in self.standby_tps}
+                await self._wait(self.app.owner.assign(actives, standbys))
+                await self._resume_streams(generation_id=generation)
+            except RebalanceAgain:
+                log.info("a newer assignment arrived while partitions were being opened")
+            except ServiceStopped:
+                return
+
+    @Service.task  # type: ignore[untyped-decorator]  # mode is untyped
+    async def _slurp_changelogs(self) -> None:
+        """Faust's changelog reader: nothing to do, changelog partitions stay paused."""
+
+    def _is_changelog_tp(self, tp: Any) -> bool:
+        return tp.topic in self.tables.changelog_topics
+
+    def flush_buffers(self) -> None:
+        """Nothing is buffered here."""
+
+
+class PartitionTables(TableManager):  # type: ignore[misc]  # untyped base
+    """Faust's table registry (it drives the assignor), with our recovery."""
+
+    @property
+    def recovery(self) -> Recovery:
+        recovery: Recovery | None = self._recovery
+        if recovery is None:
+            recovery = PartitionRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
+            self._recovery = recovery
+        return recovery

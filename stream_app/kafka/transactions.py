@@ -1,0 +1,137 @@
+"""One partition's transactional producer: a batch's effects and its offset, all or nothing.
+
+The transactional id names the table's partition, so the broker lets one owner live: starting a
+producer raises the id's epoch (``InitProducerId``), aborts what its predecessor left open, and
+refuses whatever that predecessor still sends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import aiokafka
+import aiokafka.producer.sender
+from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
+
+from stream_app.errors import FencedError, TransactionError
+from stream_app.observability import metrics
+from stream_app.settings import Settings
+
+# aiokafka waits this long before a transaction's first request when the previous one is still
+# completing on the broker. Its 20 ms would bound a partition to 40 batches a second.
+aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.0005
+
+MAX_BATCH_BYTES = 1_000_000
+"""Bytes of one record batch: below Kafka's default ``message.max.bytes`` (1,048,588)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One record to produce within a transaction."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class PartitionTransactions:
+    """The transactional producer of one partition."""
+
+    def __init__(self, settings: Settings, transactional_id: str, group: str) -> None:
+        self._group = group
+        self._timeout = settings.kafka.transaction_timeout_s
+        self._producer = aiokafka.AIOKafkaProducer(
+            bootstrap_servers=settings.kafka.broker,
+            client_id=transactional_id,
+            transactional_id=transactional_id,
+            transaction_timeout_ms=int(self._timeout * 1000),
+            request_timeout_ms=int(settings.kafka.request_timeout_s * 1000),
+            max_batch_size=MAX_BATCH_BYTES,
+            max_request_size=8 * MAX_BATCH_BYTES,
+            retry_backoff_ms=20,
+        )
+
+    async def fence(self) -> None:
+        """Become the one owner of the transactional id. Raises TransactionError."""
+        try:
+            await asyncio.wait_for(self._producer.start(), self._timeout)
+        except (KafkaError, TimeoutError) as error:
+            await self.close()
+            raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
+
+    async def commit(
+        self, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        """Produce ``outputs`` and commit ``offsets`` in one transaction.
+
+        Returns the end position of each partition written. Raises FencedError when another owner
+        has taken over, TransactionError on any other failure; either way nothing took effect, or
+        (a lost answer to the commit itself) all of it did: the caller must forget what it holds
+        of the partition and read it again. Calls must not overlap.
+        """
+        try:
+            async with asyncio.timeout(self._timeout):
+                ends = await self._commit(outputs, offsets)
+        except ProducerFenced as error:
+            metrics.TRANSACTIONS.labels("fenced").inc()
+            raise FencedError("another worker owns this partition now") from error
+        except (KafkaError, TimeoutError) as error:
+            metrics.TRANSACTIONS.labels("failed").inc()
+            raise TransactionError(f"transaction failed: {error!r}") from error
+        metrics.TRANSACTIONS.labels("committed").inc()
+        return ends
+
+    async def _commit(
+        self, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
+        # 1. begin; 2. everything the batch caused; 3. its offset; 4. commit
+        await self._producer.begin_transaction()
+        futures = await self._send(outputs)
+        if offsets:
+            marks = {tp: OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
+            await self._producer.send_offsets_to_transaction(marks, self._group)
+        ends: dict[TopicPartition, int] = {}
+        for count, future in futures:
+            sent = await future
+            tp = TopicPartition(sent.topic, sent.partition)
+            ends[tp] = max(ends.get(tp, 0), sent.offset + count)
+        await self._producer.commit_transaction()
+        return ends
+
+    async def _send(
+        self, outputs: Iterable[Output]
+    ) -> list[tuple[int, asyncio.Future[aiokafka.structs.RecordMetadata]]]:
+        """Group outputs into record batches and hand them to the producer, in order."""
+        futures = []
+        builders: dict[TopicPartition, aiokafka.producer.message_accumulator.BatchBuilder] = {}
+        for out in outputs:
+            tp = TopicPartition(out.topic, out.partition)
+            builder = builders.get(tp)
+            if builder is None:
+                builder = builders[tp] = self._producer.create_batch()
+            if builder.append(key=out.key, value=out.value, timestamp=None, headers=out.headers) is None:
+                futures.append(await self._flush(builder, tp))
+                builder = builders[tp] = self._producer.create_batch()
+                if builder.append(key=out.key, value=out.value, timestamp=None, headers=out.headers) is None:
+                    raise TransactionError(f"a record of {len(out.value or b'')} bytes fits no batch")
+        for tp, builder in builders.items():
+            futures.append(await self._flush(builder, tp))
+        return futures
+
+    async def _flush(
+        self, builder: object, tp: TopicPartition
+    ) -> tuple[int, asyncio.Future[aiokafka.structs.RecordMetadata]]:
+        count = builder.record_count()  # type: ignore[attr-defined]  # aiokafka is untyped
+        return count, await self._producer.send_batch(builder, tp.topic, partition=tp.partition)
+
+    async def close(self) -> None:
+        """Stop the producer; bounded, an open transaction is left for the next owner to abort."""
+        try:
+            await asyncio.wait_for(self._producer.stop(), 5.0)
+        except (KafkaError, TimeoutError, asyncio.CancelledError):
+            return
