@@ -154,7 +154,7 @@ class World:
         activity = draw.lognormvariate(0.0, 0.7)
         turn = draw.uniform(0.35, 0.65)
         if number == 0:
-            drift, activity, turn = "abrupt", 5.0, 0.5
+            drift, activity, turn = "abrupt", 2.5, 0.5
         return Person(
             f"{NAMES[number % len(NAMES)]}-{number:03d}",
             frozenset(languages),

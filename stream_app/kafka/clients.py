@@ -14,6 +14,7 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
+from kafka.partitioner import murmur2
 
 from stream_app.errors import BrokerUnavailableError, TopicMismatchError
 from stream_app.settings import Settings
@@ -80,8 +81,12 @@ def consumer(settings: Settings, *topics: str, **options: Any) -> KafkaConsumer:
         return KafkaConsumer(*topics, **(_connection(settings) | defaults | options))
 
 
-def read_topic(settings: Settings, topic: str, **options: Any) -> Iterator[ConsumerRecord]:
+def read_topic(
+    settings: Settings, topic: str, *, key: bytes | None = None, **options: Any
+) -> Iterator[ConsumerRecord]:
     """Every committed record of a topic, from its beginning to the end it has now.
+
+    With a ``key`` only the partition that producers put this key in is read: others' keys come too.
 
     The end is reached when the consumer's *position* has: transaction markers and aborted records
     take offsets that no record shows. Raises TopicMismatchError when the topic does not exist.
@@ -92,6 +97,8 @@ def read_topic(settings: Settings, topic: str, **options: Any) -> Iterator[Consu
             raise TopicMismatchError(
                 f"topic {topic} does not exist: create it with `stream-app topics --create`"
             )
+        if key is not None:
+            partitions = [partitions[(murmur2(key) & 0x7FFF_FFFF) % len(partitions)]]
         client.assign(partitions)
         client.seek_to_beginning(*partitions)
         ends = client.end_offsets(partitions)

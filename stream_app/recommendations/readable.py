@@ -46,21 +46,21 @@ class Titles:
             self._titles.popitem(last=False)
 
     def of(self, content_id: str) -> str:
-        """Title, or the first words of the text; the id when neither is known."""
+        """Printable title, or the first words of the text; the id when neither is known."""
         title = self._titles.get(content_id)
         if title is None:
-            return content_id
+            return printable(content_id)
         self._titles.move_to_end(content_id)
-        return f"“{title}”"
+        return printable(f"“{title}”")
 
 
 def lines(slate: Slate, titles: Titles, limit: int | None = None) -> list[str]:
     """A slate's contents, best first, each with what speaks for it; ``limit`` takes the first few."""
     shown = []
     for place, item in enumerate(slate.items[:limit], 1):
-        shown.append(f"{place:3}. {printable(titles.of(item.content_id))}  {item.score:.3f}")
+        shown.append(f"{place:3}. {titles.of(item.content_id)}  {item.score:.3f}")
         shown.extend(
-            f"       {reason.share:4.0%} for your {reason.action} of {printable(titles.of(reason.content_id))}"
+            f"       {reason.share:4.0%} for your {reason.action} of {titles.of(reason.content_id)}"
             for reason in item.reasons
         )
     return shown

@@ -15,7 +15,7 @@ START_MS = 1_700_000_000_000
 
 
 def world(seed: int = 7, **changes: float) -> World:
-    arguments = {"users": 120, "rate": 80.0, "seconds": 60.0, "start_ms": START_MS} | changes
+    arguments = {"users": 400, "rate": 80.0, "seconds": 60.0, "start_ms": START_MS} | changes
     return World(seed, **arguments)  # type: ignore[arg-type]  # users and start_ms are whole numbers
 
 
@@ -67,11 +67,11 @@ def test_what_real_producers_send_is_there(steps: list[Step]) -> None:
     assert undone <= liked
 
 
-@pytest.mark.parametrize(("drift", "low", "high"), [("steady", 0.6, 0.95), ("abrupt", 0.0, 0.15)])
+@pytest.mark.parametrize(("drift", "low", "high"), [("steady", 0.45, 0.95), ("abrupt", 0.0, 0.15)])
 def test_interests_drift_as_the_person_does(steps: list[Step], drift: str, low: float, high: float) -> None:
     """Share of a person's late engagements that still fall on the favourite subject of the start."""
     subject = {post.content_id: post.subject for post in read_posts()}
-    people = {p.user_id: p for p in world(users=120).people if p.drift == drift}
+    people = {p.user_id: p for p in world().people if p.drift == drift}
     late = [
         (people[s.key].before[0], subject[s.content_id])
         for s in steps
