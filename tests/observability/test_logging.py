@@ -1,0 +1,78 @@
+"""What reaches the log, at which level, in which form."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+
+import mode
+import pytest
+
+from stream_app.observability.logging import configure
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave logging as it was for the other tests."""
+    root, own = logging.getLogger(), logging.getLogger("stream_app")
+    before = root.level, root.handlers[:], own.level
+    yield
+    logging.captureWarnings(False)
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+    own.setLevel(before[2])
+
+
+@pytest.mark.parametrize(
+    ("level", "wanted"),
+    [
+        ("debug", ["own debug", "own info", "own warning", "faust info", "faust warning"]),
+        ("info", ["own info", "own warning", "faust warning"]),
+        ("warning", ["own warning", "faust warning"]),
+        ("error", ["faust warning"]),
+    ],
+)
+def test_levels(level: str, wanted: list[str]) -> None:
+    stream = io.StringIO()
+    configure("content", level, stream)
+    for who, name in (("own", "stream_app.content.app"), ("faust", "faust.transport")):
+        logger = logging.getLogger(name)
+        logger.debug("%s debug", who)
+        logger.info("%s info", who)
+        logger.warning("%s warning", who)
+    lines = stream.getvalue().splitlines()
+    assert [line.rsplit(": ", 1)[1] for line in lines] == wanted
+    line = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z [A-Z]+ +content \S+: .+")
+    assert all(line.fullmatch(text) for text in lines)
+
+
+def test_configuring_twice_logs_once() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    configure("content", "info", first)
+    configure("ranker", "info", second)
+    logging.getLogger("stream_app").info("once")
+    assert first.getvalue() == ""
+    assert second.getvalue().count("once") == 1
+
+
+def test_warnings_are_logged() -> None:
+    stream = io.StringIO()
+    configure("content", "info", stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("look here", stacklevel=1)
+    assert "look here" in stream.getvalue()
+
+
+def test_a_faust_worker_told_so_leaves_it_alone() -> None:
+    stream = io.StringIO()
+    configure("content", "warning", stream)
+    worker = mode.Worker(loglevel="warn", override_logging=False)
+    assert not worker.override_logging
+    logging.getLogger("faust").info("not this")
+    assert logging.getLogger().level == logging.WARNING
+    assert stream.getvalue() == ""
