@@ -119,5 +119,6 @@ def _connection(settings: Settings) -> dict[str, Any]:
         "bootstrap_servers": settings.kafka.broker.split(","),
         "client_id": settings.kafka.app_id,
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
+        "reconnect_backoff_max_ms": 1_000,  # kafka-python's 30 s would outlast our own bounds
         "request_timeout_ms": int(settings.kafka.request_timeout_s * 1000),
     }
