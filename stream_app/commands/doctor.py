@@ -1,0 +1,205 @@
+"""``stream-app doctor``: what stands between this configuration and a running pipeline, and what to do."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from stream_app.content.model import DEFAULT, model_source
+from stream_app.errors import BrokerUnavailableError, ConfigurationError, ModelError, TopicMismatchError
+from stream_app.kafka import admin, distribution
+from stream_app.kafka.clients import admin_client, naming_the_broker
+from stream_app.settings import Settings
+
+HELP = "check broker, topics, model, device and data directory, and say what to do about each fault"
+
+GIB = 1 << 30
+SCARCE_BYTES = 2 * GIB
+FULL_BYTES = GIB // 4
+GPU_EXTRA = "install stream-app[gpu]"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the report."""
+
+    check: str
+    state: Literal["ok", "warn", "fault"]
+    detail: str
+    advice: str = ""
+    """What to do; empty when nothing has to be done."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--json", action="store_true", help="a JSON list instead of lines")
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Report every check; 1 when one of them found a fault."""
+    findings = [finding for check in CHECKS for finding in check(settings)]
+    if args.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(findings)).decode() + "\n")
+    else:
+        for finding in findings:
+            print(f"{finding.state:<6} {finding.check:<15} {finding.detail}")
+            if finding.advice:
+                print(f"{'':<22} → {finding.advice}")
+    return 1 if any(finding.state == "fault" for finding in findings) else 0
+
+
+def check_broker(settings: Settings) -> Iterator[Finding]:
+    """The broker answers, and there are enough of them for the replication; then the topics."""
+    try:
+        with closing(admin_client(settings)) as client, naming_the_broker(settings):
+            brokers = len(client.describe_cluster()["brokers"])
+    except BrokerUnavailableError as error:
+        what, _, advice = str(error).partition(": ")
+        yield Finding("broker", "fault", what, advice)
+        return
+    wanted = settings.kafka.replication_factor
+    if brokers < wanted:
+        yield Finding(
+            "broker",
+            "fault",
+            f"{settings.kafka.broker}: {brokers} brokers, fewer than kafka.replication_factor = {wanted}",
+            f"set kafka.replication_factor to at most {brokers}",
+        )
+    else:
+        yield Finding("broker", "ok", f"{settings.kafka.broker} answers, brokers: {brokers}")
+    yield from _check_topics(settings)
+
+
+def _check_topics(settings: Settings) -> Iterator[Finding]:
+    states = admin.topic_states(settings)
+    missing = [s.topic.name for s in states if not s.partitions]
+    if missing:
+        advice = "`stream-app topics --create` (a worker creates them, too, when it starts)"
+        yield Finding("topics", "fault", f"missing: {', '.join(missing)}", advice)
+    else:
+        yield Finding("topics", "ok", f"all {len(states)} exist")
+    for state in states:
+        if state.partitions and state.problem:
+            what, _, advice = state.problem.partition("; ")
+            yield Finding("topics", "warn", what, advice)
+    try:
+        admin.check_partitions(settings, states)
+    except TopicMismatchError as error:
+        what, _, advice = str(error).partition(": ")
+        yield Finding("partitions", "fault", what, advice)
+    else:
+        yield Finding("partitions", "ok", f"kafka.partitions = {settings.kafka.partitions} fits the topics")
+
+
+def check_model(settings: Settings) -> Iterator[Finding]:
+    """The encoder's files are there; they are not loaded."""
+    name = settings.content.model
+    try:
+        source = Path(model_source(settings))
+    except ModelError as error:
+        yield Finding("model", "fault", *str(error).split("; ", 1))
+        return
+    if source.is_dir():
+        if (source / "config.json").is_file():
+            yield Finding("model", "ok", "all-MiniLM-L6-v2 from its package" if name == DEFAULT else name)
+        else:
+            advice = "content.model must be a directory of a Hugging Face model"
+            yield Finding("model", "fault", f"{name}: has no config.json", advice)
+    elif source.is_absolute() or name.startswith("."):
+        yield Finding("model", "fault", f"{name}: no such directory", "correct content.model")
+    else:
+        advice = "start a content worker once with a network, or set content.model to a local path"
+        yield Finding("model", "warn", f"{name} is a hub id: whether it can be loaded is not checked", advice)
+
+
+def check_device(settings: Settings) -> Iterator[Finding]:
+    """The configured devices exist, and the packages that use them."""
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing:
+        yield Finding(
+            "device",
+            "warn",
+            f"not installed: {', '.join(missing)}; an interests worker runs without, the others do not",
+            GPU_EXTRA,
+        )
+        return
+    # seconds to import, and only this check needs it
+    from stream_app.ranking.device import choose_device
+
+    for setting, name in (
+        ("content.device", settings.content.device),
+        ("ranking.device", settings.ranking.device),
+    ):
+        try:
+            yield Finding("device", "ok", f"{setting} = {name}: {choose_device(name)}")
+        except ConfigurationError:
+            advice = f"set {setting} to `auto` or `cpu`, or install a torch that sees the device"
+            yield Finding("device", "fault", f"{setting} = {name}: torch has no such device", advice)
+
+
+def check_data_directory(settings: Settings) -> Iterator[Finding]:
+    """The interests worker's state can be written, and nobody else has it open."""
+    directory = Path(settings.interests.data_dir)
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        advice = "make it writable or set interests.data_dir"
+        yield Finding("data directory", "fault", f"{existing}: {error.strerror}", advice)
+        return
+    free = shutil.disk_usage(existing).free
+    detail = f"{directory}: {free / GIB:.1f} GiB free"
+    if free < FULL_BYTES:
+        yield Finding("data directory", "fault", detail, "free some space or set interests.data_dir")
+    elif free < SCARCE_BYTES:
+        yield Finding("data directory", "warn", detail, "the state of many users needs more")
+    else:
+        yield Finding("data directory", "ok", detail)
+    locked = sorted({str(path.parent) for path in directory.rglob("LOCK") if _is_locked(path)})
+    if locked:
+        advice = "that is well if it is this worker; another one needs an interests.data_dir of its own"
+        yield Finding(
+            "data directory", "warn", f"a running worker has it open ({len(locked)} stores)", advice
+        )
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds RocksDB's lock; asking does not keep it."""
+    try:
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def check_local_broker(settings: Settings) -> Iterable[Finding]:
+    """Whether a broker can be started on this machine; optional, hence never a fault."""
+    try:
+        distribution.java_executable()
+    except BrokerUnavailableError as error:
+        return [Finding("local broker", "warn", "cannot be started here", str(error))]
+    jars = distribution.jar_directory()
+    if not jars.is_dir():
+        detail = f"Apache Kafka {distribution.VERSION} is not in {jars.parent} yet"
+        return [Finding("local broker", "warn", detail, "`stream-app broker` fetches it the first time")]
+    return [Finding("local broker", "ok", f"Apache Kafka {distribution.VERSION} and its Java are here")]
+
+
+CHECKS: tuple[Callable[[Settings], Iterable[Finding]], ...] = (
+    check_broker,
+    check_model,
+    check_device,
+    check_data_directory,
+    check_local_broker,
+)
