@@ -170,6 +170,8 @@ def _record(line: _Line) -> LogRecord:
         key, time = fields.user_id, fields.occurred_at
     if line.key is not msgspec.UNSET:
         key = line.key
+    if key is None and value is None:
+        raise ValueError("neither a key nor a value")
     if isinstance(time, datetime):
         time = round(time.timestamp() * 1000)
     return LogRecord(line.topic, None if key is None else key.encode(), value, time)
