@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from stream_app.content.encoder import TextEncoder
-from stream_app.content.model import DEFAULT_ID, model_id, model_source
+from stream_app.content.model import DEFAULT_ID, model_id
 from stream_app.errors import ConfigurationError, ModelError
 from stream_app.settings import build
 
@@ -39,22 +39,6 @@ def encoder() -> TextEncoder:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
         return TextEncoder(build({}))
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> transformers.BertModel:
-    """An untrained model of 16 dimensions; its tokenizer is saved to ``tmp_path``, it is not yet."""
-    transformers.AutoTokenizer.from_pretrained(model_source(build({}))).save_pretrained(tmp_path)
-    torch.manual_seed(1)
-    return transformers.BertModel(
-        transformers.BertConfig(
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            max_position_embeddings=64,
-        )
-    )
 
 
 def test_every_text_has_a_unit_vector_in_its_place(encoder: TextEncoder) -> None:
@@ -88,33 +72,33 @@ def test_the_default_is_stored_under_its_own_name(encoder: TextEncoder) -> None:
     assert model_id(build({"content": {"model": "some/other"}})) == "some/other"
 
 
-def test_a_local_directory_is_a_model(tiny: transformers.BertModel, tmp_path: Path) -> None:
-    tiny.save_pretrained(tmp_path)
-    encoder = TextEncoder(build({"content": {"model": str(tmp_path), "dimensions": 16}}))
-    assert encoder.model == str(tmp_path)
+def test_a_local_directory_is_a_model(tiny: Path) -> None:
+    encoder = TextEncoder(build({"content": {"model": str(tiny), "dimensions": 16}}))
+    assert encoder.model == str(tiny)
     # its 64 positions are fewer than content.max_tokens
     assert encoder.encode(["compost " * 200]).shape == (1, 16)
 
 
-def test_wrong_dimensions_name_the_setting(tiny: transformers.BertModel, tmp_path: Path) -> None:
-    tiny.save_pretrained(tmp_path)
+def test_wrong_dimensions_name_the_setting(tiny: Path) -> None:
     with pytest.raises(ModelError, match=r"content\.dimensions = 384: .* of 16 dimensions"):
-        TextEncoder(build({"content": {"model": str(tmp_path)}}))
+        TextEncoder(build({"content": {"model": str(tiny)}}))
 
 
-def test_pickled_weights_are_not_loaded(tiny: transformers.BertModel, tmp_path: Path) -> None:
-    tiny.config.save_pretrained(tmp_path)
-    torch.save(tiny.state_dict(), tmp_path / "pytorch_model.bin")
+def test_pickled_weights_are_not_loaded(tokenizer_only: Path, untrained: transformers.BertModel) -> None:
+    untrained.config.save_pretrained(tokenizer_only)
+    torch.save(untrained.state_dict(), tokenizer_only / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"content\.model"):
-        TextEncoder(build({"content": {"model": str(tmp_path), "dimensions": 16}}))
+        TextEncoder(build({"content": {"model": str(tokenizer_only), "dimensions": 16}}))
 
 
-def test_a_model_without_direction_is_an_error(tiny: transformers.BertModel, tmp_path: Path) -> None:
-    for parameter in tiny.parameters():
+def test_a_model_without_direction_is_an_error(
+    tokenizer_only: Path, untrained: transformers.BertModel
+) -> None:
+    for parameter in untrained.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    tiny.save_pretrained(tmp_path)
+    untrained.save_pretrained(tokenizer_only)
     with pytest.raises(ModelError, match="no direction"):
-        TextEncoder(build({"content": {"model": str(tmp_path), "dimensions": 16}}))
+        TextEncoder(build({"content": {"model": str(tokenizer_only), "dimensions": 16}}))
 
 
 def test_a_missing_directory_names_the_setting(tmp_path: Path) -> None:
