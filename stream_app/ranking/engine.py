@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -157,6 +158,14 @@ class RankingEngine:
     def cold_start_slate(self) -> Slate:
         """The slate for whoever is not known, as of the last refresh; see COLD_START_USER."""
         return self.rank_prepared([(COLD_START_USER, None)])[0]
+
+    def without_deleted(self, slate: Slate) -> Slate:
+        """The slate less what has left the index since it was made; on the index's thread."""
+        rows = self.index.rows
+        if all(item.content_id.encode() in rows for item in slate.items):
+            return slate
+        items = [item for item in slate.items if item.content_id.encode() in rows]
+        return msgspec.structs.replace(slate, items=items)
 
     def fallback(self, users: Sequence[User], cause: str) -> list[Slate]:
         """The cheap list for each user: fresh and popular, less what the user has seen. NumPy only.
