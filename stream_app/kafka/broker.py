@@ -129,6 +129,7 @@ class LocalBroker:
         if self.running:
             return
         java, jars = distribution.java_executable(), distribution.jars()
+        atexit.register(self.stop)
         self._port = self._port or _free_port()
         self._controller_port = self._controller_port or _free_port(besides=self._port)
         self._write_configuration()
@@ -157,8 +158,10 @@ class LocalBroker:
                 start_new_session=True,
             )
         assert self._guard.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
-        self.pid = int(self._guard.stdout.readline() or 0)
-        atexit.register(self.stop)
+        if not (pid := self._guard.stdout.readline()):
+            self._guard.wait()
+            raise self._give_up("cannot be run", before)
+        self.pid = int(pid)
         self._wait_until_ready(before)
 
     def stop(self) -> None:

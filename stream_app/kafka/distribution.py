@@ -8,11 +8,11 @@ Nothing is resolved at run time: jgo downloads every jar of the lock, and each m
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from stream_app import settings
 from stream_app.errors import BrokerUnavailableError
@@ -50,24 +50,18 @@ def jars() -> Path:
     print(f"fetching Apache Kafka {VERSION} ({DOWNLOAD_MB} MB), once, into {target} …", file=sys.stderr)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f"{target.name}-", dir=target.parent))
+        with tempfile.TemporaryDirectory(prefix=f"{target.name}-", dir=target.parent) as staging:
+            fetched = _fetch(Path(staging))
+            # only a complete, checked set ever gets this name; if someone else was faster, theirs stays
+            if not target.is_dir():
+                fetched.rename(target)
     except OSError as error:
         raise BrokerUnavailableError(f"cannot write to {target.parent}: {error.strerror}") from None
-    try:
-        _fetch(staging)
-        # Only a complete, checked set ever gets the final name; whoever comes second keeps the first one's.
-        if not target.is_dir():
-            (staging / "jars").rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return target
 
 
-def _fetch(staging: Path) -> None:
-    """Download the lock file's jars to ``staging/jars``."""
+def _fetch(staging: Path) -> Path:
+    """Download the lock file's jars; the directory they are in."""
     try:
         import requests
         from jgo.env import LockFile
@@ -80,18 +74,19 @@ def _fetch(staging: Path) -> None:
     flat = staging / "jars"
     flat.mkdir()
 
-    def fetch_one(locked: object) -> None:
-        group, name, version = locked.groupId, locked.artifactId, locked.version  # type: ignore[attr-defined]  # jgo has no types
-        path: Path = maven.project(group, name).at_version(version).artifact().resolve()
-        if hashlib.sha256(path.read_bytes()).hexdigest() != locked.sha256:  # type: ignore[attr-defined]  # as above
+    def fetch_one(locked: Any) -> None:
+        component = maven.project(locked.groupId, locked.artifactId).at_version(locked.version)
+        path: Path = component.artifact().resolve()
+        if hashlib.sha256(path.read_bytes()).hexdigest() != locked.sha256:
             raise BrokerUnavailableError(f"{path.name} does not have the checksum in {LOCK_FILE.name}")
         path.rename(flat / path.name)
 
     try:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(fetch_one, LockFile.load(LOCK_FILE).dependencies))
-    except (requests.RequestException, RuntimeError, OSError) as error:
+    except (requests.RequestException, RuntimeError) as error:  # jgo's own are RuntimeErrors
         raise BrokerUnavailableError(
             f"Apache Kafka {VERSION} could not be fetched ({type(error).__name__}): "
             f"connect to the network for the first use, or {INSTEAD}"
         ) from error
+    return flat

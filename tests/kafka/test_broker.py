@@ -158,3 +158,15 @@ def test_an_external_broker_is_used_when_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(broker_module, "LocalBroker", None)
     with broker_address() as address:
         assert address == "elsewhere:9092"
+
+
+def test_a_java_that_cannot_run_is_an_error_with_the_next_step(
+    local: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distribution, "java_executable", lambda: tmp_path / "no-java")
+    with pytest.raises(BrokerUnavailableError, match=r"Java cannot run.*no-java"):
+        local.start()
+    (local.directory / "records").mkdir()
+    (local.directory / "records" / "meta.properties").touch()  # as if it had been prepared before
+    with pytest.raises(BrokerUnavailableError, match=r"(?s)cannot be run .*STREAM_APP_BROKER=host:port"):
+        local.start()
