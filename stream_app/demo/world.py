@@ -1,7 +1,7 @@
 """The demo's small world: posts on twelve subjects, and people whose interests drift.
 
-Pure and deterministic: the same arguments give the same steps, on a virtual clock that starts at
-``start_ms`` and that whoever feeds the steps to Kafka keeps in step with the real one.
+Pure and deterministic: the same arguments give the same steps, on a virtual clock that whoever feeds
+the steps to Kafka keeps in step with the real one.
 """
 
 from __future__ import annotations
@@ -101,13 +101,17 @@ class Person:
 class World:
     """Posts and people for ``seconds`` of events at ``rate`` a second."""
 
-    def __init__(self, seed: int, *, users: int, rate: float, seconds: float, start_ms: int) -> None:
+    def __init__(self, seed: int, *, users: int, rate: float, seconds: float) -> None:
         self._random = random.Random(seed)  # noqa: S311  # a simulation, no secret
-        self._rate, self._seconds, self._start_ms = rate, seconds, start_ms
-        self.posts = read_posts()
-        self.by_id = {post.content_id: post for post in self.posts}
-        self.subjects = sorted({post.subject for post in self.posts})
+        self._rate, self._seconds = rate, seconds
+        posts = read_posts()
+        self.subjects = sorted({post.subject for post in posts})
         self.people = [self._person(number) for number in range(users)]
+        order = self._random.sample(posts, len(posts))
+        self._first, self._later = (
+            order[: int(FIRST_POSTS * len(order))],
+            order[int(FIRST_POSTS * len(order)) :],
+        )
         self._published: dict[str, list[Post]] = {subject: [] for subject in self.subjects}
         self._event_numbers = count(1)
 
@@ -116,29 +120,29 @@ class World:
         """The person whose story the demo tells: active, and changes subject half way."""
         return self.people[0]
 
-    def steps(self) -> Iterator[Step]:
-        """All records in time order: first the posts that are there already, then events and new posts."""
-        order = self._random.sample(self.posts, len(self.posts))
-        first = order[: int(FIRST_POSTS * len(order))]
-        later = order[len(first) :]
-        for place, post in enumerate(first):
-            age = FIRST_POSTS_AGE_MS * (len(first) - place) // len(first)
-            yield self._publish(post, self._start_ms, self._start_ms - age)
+    def first_posts(self, now_ms: int) -> list[Step]:
+        """The posts that are there before anything happens, written over the days before ``now_ms``."""
+        number = len(self._first)
+        ages = (FIRST_POSTS_AGE_MS * (number - place) // number for place in range(number))
+        return [
+            self._publish(post, now_ms, now_ms - age) for post, age in zip(self._first, ages, strict=True)
+        ]
+
+    def steps(self, start_ms: int) -> Iterator[Step]:
+        """Events and new posts in time order, from ``start_ms`` on; after ``first_posts``."""
         waiting: list[tuple[int, int, Step]] = []  # undos and duplicates still to be sent, by time
         ties = count()
         activity = [person.activity for person in self.people]
-        clock, end = 0.0, self._seconds
-        published = 0
-        while (clock := clock + self._random.expovariate(self._rate)) < end:
-            now = self._start_ms + int(1000 * clock)
+        clock, published = 0.0, 0
+        while (clock := clock + self._random.expovariate(self._rate)) < self._seconds:
+            now, progress = start_ms + int(1000 * clock), clock / self._seconds
             while waiting and waiting[0][0] <= now:
                 yield heapq.heappop(waiting)[2]
             # the last post appears early enough to be engaged with
-            while published < min(len(later), int(len(later) * clock / (0.9 * end))):
-                yield self._publish(later[published], now, now)
+            while published < min(len(self._later), int(len(self._later) * progress / 0.9)):
+                yield self._publish(self._later[published], now, now)
                 published += 1
-            person = self._random.choices(self.people, activity)[0]
-            step = self._engage(person, now, clock / end)
+            step = self._engage(self._random.choices(self.people, activity)[0], now, progress)
             yield step
             if (follow_up := self._follow_up(step)) is not None:
                 heapq.heappush(waiting, (follow_up.at_ms, next(ties), follow_up))
