@@ -6,6 +6,7 @@ consistent at every crash; RocksDB's own write-ahead log is off, because the cha
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 from stream_app.errors import StateDirectoryError
+
+log = logging.getLogger(__name__)
 
 POSITION_KEY = b"\x00position"
 """Reserved: user ids never start with a control character."""
@@ -45,13 +48,14 @@ class PartitionStore:
                 return Rdict(
                     str(self._directory), options=self._options(), access_type=AccessType.read_write()
                 )
-            except Exception as error:  # noqa: BLE001 - rocksdict raises bare Exception
+            except Exception as error:  # rocksdict raises nothing more specific
                 text = str(error)
                 if "lock" in text.lower() and attempt < OPEN_ATTEMPTS - 1:
                     time.sleep(OPEN_RETRY_S)  # a worker that is just leaving still holds it
                     continue
                 if "corruption" in text.lower():
                     # the changelog has everything: start over from it
+                    log.warning("%s is damaged (%s): it is rebuilt from the changelog", self._directory, text)
                     shutil.rmtree(self._directory)
                     continue
                 raise StateDirectoryError(

@@ -7,6 +7,7 @@ give the same state, and so does any other order or batching of the same events.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +56,8 @@ class Vectors:
 
     matrix: NDArray[np.float32]
     """[N, D]"""
-    row_of_key: dict[int, int]
-    """key64 → row"""
+    row_of_key: Callable[[int], int | None]
+    """key64 → row; None when the content is not known"""
 
 
 @dataclass(slots=True)
@@ -137,7 +138,8 @@ def renew(
     for row in rows.tolist():
         ring = slab.interactions[row]
         standing = ring[ring["state"] == APPLIED]
-        contents = np.array([vectors.row_of_key.get(int(k), -1) for k in standing["content"]], np.int64)
+        found = [vectors.row_of_key(int(key)) for key in standing["content"]]
+        contents = np.array([-1 if at is None else at for at in found], np.int64)
         if not partial and (contents < 0).any():
             continue
         standing, contents = standing[contents >= 0], contents[contents >= 0]
@@ -296,7 +298,7 @@ def _in_turn(
             else:  # nothing to wait with, or the original may have left the record already
                 outcomes[i] = GONE
         elif state == APPLIED:
-            content = vectors.row_of_key.get(int(ring["content"][slot]))
+            content = vectors.row_of_key(int(ring["content"][slot]))
             if content is None:
                 outcomes[i] = GONE  # the vector that would have to be subtracted is gone
                 continue

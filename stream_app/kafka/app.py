@@ -39,9 +39,11 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     batch_topics: frozenset[str]
     transactional_topics: frozenset[str]
     fetch_max_wait_ms: int
-    owner: PartitionOwner
+    owner: PartitionOwner | None
     starting: list[Hook]
     stopping: list[Hook]
+    serving: list[Callable[[bool], None]]
+    """Told True when an assignment is served, False when it is taken away."""
 
     def batches(self, topics: Sequence[str]) -> Any:
         """A Faust topic over these batch topics: its agent iterates over RecordBatch values."""
@@ -56,6 +58,18 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
         for hook in self.starting:
             await hook()
         await super().on_start()
+
+    async def _on_partitions_revoked(self, revoked: set[Any]) -> None:
+        for tell in self.serving:
+            tell(False)
+        await super()._on_partitions_revoked(revoked)  # the streams come to rest here
+        if self.owner is not None:
+            await self.owner.settle()
+
+    def on_rebalance_end(self) -> None:
+        super().on_rebalance_end()
+        for tell in self.serving:
+            tell(True)
 
     async def on_stop(self) -> None:
         await super().on_stop()
@@ -103,7 +117,8 @@ def create_faust_app(
     app.batch_topics = frozenset(batch_topics)
     app.transactional_topics = frozenset(batch_topics if transactional else ())
     app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
-    app.starting, app.stopping = [], []
+    app.owner = None
+    app.starting, app.stopping, app.serving = [], [], []
     app.transport = BatchTransport(app.conf.broker_consumer, app, app.loop)
     app.producer_transport = _DriverTransport(app.conf.broker_producer, app, app.loop)
     return app

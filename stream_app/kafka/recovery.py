@@ -42,7 +42,8 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
             try:
                 actives = {tp.partition for tp in self.active_tps}
                 standbys = {tp.partition for tp in self.standby_tps}
-                await self._wait(self.app.owner.assign(actives, standbys))
+                if self.app.owner is not None:
+                    await self._wait(self.app.owner.assign(actives, standbys))
                 await self._resume_streams(generation_id=generation)
             except RebalanceAgain:
                 log.info("a newer assignment arrived while partitions were being opened")
@@ -65,7 +66,7 @@ class PartitionTables(TableManager):  # type: ignore[misc]  # untyped base
 
     @property
     def recovery(self) -> Recovery:
-        recovery: Recovery | None = self._recovery
+        recovery: Recovery | None = self.__dict__.get("_recovery")
         if recovery is None:
             recovery = PartitionRecovery(self.app, self, beacon=self.beacon, loop=self.loop)
             self._recovery = recovery

@@ -8,7 +8,7 @@ refuses whatever that predecessor still sends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import aiokafka
@@ -36,7 +36,7 @@ class Output:
     partition: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class PartitionTransactions:
@@ -111,13 +111,14 @@ class PartitionTransactions:
         builders: dict[TopicPartition, aiokafka.producer.message_accumulator.BatchBuilder] = {}
         for out in outputs:
             tp = TopicPartition(out.topic, out.partition)
+            headers = list(out.headers)
             builder = builders.get(tp)
             if builder is None:
                 builder = builders[tp] = self._producer.create_batch()
-            if builder.append(key=out.key, value=out.value, timestamp=None, headers=out.headers) is None:
+            if builder.append(key=out.key, value=out.value, timestamp=None, headers=headers) is None:
                 futures.append(await self._flush(builder, tp))
                 builder = builders[tp] = self._producer.create_batch()
-                if builder.append(key=out.key, value=out.value, timestamp=None, headers=out.headers) is None:
+                if builder.append(key=out.key, value=out.value, timestamp=None, headers=headers) is None:
                     raise TransactionError(f"a record of {len(out.value or b'')} bytes fits no batch")
         for tp, builder in builders.items():
             futures.append(await self._flush(builder, tp))

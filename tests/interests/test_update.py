@@ -21,7 +21,7 @@ D = 16
 RNG = np.random.default_rng(7)
 MATRIX = RNG.standard_normal((12, D)).astype(np.float32)
 MATRIX /= np.linalg.norm(MATRIX, axis=1, keepdims=True)
-VECTORS = Vectors(MATRIX, {1000 + i: i for i in range(12)})
+VECTORS = Vectors(MATRIX, {1000 + i: i for i in range(12)}.get)
 
 
 def slab(capacity: int = 64, recent: int = 64, seen: int = 64) -> Slab:

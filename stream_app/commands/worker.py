@@ -1,0 +1,35 @@
+"""``stream-app worker``: one role in this process, or all three in processes of their own."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from stream_app.observability.logging import configure
+from stream_app.processes import end_with_parent
+from stream_app.settings import Settings
+from stream_app.supervisor import run_all
+from stream_app.worker import ROLES, run_worker
+
+HELP = "run a role: interests, content, ranker, or all three on this machine"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("role", choices=[*ROLES, "all"], help="what this worker does")
+    parser.add_argument(
+        "--end-with-parent",
+        action="store_true",
+        help="end when the process that started this worker is gone (Linux)",
+    )
+
+
+def run(args: argparse.Namespace, settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean end."""
+    if args.end_with_parent:
+        end_with_parent()
+    if args.role == "all":
+        options = ["--config", args.config] if args.config else []
+        return run_all(settings, [*options, "--log-level", settings.observability.log_level])
+    configure(args.role, settings.observability.log_level)
+    return asyncio.run(run_worker(settings, args.role))

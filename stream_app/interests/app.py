@@ -1,0 +1,258 @@
+"""The interests role: events in, the table of interests and the content statistics out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from stream_app.content.index import ContentIndex
+from stream_app.content.model import model_id
+from stream_app.errors import TransactionError
+from stream_app.events.dead_letters import origin_of
+from stream_app.interests.batch import BatchPreparation
+from stream_app.interests.contents import IndexedContents
+from stream_app.interests.partition import InterestPartition, StandbyPartition, store_directory
+from stream_app.interests.store import PartitionStore
+from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.transport import RecordBatch
+from stream_app.observability.health import Health
+from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ROLE = "interests"
+WATCH = "state updates"
+OPEN_RETRY_S = 1.0
+
+
+class InterestsWorker:
+    """Owns this worker's partitions: opens and closes them, feeds them, writes them out."""
+
+    def __init__(self, settings: Settings, app: RoleApp, health: Health) -> None:
+        self._settings, self._app, self._health = settings, app, health
+        self._model = model_id(settings)
+        self._inputs = sorted(app.transactional_topics)
+        self._retry_topic = settings.topic_name("events-retry")
+        self._contents = IndexedContents(ContentIndex(settings, self._model))
+        self._preparation = BatchPreparation(settings, self._contents)
+        self._reader = TopicReader(
+            settings, settings.topic_name("content-vectors"), self._contents.receive, label="contents"
+        )
+        self._partitions: dict[int, InterestPartition] = {}
+        self._standbys: dict[int, StandbyPartition] = {}
+        self._moving = asyncio.Event()  # partitions are about to be given up
+        self._computing = asyncio.Lock()  # one batch at a time: they share the processor and the index
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Read the contents whole before the first event is taken."""
+        self._health.waiting_for = "the content index"
+        await self._reader.start()
+        self._reader.failed.add_done_callback(self._stop_on_failure)
+        interests = self._settings.interests
+        self._tasks = [
+            asyncio.create_task(self._every(interests.flush_interval_s, self._flush), name="flush"),
+            asyncio.create_task(self._every(interests.expiry_interval_s, self._expire), name="expiry"),
+        ]
+        self._health.waiting_for = "an assignment"
+
+    async def stop(self) -> None:
+        """Close everything; the streams have come to rest."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._reader.stop()
+        await self._close(set(self._partitions), set(self._standbys))
+
+    # -- partitions come and go
+
+    async def assign(self, actives: set[int], standbys: set[int]) -> None:
+        """Serve these partitions and no others; those already open and sound stay open."""
+        self._health.waiting_for = "recovery"
+        gone = {p for p, open_ in self._partitions.items() if p not in actives or open_.lost}
+        await self._close(gone, set(self._standbys) - standbys - actives)
+        await asyncio.gather(*(self._open(p) for p in sorted(actives - self._partitions.keys())))
+        for p in sorted(standbys - self._standbys.keys() - actives):
+            self._standbys[p] = StandbyPartition(self._settings, p)
+        self._moving.clear()
+        log.info("serving %d partitions, %d standbys", len(actives), len(standbys))
+
+    async def settle(self) -> None:
+        """Everything in flight ends; what is committed is written out for the next owner's sake."""
+        self._moving.set()
+        await asyncio.gather(*(p.settle() for p in self._partitions.values()))
+
+    async def _open(self, number: int) -> None:
+        standby = self._standbys.pop(number, None)
+        directory = store_directory(self._settings, number)
+        store = (
+            await standby.release()
+            if standby is not None
+            else await asyncio.to_thread(PartitionStore, directory)
+        )
+        while True:
+            partition = InterestPartition(
+                self._settings,
+                number,
+                self._preparation,
+                model=self._model,
+                on_lost=self._rejoin,
+                on_broken=self._app.stop_loudly,
+            )
+            try:
+                await partition.open(store, self._committed)
+            except (TransactionError, KafkaError) as error:
+                # the broker is away: try again for as long as the partition is ours
+                log.warning("partition %d cannot be opened yet: %s", number, error)
+                await partition.close()
+                await asyncio.sleep(OPEN_RETRY_S)
+            except BaseException:
+                await partition.close()
+                await asyncio.to_thread(store.close)
+                raise
+            else:
+                self._partitions[number] = partition
+                return
+
+    async def _close(self, partitions: set[int], standbys: set[int]) -> None:
+        await asyncio.gather(
+            *(self._partitions.pop(p).close() for p in partitions),
+            *(self._standbys.pop(p).close() for p in standbys),
+        )
+
+    async def _committed(self, partition: int) -> dict[str, int | None]:
+        offsets = await consumer_of(self._app).committed([TP(topic, partition) for topic in self._inputs])
+        return {tp.topic: offset for tp, offset in offsets.items()}
+
+    def _rejoin(self) -> None:
+        consumer_of(self._app).request_rejoin()
+
+    # -- batches
+
+    async def handle(self, batch: RecordBatch) -> None:
+        """Feed one batch of events to its partition."""
+        partition = self._partitions.get(batch.partition)
+        if partition is None:
+            return
+        self._health.expect(WATCH)
+        async with self._computing:
+            await partition.handle(batch)
+        self._health.progress(WATCH)
+
+    async def handle_retries(self, batch: RecordBatch) -> None:
+        """Feed retries as they become due, in order; leave off when partitions are about to move.
+
+        A record waits at most until its own time or, behind one with a longer delay, until that
+        one's. What is left off is read again by the partition's next owner.
+        """
+        records, start, first = batch.records, batch.start, 0
+        while first < len(records):
+            now_ms = time.time_ns() // 1_000_000
+            last = first
+            while last < len(records) and self._due_ms(batch, last) <= now_ms:
+                last += 1
+            if last > first:
+                due = RecordBatch(batch.topic, batch.partition, start, records[first:last])
+                await self.handle(due)
+                first, start = last, due.end
+            elif await self._moves_within((self._due_ms(batch, first) - now_ms) / 1000):
+                return
+
+    def _due_ms(self, batch: RecordBatch, index: int) -> int:
+        origin = origin_of(batch.records[index], batch.topic, batch.partition)
+        latest: int = batch.records[index].timestamp + self._longest_delay_ms
+        return min(origin.not_before_ms, latest)
+
+    @property
+    def _longest_delay_ms(self) -> int:
+        """No retry waits longer, whatever its headers say."""
+        return int(1000 * max(self._settings.events.retry_delays_s, default=0.0))
+
+    async def _moves_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._moving.wait(), max(0.001, seconds))
+        except TimeoutError:
+            return False
+        return True
+
+    # -- now and then
+
+    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 - e.g. a full disk: the worker must not go on
+                log.critical("background work failed: %r", error)
+                self._app.stop_loudly(error)
+                return
+
+    async def _flush(self) -> None:
+        for partition in list(self._partitions.values()):
+            await partition.flush()
+
+    async def _expire(self) -> None:
+        for partition in list(self._partitions.values()):
+            await partition.expire()
+
+    def _stop_on_failure(self, failed: asyncio.Future[None]) -> None:
+        if not failed.cancelled() and (error := failed.exception()) is not None:
+            self._app.stop_loudly(error)
+
+
+def create_app(settings: Settings, health: Health) -> RoleApp:
+    """The interests role's app, not started."""
+    events = [settings.topic_name(action.topic) for action in settings.events.actions]
+    retries = settings.topic_name("events-retry")
+    app = create_faust_app(
+        settings,
+        ROLE,
+        batch_topics=[*events, retries],
+        transactional=True,
+        standby_replicas=settings.interests.standby_replicas,
+    )
+    # The table itself: Faust's assignor co-partitions its changelog with the events and places
+    # standbys. Its records never go through Faust.
+    app.Table(
+        "interests",
+        partitions=settings.kafka.partitions,
+        changelog_topic=app.topic(
+            settings.topic_name("interests"), partitions=settings.kafka.partitions, compacting=True
+        ),
+    )
+    worker = InterestsWorker(settings, app, health)
+    app.owner = worker
+    app.starting.append(worker.start)
+    app.stopping.append(worker.stop)
+
+    @app.agent(app.batches(events), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
+    async def events_agent(batches: Any) -> None:
+        async for batch in batches:
+            await _or_stop(app, worker.handle(batch))
+
+    @app.agent(app.batches([retries]), name="retries")  # type: ignore[untyped-decorator]
+    async def retries_agent(batches: Any) -> None:
+        async for batch in batches:
+            await _or_stop(app, worker.handle_retries(batch))
+
+    return app
+
+
+async def _or_stop(app: RoleApp, work: Awaitable[None]) -> None:
+    """An error would only skip the batch (Faust acks what fails): it stops the worker instead.
+
+    Nothing is lost then, since a batch's offset is committed in its transaction or not at all.
+    """
+    try:
+        await work
+    except Exception as error:
+        log.critical("a batch could not be applied: %r", error)
+        app.stop_loudly(error)
+        raise

@@ -1,0 +1,53 @@
+"""The content index as the state path uses it: it changes between batches, never during one."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from aiokafka import ConsumerRecord
+from numpy.typing import NDArray
+
+from stream_app.content.index import ContentIndex
+from stream_app.interests.update import Vectors
+
+
+class IndexedContents:
+    """Lets the reader of ``content-vectors`` and a batch in a thread share one index."""
+
+    def __init__(self, index: ContentIndex) -> None:
+        self.index = index
+        self.vectors = Vectors(index.vectors, index.row_of_key)
+        self._pending: deque[tuple[bytes | None, bytes | None]] = deque()
+        self._lock = threading.Lock()
+
+    def receive(self, records: Sequence[ConsumerRecord]) -> None:
+        """Take records of ``content-vectors``: at once, or when the batch in hand is done."""
+        self._pending.extend((record.key, record.value) for record in records)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._apply_pending()
+            finally:
+                self._lock.release()
+
+    @contextmanager
+    def still(self) -> Iterator[ContentIndex]:
+        """The index, current, and unchanged until the block ends."""
+        with self._lock:
+            self._apply_pending()
+            yield self.index
+        # what arrived meanwhile is applied with the next batch or the next record
+
+    def rows(self, contents: Sequence[bytes]) -> NDArray[np.int64]:
+        """Index rows of these content ids, -1 where unknown."""
+        get = self.index.rows.get
+        return np.fromiter((get(content, -1) for content in contents), np.int64, len(contents))
+
+    def _apply_pending(self) -> None:
+        if self._pending:
+            taken = list(self._pending)
+            self._pending.clear()
+            self.index.apply(taken)

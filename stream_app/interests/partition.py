@@ -1,0 +1,321 @@
+"""One partition of the interests table: opened by its one owner, fed with batches, closed.
+
+The numbered steps of a batch, and what a crash after each leaves behind:
+
+1. compute: decode, apply to the slab, collect outputs. Crash: nothing happened.
+2. one Kafka transaction: changelog, statistics, dead letters, retries, the accounts, the input's
+   offset. Crash inside: the next owner's fence aborts it, the batch is read again.
+3. later: one RocksDB WriteBatch of changed users with the changelog position. Crash before:
+   recovery reads on from the older position.
+
+A transaction that fails has already changed the slab, so the partition is *lost*: everything held
+of it is forgotten, and it is opened anew with the group's next assignment, which is asked for. (Not
+at once: only the group coordinator knows whether the partition is still ours, and fencing it
+without asking would throw out a rightful new owner.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from aiokafka import ConsumerRecord, TopicPartition
+
+from stream_app.errors import FencedError, TransactionError
+from stream_app.hashing import action_code, model_code
+from stream_app.interests.batch import BatchPreparation, PartitionState
+from stream_app.interests.decay import remaining
+from stream_app.interests.record import HEADER
+from stream_app.interests.slab import Slab
+from stream_app.interests.statistics import PartitionStatistics
+from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
+from stream_app.interests.store import PartitionStore
+from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transport import RecordBatch
+from stream_app.observability import metrics
+from stream_app.settings import Settings
+from stream_app.topics import DAY_MS
+
+log = logging.getLogger(__name__)
+
+INLINE_RECORDS = 32
+"""Batches up to this size are computed in the event loop: a thread would cost more than they do."""
+
+EXPIRY_SCAN = 20_000
+"""Users on disk looked at in one round of expiry."""
+
+Lost = Callable[[], None]
+Broken = Callable[[BaseException], None]
+Committed = Callable[[int], Awaitable[Mapping[str, int | None]]]
+"""Committed offsets of a partition's input topics."""
+
+
+def store_directory(settings: Settings, partition: int) -> Path:
+    """Where a partition's RocksDB lives."""
+    return Path(settings.interests.data_dir) / f"{settings.group('interests')}-{partition}"
+
+
+class InterestPartition:
+    """An owned partition. ``handle`` calls do not overlap."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        partition: int,
+        preparation: BatchPreparation,
+        *,
+        model: str,
+        on_lost: Lost,
+        on_broken: Broken,
+    ) -> None:
+        """``on_lost`` asks for a new assignment; ``on_broken`` stops the worker."""
+        interests = settings.interests
+        self.partition = partition
+        self.lost = False
+        """Failed or fenced: batches are dropped until the partition is opened anew."""
+        self._settings = settings
+        self._preparation = preparation
+        self._on_lost = on_lost
+        self._on_broken = on_broken
+        self._table = TopicPartition(settings.topic_name("interests"), partition)
+        self._transactions = PartitionTransactions(
+            settings, f"{settings.kafka.app_id}-interests-{partition}", settings.group("interests")
+        )
+        self._slab = Slab(
+            interests.slab_rows,
+            settings.content.dimensions,
+            interests.recent,
+            interests.seen,
+            model_code(model),
+        )
+        self._statistics = PartitionStatistics(
+            partition, [action_code(a.name) for a in settings.events.actions], interests.stats_half_lives_h
+        )
+        self._outcomes = Outcomes()
+        self._state: PartitionState | None = None
+        self._expected: dict[str, int | None] = {}
+        self._position = 0
+        self._removed: list[bytes] = []
+        self._in_flight: asyncio.Task[None] | None = None
+        self._busy = asyncio.Lock()
+        self._scanned = b""
+
+    # -- opening and closing
+
+    async def open(self, store: PartitionStore, committed: Committed) -> None:
+        """Fence, then recover, then learn where to read on: in this order nothing slips in between.
+
+        Raises TransactionError or a KafkaError when the broker does not play along.
+        """
+        begun = time.monotonic()
+        await self._transactions.fence()
+        reader = ChangelogReader(self._settings, *self._table)
+        try:
+            if not await reader.start(store.position):
+                log.warning("%s no longer has our position: rebuilding from its start", self._table)
+                await asyncio.to_thread(store.clear)
+            self._position = await reader.read_to_end(store_records(store))
+        finally:
+            await reader.stop()
+        statistics = ChangelogReader(
+            self._settings, self._settings.topic_name("content-stats"), self.partition
+        )
+        try:
+            await statistics.start(0)
+            await statistics.read_to_end(self._take_statistics)
+        finally:
+            await statistics.stop()
+        self._expected = dict(await committed(self.partition))
+        self._state = PartitionState(
+            self.partition, self._slab, store, self._statistics, outcomes=self._outcomes
+        )
+        seconds = time.monotonic() - begun
+        metrics.RECOVERY_SECONDS.observe(seconds)
+        log.info("partition %d is open, after %.2f s", self.partition, seconds)
+
+    async def _take_statistics(self, records: Sequence[ConsumerRecord], _position: int) -> None:
+        for record in records:
+            if record.key != OUTCOMES_KEY:
+                self._statistics.load(record.key, record.value)
+            elif record.value is not None:
+                self._outcomes = msgspec.json.decode(record.value, type=Outcomes)
+
+    async def close(self) -> None:
+        """Finish what is in flight, write out, leave the store closed and durable."""
+        async with self._busy:
+            await self.settle()
+            await self._transactions.close()
+            state, self._state = self._state, None
+            if state is not None:
+                if not self.lost:
+                    await asyncio.to_thread(self._write, state)
+                await asyncio.to_thread(state.store.close)
+            metrics.SLAB_ROWS.labels(self.partition).set(0)
+
+    async def settle(self) -> None:
+        """Wait for the transaction in flight, whatever its end."""
+        task = self._in_flight
+        if task is not None:
+            await asyncio.wait([task])
+
+    # -- batches
+
+    async def handle(self, batch: RecordBatch) -> None:
+        """Apply one batch: returns when it is computed and its transaction is on its way."""
+        for first in range(0, len(batch.records), self._slab.capacity):
+            part = batch.records[first : first + self._slab.capacity]
+            start = batch.start if first == 0 else int(batch.records[first - 1].offset) + 1
+            await self._handle(RecordBatch(batch.topic, batch.partition, start, part))
+
+    async def _handle(self, batch: RecordBatch) -> None:
+        async with self._busy:
+            state = self._state
+            if self.lost or state is None:
+                return
+            expected = self._expected.get(batch.topic)
+            if expected is not None and batch.start != expected:
+                # A batch that was fetched before a failure or a rebalance: reading goes on elsewhere.
+                log.warning("%s[%d]: batch out of sequence", batch.topic, batch.partition)
+                self._lose(TransactionError(f"expected offset {expected}, got {batch.start}"))
+                return
+            self._expected[batch.topic] = batch.end
+            metrics.BATCH_RECORDS.labels("interests").observe(len(batch.records))
+            if self._slab.capacity - np.count_nonzero(self._slab.dirty) < len(batch.records):
+                await self._flush(state)
+            # 1. compute, while the previous transaction is on its way
+            if len(batch.records) > INLINE_RECORDS:
+                outputs = await asyncio.to_thread(
+                    self._preparation.prepare, state, batch.topic, batch.records
+                )
+            else:
+                outputs = self._preparation.prepare(state, batch.topic, batch.records)
+            # 2. one transaction
+            await self.settle()
+            if self.lost:
+                return
+            offsets = {TopicPartition(batch.topic, batch.partition): batch.end}
+            self._in_flight = asyncio.create_task(self._commit(outputs, offsets))
+            await asyncio.sleep(0)  # let it start before the next batch is computed
+
+    async def _commit(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
+        with metrics.STATE_SECONDS.labels("transaction").time():
+            try:
+                ends = await self._transactions.commit(outputs, offsets)
+            except (FencedError, TransactionError) as error:
+                self._lose(error)
+                return
+            except Exception as error:
+                self._lose(error)
+                self._on_broken(error)
+                raise
+        self._position = max(self._position, ends.get(self._table, 0))
+
+    def _lose(self, error: Exception) -> None:
+        if not self.lost:
+            self.lost = True
+            log.warning("partition %d is lost: %s", self.partition, error)
+            self._on_lost()
+
+    # -- between batches
+
+    async def flush(self) -> None:
+        """3. Write changed users and the position to RocksDB."""
+        async with self._busy:
+            if self._state is not None and not self.lost:
+                await self._flush(self._state)
+
+    async def _flush(self, state: PartitionState) -> None:
+        await self.settle()  # only what is committed may be written
+        if not self.lost:
+            with metrics.STATE_SECONDS.labels("flush").time():
+                await asyncio.to_thread(self._write, state)
+
+    def _write(self, state: PartitionState) -> None:
+        slab = state.slab
+        rows = np.flatnonzero(slab.dirty)
+        if not len(rows) and not self._removed:
+            return
+        changed: list[tuple[bytes, bytes | None]] = [(user, None) for user in self._removed]
+        for row, value in zip(rows.tolist(), slab.encode(rows), strict=True):
+            user = slab.users[row]
+            if user is not None:
+                changed.append((user, value))
+        state.store.write(changed, self._position)
+        self._removed.clear()
+        slab.dirty[rows] = False
+        slab.stored[rows] = True
+
+    async def expire(self) -> int:
+        """Drop users whose mass has faded below ``interests.min_mass``; returns how many."""
+        async with self._busy:
+            state = self._state
+            if self.lost or state is None or (now := state.stream_time) is None:
+                return 0
+            await self._flush(state)
+            faded = await asyncio.to_thread(self._faded, state, now)
+            if not faded or self.lost:
+                return 0
+            outputs = [Output(self._table.topic, self.partition, user, None) for user in faded]
+            await self._commit(outputs, {})
+            if not self.lost:
+                state.slab.release([state.slab.index[user] for user in faded if user in state.slab.index])
+                self._removed += faded
+                metrics.USERS_EXPIRED.inc(len(faded))
+            return len(faded)
+
+    def _faded(self, state: PartitionState, now: int) -> list[bytes]:
+        """Faded users among the next ones on disk; memory has just been written there."""
+        interests = self._settings.interests
+        half_life_ms = interests.half_life_days * DAY_MS
+        found, last, count = [], b"", 0
+        for user, value in state.store.scan(self._scanned, EXPIRY_SCAN):
+            last, count = user, count + 1
+            header = np.frombuffer(value, HEADER, count=1)[0]
+            age = now - int(header["t_ref"])
+            # a record without mass may hold an early undo: it is kept for a half-life at least
+            if age >= half_life_ms and header["mass"] * remaining(age, half_life_ms) < interests.min_mass:
+                found.append(user)
+        self._scanned = last if count >= EXPIRY_SCAN else b""
+        return found
+
+
+def store_records(store: PartitionStore) -> Callable[[Sequence[ConsumerRecord], int], Awaitable[None]]:
+    """Applies changelog records to a store: recovery and standbys."""
+
+    async def apply(records: Sequence[ConsumerRecord], position: int) -> None:
+        newest = {record.key: record.value for record in records}
+        await asyncio.to_thread(store.write, list(newest.items()), position)
+
+    return apply
+
+
+class StandbyPartition:
+    """A warm copy of somebody else's partition: the store follows the changelog."""
+
+    def __init__(self, settings: Settings, partition: int) -> None:
+        self.store = PartitionStore(store_directory(settings, partition))
+        self._reader = ChangelogReader(settings, settings.topic_name("interests"), partition)
+        self._task = asyncio.create_task(self._follow(), name=f"standby {partition}")
+
+    async def _follow(self) -> None:
+        if not await self._reader.start(self.store.position):
+            await asyncio.to_thread(self.store.clear)
+        await self._reader.follow(store_records(self.store))
+
+    async def release(self) -> PartitionStore:
+        """Stop following and hand the store over."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        await self._reader.stop()
+        return self.store
+
+    async def close(self) -> None:
+        """Stop following and close the store."""
+        store = await self.release()
+        await asyncio.to_thread(store.close)
