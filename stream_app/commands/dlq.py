@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=int, default=100, metavar="N", help="at most this many (default: %(default)s)"
     )
     show = actions.add_parser("show", help="one dead letter with all its headers and its value")
-    show.add_argument("partition", type=int, metavar="PARTITION")
-    show.add_argument("offset", type=int, metavar="OFFSET")
+    show.add_argument("partition", type=int, metavar="PARTITION", help="of `events-dlq`")
+    show.add_argument("offset", type=int, metavar="OFFSET", help="in that partition")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:

@@ -1,19 +1,7 @@
 """What is written to ``events-dlq`` and ``events-retry``: the original record, and headers of ours.
 
-Headers (all UTF-8 text; every name starts with ``stream-app-``, which is reserved: a producer's own headers
-of such names are not kept):
-
-==================  ============================================================
-``topic``           where the record first arrived; also ``partition``, ``offset``
-``timestamp``       its Kafka timestamp there, ms
-``attempts``        tries so far because its content was unknown
-``not-before``      retries only: not to be tried before this time, ms
-``reason``          dead letters only: a code of :class:`Reason`
-``detail``          dead letters only: one sentence without user data
-``time``            when this copy was written, ms
-``truncated``       only if something was cut: ``key``, ``headers``, ``value``
-``value-bytes``     length of the original value, only if something was cut
-==================  ============================================================
+Our headers are UTF-8 text. Their names start with ``stream-app-``, which is reserved: a producer's own
+headers of such names are not kept.
 """
 
 from __future__ import annotations
@@ -25,6 +13,20 @@ from typing import Protocol
 from stream_app.events.reasons import Reason
 
 PREFIX = "stream-app-"
+HEADERS = {
+    "topic": "Topic where the record first arrived.",
+    "partition": "Its partition there.",
+    "offset": "Its offset there.",
+    "timestamp": "Its Kafka timestamp there, ms.",
+    "attempts": "Tries because its content was unknown: 0 for none.",
+    "not-before": "Retries only: not to be tried before this time, ms.",
+    "reason": "Dead letters only: a code of docs/REASONS.md.",
+    "detail": "Dead letters only: one short sentence, without user data.",
+    "time": "When this copy was written, ms.",
+    "truncated": "Only if the record did not fit: what was cut of `key`, `headers`, `value`.",
+    "value-bytes": "Only if the record did not fit: length of the original value.",
+}
+"""Names without the prefix, and what they mean."""
 RETRY_TOPIC = "events-retry"
 MAX_RECORD_BYTES = 1_000_000
 """Key, headers and value of a copy together: what any broker takes with its default

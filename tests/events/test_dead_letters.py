@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_app.events.dead_letters import MAX_RECORD_BYTES, Headers, Origin, dead_letter, origin_of, retry
+from stream_app.events.dead_letters import (
+    HEADERS,
+    MAX_RECORD_BYTES,
+    Headers,
+    Origin,
+    dead_letter,
+    origin_of,
+    retry,
+)
 from stream_app.events.reasons import Reason
 
 ORIGIN = Origin("likes", 2, 41, 1_780_000_000_000, 3, 0)
@@ -44,6 +52,12 @@ def test_a_dead_letter_keeps_the_original_and_says_why() -> None:
         "stream-app-reason": b"bad_type",
         "stream-app-detail": "détail".encode(),
     }
+
+
+def test_every_header_is_documented() -> None:
+    record = Consumed(b"k", b"v" * 2_000_000)
+    written = dead_letter(record, ORIGIN, Reason.OVERSIZED, "", 0)[2] + retry(record, ORIGIN, 0, 0)[2]
+    assert {name.removeprefix("stream-app-") for name, _ in written} == set(HEADERS)
 
 
 def test_null_stays_null() -> None:
