@@ -55,7 +55,7 @@ def products(one: Tensor, many: Tensor) -> Tensor:
 
 
 class DeviceIndex:
-    """The index's rows as tensors, brought up to date by :meth:`refresh`, and a lookup by key.
+    """The index's rows as tensors, brought up to date by :meth:`refresh` and :meth:`copy`.
 
     ``vectors`` are half precision on CUDA: the stored vectors are float16 already, so nothing is lost,
     the memory traffic that bounds retrieval halves, and the tensor cores take them as they are. CPUs
@@ -77,7 +77,7 @@ class DeviceIndex:
         self.ids: list[bytes | None] = []
         """row → content_id as of the last refresh: what is being ranked must not change names."""
         self._index = index
-        self._missed: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._to_copy: NDArray[np.int64] = np.zeros(0, np.int64)
         self._sorted_keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._sorted_rows: NDArray[np.int64] = np.zeros(0, np.int64)
 
@@ -87,24 +87,31 @@ class DeviceIndex:
         return len(self.ids)
 
     def refresh(self) -> NDArray[np.int64]:
-        """Copy the rows changed since the last call and return their numbers.
-
-        A RuntimeError of the device leaves them noted for the next call.
-        """
+        """Take note of the rows changed since the last call and return their numbers; host only."""
         rows = self._index.drain_changes()
-        if len(self._missed):
-            rows = np.union1d(rows, self._missed)
-        self._missed = rows
-        if not len(rows):
-            return rows
-        self._copy(rows)
-        ids, known = self._index.ids, len(self.ids)
-        self.ids.extend(ids[known:])
-        for row in rows[rows < known].tolist():
-            self.ids[row] = ids[row]
-        self._resort(rows)
-        self._missed = rows[:0]
+        if len(rows):
+            ids, known = self._index.ids, len(self.ids)
+            self.ids.extend(ids[known:])
+            for row in rows[rows < known].tolist():
+                self.ids[row] = ids[row]
+            self._resort(rows)
+            self._to_copy = np.union1d(self._to_copy, rows)
         return rows
+
+    def copy(self) -> None:
+        """Copy the rows taken note of to the device; nothing is ranked with the tensors before.
+
+        A RuntimeError of the device leaves the rows noted for the next call.
+        """
+        rows = self._to_copy
+        if not len(rows):
+            return
+        index, where = self._index, torch.from_numpy(rows).to(self.device)
+        vectors = torch.from_numpy(index.vectors[rows]).to(self.dtype)  # halved before it travels
+        self.vectors[where] = vectors.to(self.device)
+        self.keys[where] = torch.from_numpy(index.keys[rows].view(np.int64)).to(self.device)
+        self.authors[where] = torch.from_numpy(index.authors[rows].view(np.int64)).to(self.device)
+        self._to_copy = rows[:0]
 
     def rows_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Row of each content key, -1 where the index does not know it; same shape as ``keys``."""
@@ -112,13 +119,6 @@ class DeviceIndex:
             return np.full(keys.shape, -1, np.int64)
         places = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self._sorted_keys) - 1)
         return np.where(self._sorted_keys[places] == keys, self._sorted_rows[places], -1)
-
-    def _copy(self, rows: NDArray[np.int64]) -> None:
-        index, where = self._index, torch.from_numpy(rows).to(self.device)
-        vectors = torch.from_numpy(index.vectors[rows]).to(self.dtype)  # halved before it travels
-        self.vectors[where] = vectors.to(self.device)
-        self.keys[where] = torch.from_numpy(index.keys[rows].view(np.int64)).to(self.device)
-        self.authors[where] = torch.from_numpy(index.authors[rows].view(np.int64)).to(self.device)
 
     def _resort(self, rows: NDArray[np.int64]) -> None:
         """Replace the changed rows in the sorted lookup; a stable sort merges the two runs in O(N)."""

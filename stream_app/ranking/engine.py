@@ -105,16 +105,16 @@ class RankingEngine:
         When the device fails, the next rankings are fallbacks until a refresh succeeds.
         """
         self.index.evict(self.now)
+        changed = self._mirror.refresh()
+        self.statistics.adopt(changed)
         self._broken = None
-        changed: NDArray[np.int64] = np.zeros(0, np.int64)
         try:
-            changed = self._mirror.refresh()
+            self._mirror.copy()
         except RuntimeError as error:
             self._broken = failure_cause(error)
             if self._broken is None:
                 raise
             log.error("the device failed to take changed contents (%s)", self._broken)
-        self.statistics.adopt(changed)
         clock, now, old = time.monotonic(), self.now, self._priors
         if (
             old is None
@@ -180,34 +180,26 @@ class RankingEngine:
         parts = np.zeros((len(rows), 4))
         parts[:, 1] = ranking.weight_recency * known.recency[rows]
         parts[:, 2] = ranking.weight_popularity * known.popularity[rows]
-        keys = self.index.keys[rows]
+        keys, authors = self.index.keys[rows], self.index.authors[rows].tolist()
         slates = []
         for user_id, record in users:
             unseen = np.ones(len(rows), np.bool_)
             if record is not None:
                 unseen = ~np.isin(keys, np.concatenate([record.seen, record.interactions["content"]]))
-            chosen = np.flatnonzero(unseen)[: ranking.slate_size]
+            chosen = _capped(np.flatnonzero(unseen), authors, ranking.author_cap, ranking.slate_size)
             items = self._items(rows[chosen].tolist(), np.round(parts[chosen], 6))
             slates.append(self._slate(user_id, record, "fallback", items))
         return slates
 
     def _popular_rows(self, known: Priors) -> NDArray[np.intp]:
-        """The rows with the largest priors, best first, the author cap applied."""
+        """The rows with the largest priors, best first; enough for one who has seen what is on top."""
         ranking = self.settings.ranking
-        count = min(ranking.candidates + ranking.slate_size, len(known.bias))
+        count = min(ranking.candidates + self.settings.interests.seen, len(known.bias))
         if not count:
             return np.zeros(0, np.intp)
         rows = np.argpartition(-known.bias, count - 1)[:count]
         rows = rows[np.lexsort((self.index.keys[rows], -known.bias[rows]))]
-        # a content deleted since the refresh has left the index, whose arrays are read here
-        rows = rows[(known.bias[rows] > -np.inf) & self.index.live[rows]]
-        taken: dict[int, int] = {}
-        kept = []
-        for row, author in zip(rows.tolist(), self.index.authors[rows].tolist(), strict=True):
-            taken[author] = taken.get(author, 0) + 1
-            if not author or not ranking.author_cap or taken[author] <= ranking.author_cap:
-                kept.append(row)
-        return np.array(kept, np.intp)
+        return rows[known.bias[rows] > -np.inf]
 
     def _known_priors(self) -> Priors:
         if self._priors is None:
@@ -365,6 +357,20 @@ def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Te
         np.round(share.double().cpu().numpy(), 6),
         slots.cpu().numpy(),
     )
+
+
+def _capped(places: NDArray[np.intp], authors: list[int], cap: int, count: int) -> list[int]:
+    """The first ``count`` of ``places`` with at most ``cap`` of one author (0 = no cap, or unknown)."""
+    taken: dict[int, int] = {}
+    kept: list[int] = []
+    for place in places.tolist():
+        author = authors[place]
+        taken[author] = taken.get(author, 0) + 1
+        if not cap or not author or taken[author] <= cap:
+            kept.append(place)
+            if len(kept) == count:
+                break
+    return kept
 
 
 def _text(identity: bytes) -> str:

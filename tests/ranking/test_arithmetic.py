@@ -21,6 +21,7 @@ def test_retrieval_is_exact(contents: int, count: int) -> None:
     index = world.filled_index(config, contents)
     mirror = DeviceIndex(index, torch.device("cpu"))
     mirror.refresh()
+    mirror.copy()
     rng = np.random.default_rng(5)
     users = rng.normal(size=(9, world.D)).astype(np.float32)
     bias = rng.normal(size=contents).astype(np.float32) * 0.3
@@ -63,6 +64,7 @@ def test_mirror_follows_the_index() -> None:
     index = world.filled_index(config, 20)
     mirror = DeviceIndex(index, torch.device("cpu"))
     assert len(mirror.refresh()) == 20
+    mirror.copy()
     assert len(mirror.refresh()) == 0
     rng = np.random.default_rng(3)
     for round_ in range(30):
@@ -73,6 +75,7 @@ def test_mirror_follows_the_index() -> None:
             else:
                 world.put(index, id_, rng.normal(size=world.D), world.NOW + round_, f"a{rng.integers(4)}")
         mirror.refresh()
+        mirror.copy()
         high = index.high
         assert mirror.ids == index.ids
         assert mirror.vectors[:high].numpy() == pytest.approx(index.vectors[:high])

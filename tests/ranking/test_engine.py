@@ -1,0 +1,364 @@
+"""Slates: independent of companions, exact shares, masks, cold start, fallback."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import ranking_world as world
+import torch
+from prometheus_client import REGISTRY
+from ranking_world import Engagement
+
+from stream_app.content.index import ContentIndex
+from stream_app.hashing import key64
+from stream_app.interests import record
+from stream_app.interests.record import APPLIED, AWAITING, UNDONE, InterestRecord
+from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.popularity import ContentStatistics
+from stream_app.recommendations.slate import COLD_START_USER, Slate
+from stream_app.settings import Settings
+
+
+def engine_over(config: Settings, index: ContentIndex) -> RankingEngine:
+    """An engine at NOW, with some statistics."""
+    statistics = ContentStatistics(config, index)
+    rng = np.random.default_rng(9)
+    for i in range(0, index.high, 3):
+        counts = {"like": rng.exponential(5, size=5).tolist()}
+        value = world.statistics_value(config, int(rng.integers(4)), world.NOW, counts)
+        statistics.apply([(world.content_id(i), value)])
+    statistics.stream_time = world.NOW
+    return RankingEngine(config, index, statistics)
+
+
+def user_of(config: Settings, index: ContentIndex, *engagements: Engagement, **more: object) -> User:
+    return b"u", record.decode(world.interest_record(config, index, engagements, **more))  # type: ignore[arg-type]
+
+
+def ids(slate: Slate) -> list[bytes]:
+    return [item.content_id.encode() for item in slate.items]
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"stream_app_{name}_total", labels) or 0.0
+
+
+@pytest.mark.parametrize("contents", [60, 900, 4000])
+def test_a_slate_does_not_depend_on_companions(contents: int) -> None:
+    config = world.settings()
+    index = world.filled_index(config, contents)
+    engine = engine_over(config, index)
+    users: list[User] = [*world.some_users(config, index, 62), (b"nobody", None), (b"nobody-2", None)]
+    engine.refresh()
+    together = engine.rank_prepared(users)
+    order = np.random.default_rng(4).permutation(len(users))
+    shuffled = engine.rank_prepared([users[i] for i in order])
+    alone = [engine.rank_prepared([user])[0] for user in users]
+    back = {int(i): slate for i, slate in zip(order, shuffled, strict=True)}
+    for i, slate in enumerate(together):
+        for other in (alone[i], back[i]):
+            assert ids(other) == ids(slate)
+            assert other.kind == slate.kind
+            for a, b in zip(other.items, slate.items, strict=True):
+                assert a.score == pytest.approx(b.score, abs=1e-5)
+                assert [r.content_id for r in a.reasons] == [r.content_id for r in b.reasons]
+
+
+def test_equal_contents_are_ordered_by_key_in_any_row() -> None:
+    config = world.settings(ranking={"slate_size": 8, "candidates": 8, "author_cap": 0})
+    rng = np.random.default_rng(1)
+    vector = rng.normal(size=world.D)
+    slates = []
+    for _ in range(3):
+        index = world.filled_index(config, 0)
+        for i in rng.permutation(40):
+            world.put(index, world.content_id(int(i)), vector, world.NOW)
+        statistics = ContentStatistics(config, index)
+        statistics.stream_time = world.NOW
+        user = user_of(config, index, Engagement(world.content_id(0), world.NOW), seen=[world.content_id(0)])
+        slates.append(ids(RankingEngine(config, index, statistics).rank([user, (b"new", None)])[0]))
+    assert slates[0] == slates[1] == slates[2]
+    assert len(slates[0]) == 8
+
+
+def test_shares_of_a_complete_history_add_up_to_one() -> None:
+    config = world.settings(ranking={"reasons": 16, "slate_size": 20, "weight_match": 0.0})
+    index = world.filled_index(config, 300)
+    rng = np.random.default_rng(6)
+    # one subject, so that every share is positive and thereby a reason
+    subject = index.vectors[0]
+    close = np.argsort(-(index.vectors[:300] @ subject))[:12]
+    engagements = [
+        Engagement(index.ids[row] or b"", world.NOW - int(rng.integers(9 * world.DAY)), *choice)
+        for row in close.tolist()
+        for choice in [[(1.0, "like"), (2.0, "comment"), (3.0, "share")][int(rng.integers(3))]]
+    ]
+    slate = engine_over(config, index).rank([user_of(config, index, *engagements)])[0]
+    assert slate.kind == "personal"
+    near = [i for i in slate.items if len(i.reasons) == len(engagements)]
+    assert near
+    for item in near:
+        assert sum(r.share for r in item.reasons) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_reasons_are_the_exact_shares_in_order() -> None:
+    config = world.settings(ranking={"reasons": 2})
+    index = world.filled_index(config, 200)
+    half_life = config.interests.half_life_days * world.DAY
+    engagements = [
+        Engagement(world.content_id(3), world.NOW - world.DAY, 3.0, "share"),
+        Engagement(world.content_id(4), world.NOW - 2 * world.DAY, 1.0, "like"),
+        Engagement(world.content_id(5), world.NOW, 9.0, "like", state=UNDONE),
+        Engagement(world.content_id(6), world.NOW - world.HOUR, 2.0, "comment"),
+    ]
+    user = user_of(config, index, *engagements)
+    assert user[1] is not None
+    s = user[1].vector
+    for item in engine_over(config, index).rank([user])[0].items:
+        c = index.vectors[index.rows[item.content_id.encode()]]
+        expected = {
+            e.content_id.decode(): (
+                e.action,
+                e.weight
+                * 2.0 ** ((e.time - user[1].t_ref) / half_life)
+                * float(index.vectors[index.rows[e.content_id]] @ c)
+                / float(s @ c),
+            )
+            for e in engagements
+            if e.state == APPLIED
+        }
+        positive = sorted(expected.items(), key=lambda kv: -kv[1][1])
+        positive = [kv for kv in positive if kv[1][1] > 1e-6][:2] if float(s @ c) > 1e-3 else []
+        assert [(r.content_id, r.action) for r in item.reasons] == [(k, a) for k, (a, _) in positive]
+        assert [r.share for r in item.reasons] == pytest.approx([x for _, (_, x) in positive], abs=1e-4)
+
+
+def test_contents_that_have_left_and_actions_that_are_unknown_give_no_reason() -> None:
+    config = world.settings()
+    index = world.filled_index(config, 100)
+    user = user_of(
+        config,
+        index,
+        Engagement(world.content_id(1), world.NOW, 2.0, "waved_at"),
+        Engagement(world.content_id(2), world.NOW - 5, 2.0),
+        Engagement(world.content_id(3), world.NOW - 9, 2.0),
+    )
+    index.delete(world.content_id(2))
+    slate = engine_over(config, index).rank([user])[0]
+    assert {r.content_id for i in slate.items for r in i.reasons} == {"content-3"}
+
+
+def test_parts_follow_their_definitions_and_add_up() -> None:
+    config = world.settings(ranking={"slate_size": 50})
+    index = world.filled_index(config, 80)
+    engine = engine_over(config, index)
+    half_life = config.interests.half_life_days * world.DAY
+    liked = [
+        Engagement(world.content_id(1), world.NOW - world.DAY, 3.0, "share"),
+        Engagement(world.content_id(2), world.NOW - 3 * world.DAY, 1.0, "like"),
+        Engagement(world.content_id(7), world.NOW - world.HOUR, -2.0, "like"),
+    ]
+    user = user_of(config, index, *liked)
+    assert user[1] is not None
+    direction = user[1].vector / np.linalg.norm(user[1].vector)
+    popularity = engine.statistics.popularity(2, world.NOW)
+    slate = engine.rank([user])[0]
+    assert slate.items
+    for item in slate.items:
+        row = index.rows[item.content_id.encode()]
+        c = index.vectors[row]
+        match = max(
+            0.0,
+            *(
+                float(index.vectors[index.rows[e.content_id]] @ c)
+                * (e.weight / 3.0 * 2.0 ** ((e.time - world.NOW) / half_life) if e.weight > 0 else 0.0)
+                for e in liked
+            ),
+        )
+        assert item.parts.interest == pytest.approx(float(direction @ c), abs=1e-5)
+        age = world.NOW - int(index.created_at[row])
+        assert item.parts.recency == pytest.approx(0.3 * 2.0 ** (-age / world.DAY), abs=1e-5)
+        assert item.parts.popularity == pytest.approx(0.3 * popularity[row], abs=1e-5)
+        assert item.parts.match == pytest.approx(0.2 * match, abs=1e-5)
+        parts = item.parts
+        assert item.score == pytest.approx(
+            parts.interest + parts.recency + parts.popularity + parts.match, abs=1e-9
+        )
+
+
+def test_seen_deleted_and_expired_contents_are_left_out() -> None:
+    config = world.settings(ranking={"slate_size": 30, "max_age_days": 10.0, "author_cap": 0})
+    index = world.filled_index(config, 60)
+    expired = {i for r, i in enumerate(index.ids) if world.NOW - index.created_at[r] > 10 * world.DAY}
+    ages = [i for i in index.rows if i not in expired]
+    seen, deleted, waiting = ages[:5], ages[5:8], ages[8]
+    user = user_of(
+        config,
+        index,
+        Engagement(ages[9], world.NOW),
+        Engagement(waiting, world.NOW, state=AWAITING),
+        seen=[*seen, b"never heard of"],
+    )
+    engine = engine_over(config, index)
+    engine.rank([user])
+    for id_ in deleted:
+        index.delete(id_)
+    slate = engine.rank([user])[0]
+    left = set(ages) - set(seen) - set(deleted) - {waiting, ages[9]}
+    assert set(ids(slate)) <= left
+    assert len(slate.items) == min(30, len(left))
+    fallback = engine.fallback([user], "test")[0]
+    assert set(ids(fallback)) <= left
+    assert len(fallback.items) == min(30, len(left))
+
+
+def test_author_cap_holds_in_every_kind_of_slate() -> None:
+    config = world.settings(ranking={"author_cap": 2})
+    index = world.filled_index(config, 200, authors=6)
+    engine = engine_over(config, index)
+    users: list[User] = [*world.some_users(config, index, 3), (b"new", None)]
+    for slate in [*engine.rank(users), *engine.fallback(users, "test")]:
+        authors = [int(index.authors[index.rows[i]]) for i in ids(slate)]
+        assert len(authors) == 10
+        assert max(authors.count(a) for a in authors) == 2
+
+
+@pytest.mark.parametrize("why", ["no record", "faded", "other model", "other dimensions", "nothing left"])
+def test_who_is_not_known_gets_the_cold_start_slate(why: str) -> None:
+    config = world.settings()
+    index = world.filled_index(config, 100)
+    engine = engine_over(config, index)
+    at = world.NOW - (40 * world.DAY if why == "faded" else 0)
+    value = bytearray(
+        world.interest_record(
+            config,
+            index,
+            [Engagement(world.content_id(1), at, state=UNDONE if why == "nothing left" else APPLIED)],
+            model="another" if why == "other model" else world.MODEL,
+        )
+    )
+    found: InterestRecord | None = record.decode(bytes(value))
+    if why == "other dimensions":
+        other = world.settings(content={"dimensions": 16})
+        small = world.filled_index(other, 3)
+        found = record.decode(
+            world.interest_record(other, small, [Engagement(world.content_id(1), world.NOW)])
+        )
+    slate = engine.rank([(b"u", None if why == "no record" else found)])[0]
+    cold = engine.cold_start_slate()
+    assert slate.kind == cold.kind == "cold_start"
+    assert cold.user_id.encode() == COLD_START_USER
+    known = {key64(world.content_id(1))} if why != "no record" else set()
+    assert all(key64(i) not in known for i in ids(slate))
+    if why == "no record":
+        assert ids(slate) == ids(cold)
+    assert all(i.parts.interest == i.parts.match == 0 and not i.reasons for i in slate.items)
+    assert len(slate.items) == 10
+
+
+def test_stream_time_is_what_was_observed_and_never_goes_back() -> None:
+    config = world.settings()
+    index = world.filled_index(config, 30)
+    engine = RankingEngine(config, index, ContentStatistics(config, index))
+    assert engine.now == int(index.created_at.max())  # no event yet
+    users = world.some_users(config, index, 4)
+    engine.observe(users)
+    newest = max(r.t_ref for _, r in users)
+    assert engine.now == newest
+    engine.observe(users[:1])
+    engine.observe([(b"nobody", None)])
+    assert engine.now == newest
+    engine.statistics.stream_time = newest + 5
+    assert engine.now == newest + 5
+
+
+def test_contents_too_old_for_the_index_are_evicted_at_stream_time() -> None:
+    config = world.settings(content={"max_age_days": 30.0})
+    index = world.filled_index(config, 10)
+    engine = engine_over(config, index)
+    engine.refresh()
+    assert len(index) == 10
+    engine.statistics.stream_time = world.NOW + 60 * world.DAY
+    engine.refresh()
+    assert len(index) == 0
+    assert engine.rank(world.some_users(config, world.filled_index(config, 5), 2))[0].items == []
+
+
+def test_an_empty_index_gives_empty_slates() -> None:
+    config = world.settings()
+    index = world.filled_index(config, 0)
+    engine = RankingEngine(config, index, ContentStatistics(config, index))
+    assert engine.rank([(b"u", None)])[0].items == []
+    assert engine.cold_start_slate().items == []
+    assert engine.fallback([(b"u", None)], "test")[0].items == []
+    assert engine.rank([]) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
+        (RuntimeError("CUDA error: unspecified launch failure"), "device"),
+    ],
+)
+def test_a_device_failure_is_counted_and_answered_with_the_cheap_list(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError, cause: str
+) -> None:
+    config = world.settings()
+    index = world.filled_index(config, 100)
+    engine = engine_over(config, index)
+    users = world.some_users(config, index, 5)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    before = counted("fallbacks", cause=cause)
+    with monkeypatch.context() as patched:
+        patched.setattr("stream_app.ranking.engine.retrieve", fail)
+        slates = engine.rank(users)
+    assert [s.kind for s in slates] == ["fallback"] * 5
+    assert all(len(s.items) == 10 and s.caused_by is not None for s in slates)
+    with monkeypatch.context() as patched:
+        world.put(index, b"new", np.ones(world.D), world.NOW)
+        patched.setattr(engine._mirror, "copy", fail)
+        assert [s.kind for s in engine.rank(users)] == ["fallback"] * 5
+        assert [s.kind for s in engine.rank(users)] == ["fallback"] * 5
+    assert counted("fallbacks", cause=cause) - before == 15
+    # the device is back: so are personal slates, and the content that it missed
+    assert [s.kind for s in engine.rank(users)] == ["personal"] * 5
+    assert (engine._mirror.vectors[: index.high].numpy() == index.vectors[: index.high]).all()
+
+
+def test_a_fault_in_the_code_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = world.settings()
+    index = world.filled_index(config, 10)
+    engine = engine_over(config, index)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+    monkeypatch.setattr("stream_app.ranking.engine.retrieve", fail)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        engine.rank([(b"u", None)])
+
+
+def test_caused_by_names_the_event_applied_last() -> None:
+    config = world.settings(kafka={"topic_prefix": "x."})
+    index = world.filled_index(config, 20)
+    user = user_of(config, index, Engagement(world.content_id(1), world.NOW, 3.0, "share"))
+    slate = engine_over(config, index).rank([user])[0]
+    assert slate.caused_by is not None
+    assert (slate.caused_by.topic, slate.caused_by.partition, slate.caused_by.offset) == ("x.shares", 1, 42)
+    assert slate.caused_by.occurred_at == "2023-11-14T22:13:20.000Z"
+    assert slate.caused_by.received_at == "2023-11-14T22:13:20.005Z"
+    assert slate.model == world.MODEL
+
+
+def test_a_slate_loses_what_was_deleted_while_it_was_made() -> None:
+    config = world.settings()
+    index = world.filled_index(config, 50)
+    engine = engine_over(config, index)
+    slate = engine.rank([(b"u", None)])[0]
+    assert engine.without_deleted(slate) is slate
+    index.delete(ids(slate)[2])
+    assert ids(engine.without_deleted(slate)) == ids(slate)[:2] + ids(slate)[3:]
