@@ -18,9 +18,11 @@ import threading
 PR_SET_PDEATHSIG = 1
 
 
-def _die_with_guard() -> None:
-    """Linux: the command is killed with this guard. Safe here: one thread, and it lives to the end."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent() -> None:
+    """As ``preexec_fn``, on Linux: the child is killed when the thread that started it ends, which is why
+    only a process whose starting thread lasts to its end may use it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(directory: str, command: list[str]) -> int:
@@ -30,7 +32,7 @@ def main(directory: str, command: list[str]) -> int:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=sys.stderr,
-        preexec_fn=_die_with_guard if sys.platform == "linux" else None,
+        preexec_fn=die_with_parent,  # this guard may be killed as well; no other thread runs yet
     )
     print(child.pid, flush=True)
     orphaned = threading.Event()
