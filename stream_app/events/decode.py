@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.events.dead_letters import RETRY_TOPIC, Record, origin_of
+from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
 from stream_app.events.reasons import Reason
 from stream_app.events.schema import Event
 from stream_app.hashing import key64
@@ -63,15 +64,6 @@ class DecodedBatch:
     rejected: list[Rejected]
 
 
-class _UnfitError(Exception):
-    """A record that is valid JSON of the right types and yet no event."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
 class EventDecoder:
     """Decodes record batches of the event topics and of the retry topic."""
 
@@ -113,29 +105,29 @@ class EventDecoder:
             try:
                 value = record.value
                 if not value:
-                    raise _UnfitError(Reason.EMPTY, "the value is null or has no bytes")
+                    raise UnfitError(Reason.EMPTY, "the value is null or has no bytes")
                 if len(value) > max_bytes:
-                    raise _UnfitError(Reason.OVERSIZED, f"{len(value)} bytes, at most {max_bytes} are taken")
+                    raise UnfitError(Reason.OVERSIZED, f"{len(value)} bytes, at most {max_bytes} are taken")
                 arrival, place = record.timestamp, None
                 if retried:
                     place = origin_of(record, topic, partition)
                     if place.topic not in self._action_by_topic:
-                        raise _UnfitError(Reason.BAD_ORIGIN, "headers name no topic of a configured action")
+                        raise UnfitError(Reason.BAD_ORIGIN, "headers name no topic of a configured action")
                     action, arrival = self._action_by_topic[place.topic], place.timestamp
                 event = read(value)
                 if not value.isascii():
                     value.decode()  # msgspec skips ignored fields without looking at their encoding
                 user, content = event.user_id.encode(), event.content_id.encode()
                 if user != record.key:
-                    raise _UnfitError(Reason.KEY_MISMATCH, "the key is not the user_id in UTF-8")
+                    raise UnfitError(Reason.KEY_MISMATCH, "the key is not the user_id in UTF-8")
                 if not (
                     len(user) <= max_id
                     and len(content) <= max_id
                     and event.user_id.isprintable()
                     and event.content_id.isprintable()
                 ):
-                    _check_id("user_id", event.user_id, max_id)
-                    _check_id("content_id", event.content_id, max_id)
+                    check_id("user_id", event.user_id, max_id)
+                    check_id("content_id", event.content_id, max_id)
                 name = event.event_id
                 if name is None:
                     if place is None:
@@ -144,7 +136,7 @@ class EventDecoder:
                         name_key = key64(f"{place.topic}-{place.partition}-{place.offset}")
                 else:
                     if not (0 < len(name.encode()) <= max_id and name.isprintable()):
-                        _check_id("event_id", name, max_id)
+                        check_id("event_id", name, max_id)
                     name_key = key64(name)
                 time = event.occurred_at
                 if time is None:
@@ -153,11 +145,11 @@ class EventDecoder:
                     time = round(time.timestamp() * 1000)  # type: ignore[union-attr]  # a datetime: not None, not int
                 if not oldest <= time <= arrival + future or time > LATEST_MS:
                     raise _misplaced(time, arrival, future, event.occurred_at is None)
-            except _UnfitError as fault:
+            except UnfitError as fault:
                 rejected.append(Rejected(index, fault.reason, fault.detail))
                 continue
-            except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
-                rejected.append(Rejected(index, *_explain(error)))
+            except DECODING_ERRORS as error:
+                rejected.append(Rejected(index, *explain(error, "occurred_at")))
                 continue
             source.append(index)
             users.append(user)
@@ -182,52 +174,22 @@ class EventDecoder:
         )
 
 
-def _check_id(field: str, text: str, max_bytes: int) -> None:
-    """Raise _UnfitError unless the id is one: non-empty, bounded, without control characters."""
-    if not text:
-        raise _UnfitError(Reason.INVALID_ID, f"{field} is empty")
-    if (length := len(text.encode())) > max_bytes:
-        raise _UnfitError(Reason.INVALID_ID, f"{field} has {length} bytes, at most {max_bytes} are taken")
-    if any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
-        raise _UnfitError(Reason.INVALID_ID, f"{field} has control characters")
-
-
-def _misplaced(time: int, arrival: int, future_ms: int, missing: bool) -> _UnfitError:
+def _misplaced(time: int, arrival: int, future_ms: int, missing: bool) -> UnfitError:
     """The fault of an event time outside its limits."""
     if missing and time < EARLIEST_MS:
-        return _UnfitError(
+        return UnfitError(
             Reason.BAD_TIMESTAMP, "occurred_at is missing and the Kafka timestamp is before the year 2000"
         )
     if not -(1 << 63) <= time < 1 << 63:
-        return _UnfitError(Reason.BAD_TIMESTAMP, "occurred_at is no 64-bit number of milliseconds")
+        return UnfitError(Reason.BAD_TIMESTAMP, "occurred_at is no 64-bit number of milliseconds")
     if time > LATEST_MS:
-        return _UnfitError(Reason.TIMESTAMP_IN_FUTURE, "the event time is after the year 2200")
+        return UnfitError(Reason.TIMESTAMP_IN_FUTURE, "the event time is after the year 2200")
     if time > arrival + future_ms:
-        return _UnfitError(
+        return UnfitError(
             Reason.TIMESTAMP_IN_FUTURE, f"{time - arrival} ms after the Kafka timestamp, at most {future_ms}"
         )
     if time < EARLIEST_MS:
-        return _UnfitError(
+        return UnfitError(
             Reason.TOO_OLD, "the event time is before the year 2000; numbers are Unix milliseconds"
         )
-    return _UnfitError(Reason.TOO_OLD, "older than events.max_age_days before stream time")
-
-
-def _explain(error: Exception) -> tuple[Reason, str]:
-    """Reason and detail of what the JSON decoder raised. Its messages name fields and types, never values."""
-    text = str(error)
-    if isinstance(error, RecursionError):
-        return Reason.TOO_DEEP, "the JSON is nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
-        return Reason.INVALID_UTF8, "a string is not valid UTF-8"
-    if isinstance(error, msgspec.ValidationError):
-        if "missing required field" in text:
-            return Reason.MISSING_FIELD, text
-        if "of length" in text:
-            return Reason.INVALID_ID, text
-        if "$.occurred_at" in text and " got " not in text:
-            return Reason.BAD_TIMESTAMP, text
-        return Reason.BAD_TYPE, text
-    if isinstance(error, msgspec.DecodeError):
-        return Reason.MALFORMED_JSON, text
-    return Reason.BAD_TIMESTAMP, "occurred_at cannot be represented"
+    return UnfitError(Reason.TOO_OLD, "older than events.max_age_days before stream time")
