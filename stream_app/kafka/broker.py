@@ -228,6 +228,7 @@ class LocalBroker:
                 capture_output=True,
                 text=True,
                 timeout=START_TIMEOUT_S,
+                start_new_session=True,  # a Ctrl-C now is noticed by us, and not taken for Java's failure
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BrokerUnavailableError(f"Java cannot run: {error}; {distribution.INSTEAD}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import msgspec
 import pytest
 from kafka import errors as kafka_errors
@@ -71,6 +73,13 @@ def test_a_replication_factor_that_the_brokers_cannot_give_is_a_configuration_er
 ) -> None:
     with pytest.raises(ConfigurationError, match=r"kafka\.replication_factor = 9"):
         create_topics(with_kafka(settings, replication_factor=9))
+
+
+def test_workers_that_start_together_may_all_create_the_topics(settings: Settings) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(ensure_topics, settings) for _ in range(4)]:
+            done.result(30)
+    assert check_topics(settings) == []
 
 
 def test_topics_are_deleted(settings: Settings, topics: list[str]) -> None:
