@@ -24,7 +24,9 @@ SHOWN_BYTES = 4_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="ACTION", parser_class=argparse.ArgumentParser
+    )
     listing = actions.add_parser("list", help="one line a dead letter, oldest first")
     count = actions.add_parser("count", help="number of dead letters by reason")
     for one in (listing, count):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 from dataclasses import dataclass
 
 import pytest
 
+from stream_app.cli import build_parser
 from stream_app.commands import dlq
 from stream_app.errors import StreamAppError
 from stream_app.events.dead_letters import Origin, dead_letter
@@ -37,9 +37,7 @@ def put(settings: Settings, *letters: tuple[Reason, Consumed]) -> None:
 
 
 def run(settings: Settings, *line: str) -> int:
-    parser = argparse.ArgumentParser()
-    dlq.add_arguments(parser)
-    return dlq.run(parser.parse_args(line), settings)
+    return dlq.run(build_parser().parse_args(["dlq", *line]), settings)
 
 
 def test_list_count_and_show(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stream_app.cli import build_parser
 from stream_app.commands import replay
 from stream_app.errors import ConfigurationError, TopicMismatchError
 from stream_app.hashing import key64
@@ -134,9 +135,7 @@ def test_missing_topics_are_named(settings: Settings) -> None:
 
 
 def arguments(*line: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    replay.add_arguments(parser)
-    return parser.parse_args(line)
+    return build_parser().parse_args(["replay", *line])
 
 
 def test_the_command_without_workers_says_what_is_open(
