@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from aiokafka import ConsumerRecord
 
@@ -13,56 +14,61 @@ from stream_app.content.model import model_id
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
+from stream_app.observability.health import Health
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.pipeline import RankerPipeline
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.recommendations.publish import SlatePublisher
 from stream_app.settings import Settings
 
+log = logging.getLogger(__name__)
+
+ROLE = "ranker"
+WATCH = "ranking"
+
 Apply = Callable[[Iterable[tuple[bytes | None, bytes | None]]], None]
 
 
-def create_app(settings: Settings) -> RoleApp:
-    """The Faust app of the ranker, not started. Raises ConfigurationError for a device that is not there.
+def create_app(settings: Settings, health: Health) -> RoleApp:
+    """The ranker's app, not started. Raises ConfigurationError for a device that is not there.
 
     Its offsets are committed by Faust once a batch's slates are acknowledged: a crash ranks a batch
     again, which at worst repeats a slate.
     """
     interests = settings.topic_name("interests")
-    app = create_faust_app(settings, "ranker", batch_topics=[interests])
-    index = ContentIndex(settings, model_id(settings))
-    statistics = ContentStatistics(settings, index)
-    publisher = SlatePublisher(settings)
-    pipeline = RankerPipeline(settings, RankingEngine(settings, index, statistics), publisher)
-    role = _Ranker(settings, app, pipeline, publisher, index, statistics)
-    app.owner = role
-    app.starting.append(role.start)
-    app.stopping.append(role.stop)
+    app = create_faust_app(settings, ROLE, batch_topics=[interests])
+    app.owner = ranker = Ranker(settings, app, health)
+    app.starting.append(ranker.start)
+    app.stopping.append(ranker.stop)
 
-    @app.agent(app.batches([interests]), concurrency=1)  # type: ignore[untyped-decorator]  # faust is untyped
-    async def rank(batches: AsyncIterator[RecordBatch]) -> None:
-        async for batch in batches:
-            await role.rank(batch)
+    @app.agent(app.batches([interests]), name=ROLE)  # type: ignore[untyped-decorator]  # faust is untyped
+    async def rank(stream: Any) -> None:
+        # Faust acks a batch even when its agent fails; here only what has been published is acked
+        acked_here = stream.noack()
+        async for event in acked_here.events():
+            try:
+                await ranker.take(event.value)
+            except Exception as error:
+                log.critical("a batch of users could not be ranked: %r", error)
+                app.stop_loudly(error)
+                raise
+            await acked_here.ack(event)
 
     return app
 
 
-class _Ranker:
-    """What the role runs beside its agent; also its partitions' owner (there is no state to open)."""
+class Ranker:
+    """What stands behind the role's agent; the owner of partitions without state."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        app: RoleApp,
-        pipeline: RankerPipeline,
-        publisher: SlatePublisher,
-        index: ContentIndex,
-        statistics: ContentStatistics,
-    ) -> None:
+    def __init__(self, settings: Settings, app: RoleApp, health: Health) -> None:
         self._app = app
-        self._pipeline = pipeline
-        self._publisher = publisher
+        self._health = health
         self._interval = settings.recommendations.cold_start_interval_s
+        index = ContentIndex(settings, model_id(settings))
+        statistics = ContentStatistics(settings, index)
+        self._publisher = SlatePublisher(settings)
+        engine = RankingEngine(settings, index, statistics)
+        self._pipeline = RankerPipeline(settings, engine, self._publisher, self._progress)
         self._readers = [
             TopicReader(settings, settings.topic_name(topic), _pairs(apply), label=label)
             for topic, apply, label in (
@@ -74,21 +80,21 @@ class _Ranker:
 
     async def start(self) -> None:
         """Everything is read before the first user is ranked."""
+        self._health.waiting_for = "the content index and the statistics"
         await self._publisher.start()
         for reader in self._readers:
             await reader.start()
             reader.failed.add_done_callback(self._stop_on_failure)
         self._renewal = asyncio.create_task(self._renew(), name="cold-start slate")
+        self._health.waiting_for = "an assignment"
 
     async def stop(self) -> None:
-        """In the reverse order."""
+        """In the reverse order; the streams have come to rest."""
         if self._renewal is not None:
             self._renewal.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._renewal
+            await asyncio.gather(self._renewal, return_exceptions=True)
         for reader in self._readers:
             await reader.stop()
-        await self._pipeline.settle()
         self._pipeline.close()
         await self._publisher.stop()
 
@@ -97,27 +103,21 @@ class _Ranker:
         self._publisher.forget()
 
     async def settle(self) -> None:
-        """Before partitions are given up."""
+        """Before partitions are given up: what was begun is published first."""
         await self._pipeline.settle()
 
-    async def rank(self, batch: RecordBatch) -> None:
-        """Rank and publish one batch; returning acknowledges it.
+    async def take(self, batch: RecordBatch) -> None:
+        """Return once the slates of the batch's users are acknowledged.
 
-        No error leaves this method: Faust would acknowledge the batch. Whatever the pipeline does not
-        deal with itself stops the worker, the batch unacknowledged, and it is ranked after the restart.
+        Any exception means that the batch must not be acked; it is ranked again after the restart.
         """
-        work = asyncio.ensure_future(self._pipeline.handle(batch.records))
-        try:
-            # a worker that stops finishes what it began, or the batch would count as ranked
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])
-            if (error := work.exception()) is not None:
-                self._app.stop_loudly(error)
-            raise
-        except Exception as error:  # noqa: BLE001  # see above
-            self._app.stop_loudly(error)
-            await asyncio.get_running_loop().create_future()  # until this agent is cancelled
+        self._health.expect(WATCH)
+        await self._pipeline.handle(batch.records)
+        self._health.progress(WATCH)
+
+    def _progress(self) -> None:
+        self._health.progress(WATCH)
+        self._health.expect(WATCH)
 
     async def _renew(self) -> None:
         """Keep the cold-start slate current. Every ranker does: they compute the same one from the same
@@ -127,6 +127,7 @@ class _Ranker:
                 await self._pipeline.renew_cold_start()
                 await asyncio.sleep(self._interval)
         except Exception as error:  # noqa: BLE001  # a renewal that ended silently would go unnoticed
+            log.critical("the cold-start slate could not be renewed: %r", error)
             self._app.stop_loudly(error)
 
     def _stop_on_failure(self, failed: asyncio.Future[None]) -> None:

@@ -47,9 +47,17 @@ class RankerPipeline:
     thread, so that the loop goes on answering heartbeats. One batch is in work at a time.
     """
 
-    def __init__(self, settings: Settings, engine: RankingEngine, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: RankingEngine,
+        publisher: Publisher,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``progress`` is called after each micro-batch."""
         self._engine = engine
         self._publisher = publisher
+        self._progress = progress
         self._batch_users = settings.ranking.batch_users
         self._queue_users = settings.ranking.queue_users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
@@ -127,6 +135,7 @@ class RankerPipeline:
                 slates = await self._in_thread(partial(self._engine.rank_prepared, batch))
                 if publishing is not None:
                     await publishing
+                    self._progress()
                 publishing = asyncio.ensure_future(self._publisher.publish(self._current(slates)))
         finally:
             depth.set(0)

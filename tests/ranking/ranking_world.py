@@ -53,10 +53,12 @@ def put(
     assert index.put(id_, ContentVector(index.model, author, created_at, created_at, unit)) is not None
 
 
-def filled_index(config: Settings, count: int, seed: int = 0, authors: int = 40) -> ContentIndex:
+def filled_index(
+    config: Settings, count: int, seed: int = 0, authors: int = 40, model: str = MODEL
+) -> ContentIndex:
     """``count`` contents around a dozen subjects, created over the last 20 days."""
     rng = np.random.default_rng(seed)
-    index = ContentIndex(config, MODEL)
+    index = ContentIndex(config, model)
     d = config.content.dimensions
     subjects = rng.normal(size=(12, d))
     vectors = subjects[rng.integers(12, size=count)] + 0.8 * rng.normal(size=(count, d))
