@@ -10,12 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaConnectionError
 from msgspec.structs import replace
 
 from stream_app.content.encoder import TextEncoder
+from stream_app.content.model import model_id
 from stream_app.content.pipeline import ContentPipeline
 from stream_app.content.schema import ContentDecoder, Rejected
+from stream_app.errors import BrokerUnavailableError
 from stream_app.events.dead_letters import dead_letter, origin_of
+from stream_app.hashing import model_code
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
@@ -37,7 +41,7 @@ R = TypeVar("R")
 
 
 class ContentStage:
-    """Encodes record batches and publishes what comes of them; the owner of partitions without state."""
+    """Encodes record batches and publishes what comes of them."""
 
     def __init__(self, settings: Settings, health: Health) -> None:
         self._settings = settings
@@ -52,7 +56,7 @@ class ContentStage:
         self._producer: AIOKafkaProducer
 
     async def start(self) -> None:
-        """Load the encoder and connect. Raises ModelError, ConfigurationError."""
+        """Load the encoder and connect. Raises ModelError, ConfigurationError, BrokerUnavailableError."""
         self._health.waiting_for = "the encoder"
         encoder = await self._in_thread(TextEncoder, self._settings)
         self._pipeline = ContentPipeline(self._settings, encoder)
@@ -65,21 +69,18 @@ class ContentStage:
             max_batch_size=SEND_BATCH_BYTES,
             request_timeout_ms=int(kafka.request_timeout_s * 1000),
         )
-        await self._producer.start()
+        try:
+            await self._producer.start()
+        except KafkaConnectionError:
+            raise BrokerUnavailableError(f"no Kafka broker answers at {kafka.broker}") from None
         log.info("encoding with %s", encoder.model)
+        self._health.waiting_for = "an assignment"
 
     async def stop(self) -> None:
         """Disconnect and end the encoder's thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
         if hasattr(self, "_producer"):
             await self._producer.stop()
-
-    async def assign(self, actives: set[int], standbys: set[int]) -> None:
-        """Partitions have come or gone: there is nothing to open."""
-        self._health.ready = True
-
-    async def settle(self) -> None:
-        """Nothing is in flight beyond the batch that Faust waits for."""
 
     async def take(self, batch: RecordBatch) -> None:
         """Return once everything that the batch causes stands on the broker.
@@ -123,13 +124,19 @@ class ContentStage:
         return await loop.run_in_executor(self._thread, lambda: call(*args, **kwargs))
 
 
-def create_app(settings: Settings, health: Health | None = None) -> RoleApp:
-    """The content role's app, not started; it says on ``health`` when it is ready and how it gets on."""
+def group_role(settings: Settings) -> str:
+    """The role as its consumer group has it: one group a model, so that a new model starts at the beginning
+    of ``content`` and encodes all that stands there anew."""
+    return f"{ROLE}-{model_code(model_id(settings)):08x}"
+
+
+def create_app(settings: Settings, health: Health) -> RoleApp:
+    """The content role's app, not started."""
     limit = min(settings.kafka.batch_records, RECORD_BATCH_BATCHES * settings.content.batch_size)
     bounded = replace(settings, kafka=replace(settings.kafka, batch_records=limit))
     topic = settings.topic_name("content")
-    app = create_faust_app(bounded, ROLE, batch_topics=[topic])
-    app.owner = stage = ContentStage(settings, health or Health(settings))
+    app = create_faust_app(bounded, group_role(settings), batch_topics=[topic])
+    stage = ContentStage(settings, health)
     app.starting.append(stage.start)
     app.stopping.append(stage.stop)
 

@@ -35,6 +35,8 @@ class TextEncoder:
         source = model_source(settings)
         # a directory is all there is: nothing is looked for elsewhere; and no weights that are pickles
         local = Path(source).is_dir()
+        if not local and (source.startswith((".", "/", "~")) or "\\" in source):
+            raise ModelError(f"content.model = {source!r}: no such directory")
         transformers.logging.disable_progress_bar()
         transformers.logging.set_verbosity_error()
         try:

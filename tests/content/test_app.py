@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from msgspec.structs import replace
 
-from stream_app.content.app import create_app
+from stream_app.content.app import ContentStage, create_app, group_role
 from stream_app.content.index import ContentIndex
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.app import RoleApp
@@ -94,7 +95,7 @@ async def send(world: Settings, records: list[tuple[bytes, bytes | None]]) -> No
 
 async def committed(world: Settings) -> int:
     """Records of ``content`` that the role's group has committed."""
-    group = world.group("content")
+    group = world.group(group_role(world))
     async with AIOKafkaConsumer(bootstrap_servers=world.kafka.broker, group_id=group) as consumer:
         topic = world.topic_name("content")
         offsets = [await consumer.committed(TopicPartition(topic, p)) for p in range(2)]
@@ -118,11 +119,15 @@ def test_contents_become_vectors_and_bad_ones_dead_letters(world: Settings) -> N
 
     async def scenario() -> None:
         health = Health(world)
+        app = create_app(world, health)
+        served: list[bool] = []
+        app.serving.append(served.append)
         await send(world, [*good[:500], *bad, *good[500:], (b"c0", None), (b"c1", made("a newer version"))])
-        async with Followed(world) as followed, running(create_app(world, health)):
+        async with Followed(world) as followed, running(app):
             await followed.until(lambda: len(followed.letters) == 4)
             await followed.until(lambda: followed.vectors >= 900 and b"c0" not in followed.index.rows)
-            assert health.ready
+            assert served[-1]
+            assert health.stalled() is None
             assert followed.index.rows.keys() == {key for key, _ in good} - {b"c0"}
             c51, c101 = (followed.index.rows[key] for key in (b"c51", b"c101"))
             assert (followed.index.vectors[c51] == followed.index.vectors[c101]).all(), "the same text"
@@ -148,14 +153,14 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
     world: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        app = create_app(world)
+        app = create_app(world, Health(world))
         failed = asyncio.Event()
 
-        async def fail(batch: object) -> None:
+        async def fail(stage: ContentStage, batch: object) -> None:
             failed.set()
             raise ArithmeticError("broken invariant")
 
-        monkeypatch.setattr(app.owner, "take", fail)
+        monkeypatch.setattr(ContentStage, "take", fail)
         await send(world, [(b"a", made("one")), (b"b", made("two"))])
         async with running(app):
             await asyncio.wait_for(failed.wait(), 30)
@@ -163,7 +168,22 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
             assert isinstance(app.crash_reason, ArithmeticError)
         assert await committed(world) == 0
         monkeypatch.undo()
-        async with Followed(world) as followed, running(create_app(world)):
+        async with Followed(world) as followed, running(create_app(world, Health(world))):
             await followed.until(lambda: len(followed.index) == 2)
 
     run(scenario())
+
+
+def test_a_new_model_encodes_all_contents_anew(world: Settings) -> None:
+    path = Path(world.content.model).with_name("newer")
+    newer = replace(world, content=replace(world.content, model=str(path)))
+
+    async def encode_all(settings: Settings, records_written: int) -> None:
+        async with Followed(settings) as followed, running(create_app(settings, Health(settings))):
+            await followed.until(lambda: len(followed.index) == 2)
+            assert followed.vectors == records_written
+
+    run(send(world, [(b"a", made("one")), (b"b", made("two"))]))
+    run(encode_all(world, 2))
+    Path(world.content.model).rename(path)
+    run(encode_all(newer, 4))
