@@ -1,0 +1,111 @@
+"""How many users a second the ranking engine serves, and where the time goes.
+
+``python benchmarks/ranking.py [--device cuda] [--contents 3000 100000] [--batches 1 32 256]``
+
+Synthetic contents and users from a fixed seed, 384 dimensions, full histories (32 interactions, 256
+seen contents). Each figure is the fastest of all runs within ``--seconds``, since what else the
+machine does only ever adds time; the median stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "ranking"))  # the tests' synthetic world
+
+import ranking_world as world
+
+from stream_app.interests import record
+from stream_app.observability import metrics
+from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.popularity import ContentStatistics
+
+STEPS = ("gather", "retrieve", "blend", "diversify", "explain", "assemble")
+
+
+def built(device: str, contents: int, users: int) -> tuple[RankingEngine, list[User]]:
+    """An engine over ``contents`` contents, half of them with statistics, and users with full histories."""
+    config = world.settings(
+        content={"dimensions": 384, "capacity": contents}, ranking={"device": device, "batch_users": 256}
+    )
+    index = world.filled_index(config, contents)
+    counts = ContentStatistics(config, index)
+    rng = np.random.default_rng(2)
+    ids = list(index.rows)
+    for id_ in ids[::2]:
+        likes = {"like": rng.exponential(3, size=len(config.interests.stats_half_lives_h)).tolist()}
+        counts.apply([(id_, world.statistics_value(config, int(rng.integers(4)), world.NOW, likes))])
+    engine = RankingEngine(config, index, counts)
+    some: list[User] = []
+    for u in range(users):
+        seen = [ids[i] for i in rng.integers(contents, size=config.interests.seen)]
+        past = [
+            world.Engagement(id_, world.NOW - int(rng.integers(10 * world.DAY)), 2.0, "comment")
+            for id_ in seen[: config.interests.recent]
+        ]
+        value = world.interest_record(config, index, past, seen=seen)
+        some.append((b"user-%d" % u, record.decode(value)))
+    engine.observe(some)
+    return engine, some
+
+
+def seconds_by_step() -> dict[str, float]:
+    """Seconds counted so far, by step."""
+    samples = [s for family in metrics.RANK_SECONDS.collect() for s in family.samples]
+    return {s.labels["step"]: s.value for s in samples if s.name.endswith("_sum")}
+
+
+def measure(engine: RankingEngine, users: list[User], seconds: float) -> tuple[list[float], dict[str, float]]:
+    """Seconds of each run, and the fastest run's seconds by step. The first run warms up."""
+    engine.rank_prepared(users)
+    runs: list[float] = []
+    steps: dict[str, float] = {}
+    deadline = time.perf_counter() + seconds
+    while len(runs) < 3 or time.perf_counter() < deadline:
+        before, start = seconds_by_step(), time.perf_counter()
+        engine.rank_prepared(users)
+        runs.append(time.perf_counter() - start)
+        if runs[-1] == min(runs):
+            after = seconds_by_step()
+            steps = {step: after[step] - before.get(step, 0.0) for step in STEPS}
+    return runs, steps
+
+
+def main() -> None:
+    """Print one line for each number of contents and batch size."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--contents", type=int, nargs="+", default=[3_000, 100_000])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256])
+    parser.add_argument("--seconds", type=float, default=3.0, help="of measuring, each")
+    args = parser.parse_args()
+    for contents in args.contents:
+        engine, users = built(args.device, contents, max(args.batches))
+        start = time.perf_counter()
+        engine.refresh()
+        refresh = time.perf_counter() - start
+        if contents == args.contents[0]:
+            print(f"torch {torch.__version__}, {engine.device}, {torch.get_num_threads()} CPU threads")
+            print(f"{'contents':>9} {'users':>6} {'best ms':>8} {'median':>8} {'users/s':>8}   µs a user")
+        for batch in args.batches:
+            runs, steps = measure(engine, users[:batch], args.seconds)
+            shown = "  ".join(f"{step} {1e6 * s / batch:.0f}" for step, s in steps.items())
+            print(
+                f"{contents:>9} {batch:>6} {1e3 * min(runs):>8.2f} {1e3 * statistics.median(runs):>8.2f} "
+                f"{batch / min(runs):>8.0f}   {shown}",
+                flush=True,
+            )
+        print(f"{contents:>9} first refresh of mirror and priors {1e3 * refresh:.1f} ms", flush=True)
+
+
+if __name__ == "__main__":
+    main()
