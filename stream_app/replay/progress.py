@@ -19,6 +19,7 @@ class Progress:
         self._interval = 0.1 if self._terminal else 5.0
         self._shown = time.monotonic()
         self._width = 0
+        self._last = ""
 
     def show(self, text: str, fraction: float | None = None, *, now: bool = False) -> None:
         """Show ``text``, with a bar if it is known how much is done; at once if ``now``."""
@@ -32,8 +33,9 @@ class Progress:
         if self._terminal:
             self._stream.write(f"\r{text.ljust(self._width)}")
             self._width = len(text)
-        else:
+        elif text != self._last:
             self._stream.write(f"{text}\n")
+        self._last = text
         self._stream.flush()
 
     def finish(self, text: str) -> None:

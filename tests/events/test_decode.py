@@ -17,6 +17,7 @@ from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.reasons import Reason
 from stream_app.hashing import key64
 from stream_app.settings import Settings, build
+from tests.events.malformed import malformed
 
 NOW = 1_780_000_000_000
 DAY = 86_400_000
@@ -252,6 +253,17 @@ def test_prefixed_topics() -> None:
     settings = build({"kafka": {"topic_prefix": "x."}})
     batch = EventDecoder(settings).decode([good()], "x.comments", 0, None)
     assert batch.actions.tolist() == [1]
+
+
+def test_ten_thousand_malformed_events_among_good_ones() -> None:
+    records, expected = [], []
+    for number, (reason, value) in enumerate(malformed(10_000, NOW)):
+        expected.append(reason)
+        records += [Consumed(b"u1", value, 2 * number), good(2 * number + 1)]
+    batch = decode(*records)
+    assert batch.source.tolist() == list(range(1, len(records), 2))
+    assert [r.reason for r in batch.rejected] == expected
+    assert len(set(expected)) == 12
 
 
 json_values = st.recursive(
