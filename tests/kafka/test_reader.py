@@ -11,8 +11,9 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from stream_app.errors import BrokerUnavailableError, TopicMismatchError
+from stream_app.kafka.broker import LocalBroker
 from stream_app.kafka.reader import BATCH_RECORDS, TopicReader
-from stream_app.settings import Settings, build
+from stream_app.settings import Settings, build, external_broker
 
 TOPIC = "read"
 
@@ -187,3 +188,26 @@ def test_a_missing_broker_is_named() -> None:
             await TopicReader(nobody, TOPIC, Applied(), label="test").start()
 
     run(scenario())
+
+
+def test_it_outlives_a_broker_that_is_killed_and_started_again() -> None:
+    async def scenario(local: LocalBroker) -> None:
+        settings = build({"kafka": {"broker": local.address, "app_id": "restart"}})
+        topic, applied = await create(settings), Applied()
+        await send(settings, topic, [b"1", b"2"])
+        reader = TopicReader(settings, topic, applied, label="test")
+        await reader.start()
+        try:
+            await asyncio.to_thread(local.kill)
+            await asyncio.to_thread(local.start)
+            await send(settings, topic, [b"3", b"4"])
+            await applied.reach(4)
+            assert sorted(applied.values) == [b"1", b"2", b"3", b"4"], "each record once, in its order"
+            assert not reader.failed.done()
+        finally:
+            await reader.stop()
+
+    if external_broker():
+        pytest.skip("kills the broker, and the one in use is not ours")
+    with LocalBroker() as local:
+        asyncio.run(asyncio.wait_for(scenario(local), 90))
