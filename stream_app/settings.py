@@ -20,6 +20,7 @@ from stream_app.errors import ConfigurationError
 from stream_app.hashing import action_code
 
 ENV_PREFIX = "STREAM_APP_"
+OWN_TOPICS = ("events-retry", "events-dlq", "content", "content-vectors", "interests", "content-stats", "recommendations")
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -206,6 +207,12 @@ def build(tree: Mapping[str, Any]) -> Settings:
     for what in ("name", "topic"):
         if len({getattr(a, what) for a in actions}) < len(actions):
             raise ConfigurationError(f"events.actions: each {what} must be given once")
+    for action in actions:
+        if action.topic in OWN_TOPICS or action.topic.endswith("events-retry"):
+            raise ConfigurationError(
+                f"events.actions: topic {action.topic!r} of {action.name!r} is the product's own "
+                f"({', '.join(OWN_TOPICS)}, and names that end in events-retry); take another"
+            )
     if len({action_code(a.name) for a in actions}) < len(actions):
         raise ConfigurationError("events.actions: two names have the same 16-bit code; rename one")
     if settings.interests.seen < settings.interests.recent:
