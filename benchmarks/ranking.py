@@ -24,6 +24,7 @@ import ranking_world as world
 
 from stream_app.interests import record
 from stream_app.observability import metrics
+from stream_app.ranking.device import limit_threads
 from stream_app.ranking.engine import RankingEngine, User
 from stream_app.ranking.popularity import ContentStatistics
 
@@ -87,7 +88,9 @@ def main() -> None:
     parser.add_argument("--contents", type=int, nargs="+", default=[3_000, 100_000])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256])
     parser.add_argument("--seconds", type=float, default=3.0, help="of measuring, each")
+    parser.add_argument("--threads", type=int, default=0, help="processor threads; 0 as in ranking.threads")
     args = parser.parse_args()
+    limit_threads(args.threads)
     for contents in args.contents:
         engine, users = built(args.device, contents, max(args.batches))
         start = time.perf_counter()

@@ -106,6 +106,7 @@ class Ranking(Section, frozen=True):
     """Retrieval, blend, diversity."""
 
     device: Annotated[str, Meta(description="`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
+    threads: Annotated[int, Meta(description="Processor threads of one ranking on the CPU; 0 takes half of the processors. More than are really free make it many times slower, since they wait for each other.", ge=0, le=1024)] = 0
     batch_users: Annotated[Count, Meta(description="Users ranked at a time.")] = 256
     candidates: Annotated[Count, Meta(description="Candidates retrieved for each user (K').")] = 200
     slate_size: Annotated[int, Meta(description="Contents in a slate (k).", ge=1, le=1000)] = 10

@@ -15,6 +15,7 @@ from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability.health import Health
+from stream_app.ranking.device import limit_threads
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.pipeline import RankerPipeline
 from stream_app.ranking.popularity import ContentStatistics
@@ -35,6 +36,7 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     Its offsets are committed by Faust once a batch's slates are acknowledged: a crash ranks a batch
     again, which at worst repeats a slate.
     """
+    limit_threads(settings.ranking.threads)
     interests = settings.topic_name("interests")
     app = create_faust_app(settings, ROLE, batch_topics=[interests])
     app.owner = ranker = Ranker(settings, app, health)

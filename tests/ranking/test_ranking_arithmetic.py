@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import ranking_world as world
 import torch
 
 from stream_app.errors import ConfigurationError
-from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause
+from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause, limit_threads
 from stream_app.ranking.diversify import diversify
 from stream_app.ranking.explain import shares, top_reasons
 from stream_app.ranking.popularity import ContentStatistics
@@ -155,6 +157,20 @@ def test_devices_are_named_when_they_are_not_there() -> None:
     for name in ("cuda:99", "abacus", "meta"):
         with pytest.raises(ConfigurationError, match=rf"ranking.device = '{name}'"):
             choose_device(name)
+
+
+def test_torch_leaves_processors_to_others() -> None:
+    before = torch.get_num_threads()
+    try:
+        limit_threads(0)
+        half = torch.get_num_threads()
+        assert 1 <= half <= max(1, (os.cpu_count() or 1) // 2)
+        limit_threads(0)
+        assert torch.get_num_threads() == half
+        limit_threads(3)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_device_faults_are_told_from_faults_in_the_code() -> None:
