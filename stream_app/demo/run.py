@@ -136,11 +136,11 @@ class _Pulse:
     """Called all the time: shows what there is to show, and notices a worker that has died."""
 
     def __init__(self, roles: Roles, live: Live, screen: Screen) -> None:
-        self._roles, self._live, self._screen = roles, live, screen
+        self._roles, self._live, self.screen = roles, live, screen
         self._checked = time.monotonic()
 
     def __call__(self, _: object = None) -> None:
-        self._screen.show(self._live)
+        self.screen.show(self._live)
         if time.monotonic() - self._checked > CHECK_INTERVAL_S:
             self._checked = time.monotonic()
             self._roles.check()
@@ -160,7 +160,9 @@ def _feed_world(settings: Settings, world: World, live: Live, pulse: _Pulse) -> 
             yield LogRecord(topics.get(step.action, CONTENT_TOPIC), key, step.value, step.at_ms)
 
     first = produce(settings, records(world.first_posts(_now_ms())), progress=pulse)
+    pulse.screen.say(f"{first.contents} posts sent; waiting until they are encoded")
     _wait_for_vectors(settings, first.contents, pulse)
+    pulse.screen.say("people start to like, comment and share")
     return produce(settings, records(world.steps(_now_ms())), speed=1.0, progress=pulse)
 
 

@@ -83,7 +83,9 @@ class Accounts:
         now, before, slates = self._outcomes.read(), self._before, self._slates
         slates.read()
         p50, p99 = (
-            np.percentile(slates.freshness_ms, (50, 99)).round(2).tolist() if slates.freshness_ms else (None, None)
+            np.percentile(slates.freshness_ms, (50, 99)).round(2).tolist()
+            if slates.freshness_ms
+            else (None, None)
         )
         return Summary(
             produced=produced,
