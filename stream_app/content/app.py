@@ -89,9 +89,16 @@ class ContentStage:
         records under the same keys. Any exception means that the batch must not be acked.
         """
         metrics.BATCH_RECORDS.labels(ROLE).observe(len(batch.records))
+        self._health.expect(WATCH)
+        try:
+            await self._take(batch)
+        finally:
+            # a batch given up in a rebalance is no longer awaited either
+            self._health.progress(WATCH)
+
+    async def _take(self, batch: RecordBatch) -> None:
         sent: list[asyncio.Future[Any]] = []
         # 1. decode: the newest version of each content, and what is none
-        self._health.expect(WATCH)
         decoded = await self._in_thread(self._decoder.decode, batch.records)
         # 2. encode, and send while the next chunk is encoded
         contents = list(decoded.newest.items())
@@ -105,7 +112,6 @@ class ContentStage:
         sent += [await self._reject(batch, rejected) for rejected in decoded.rejected]
         # 4. the broker has it all
         await asyncio.gather(*sent)
-        self._health.progress(WATCH)
 
     async def _reject(self, batch: RecordBatch, rejected: Rejected) -> asyncio.Future[Any]:
         record = batch.records[rejected.index]
