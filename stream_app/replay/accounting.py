@@ -82,11 +82,9 @@ class Accounts:
         """What became of ``produced`` events of ``users`` (key64) sent since the start, so far."""
         now, before, slates = self._outcomes.read(), self._before, self._slates
         slates.read()
-        p50, p99 = (
-            np.percentile(slates.freshness_ms, (50, 99)).round(2).tolist()
-            if slates.freshness_ms
-            else (None, None)
-        )
+        fresh: list[float | None] = [None, None]
+        if slates.freshness_ms:
+            fresh = np.percentile(slates.freshness_ms, (50, 99)).round(2).tolist()
         return Summary(
             produced=produced,
             applied=now.applied - before.applied,
@@ -96,7 +94,7 @@ class Accounts:
             active_users=len(users),
             users_with_slate=len(users & slates.users),
             slates=slates.published,
-            freshness_ms=Freshness(p50, p99),
+            freshness_ms=Freshness(*fresh),
         )
 
     def wait(

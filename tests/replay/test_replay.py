@@ -123,6 +123,7 @@ def test_accounts_are_the_difference_to_the_start(settings: Settings) -> None:
         assert (summary.users_with_slate, summary.slates) == (2, 3)
         assert summary.freshness_ms.p50 == pytest.approx(150)
         assert summary.freshness_ms.p99 == pytest.approx(199)
+        assert msgspec.json.decode(msgspec.json.encode(summary), type=Summary) == summary
         put_outcomes(settings, 0, Outcomes(applied=14, dead_lettered=2, duplicates=1, retrying=1))
         summary = accounts.wait(7, {key64("new")}, patience_s=30, progress=lambda _: None)
         assert summary.complete
