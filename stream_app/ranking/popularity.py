@@ -49,7 +49,8 @@ class ContentStatistics:
         self._counts: NDArray[np.float32] = np.zeros((h, n, p), np.float32)
         self._t_ref: NDArray[np.int64] = np.zeros((n, p), np.int64)
         self._pending: OrderedDict[bytes, dict[int, _Counts]] = OrderedDict()
-        self._layouts: dict[bytes, tuple[NDArray[np.float32], NDArray[np.intp]]] = {}
+        # layout of a record → weights [A], and where to find the configured half-lives; None = as they are
+        self._layouts: dict[bytes, tuple[NDArray[np.float32], NDArray[np.intp] | None]] = {}
 
     def apply(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
         """Apply (content_id, value) records of ``content-stats``, each partition's in its order.
@@ -123,11 +124,14 @@ class ContentStatistics:
                 self._layouts.clear()
             weights = np.array([self._weights.get(a, 0.0) for a in statistics.actions.tolist()], np.float32)
             places = {h: i for i, h in enumerate(statistics.half_lives_h.tolist())}
-            columns = np.array([places.get(h, -1) for h in self.half_lives_h.tolist()], np.intp)
-            known = self._layouts[layout] = (weights, columns)
+            found = np.array([places.get(h, -1) for h in self.half_lives_h.tolist()], np.intp)
+            same = len(places) == len(found) and np.array_equal(found, np.arange(len(found)))
+            known = self._layouts[layout] = (weights, None if same else found)
         weights, columns = known
-        sums = weights @ statistics.counts
-        return np.where(columns >= 0, sums[columns], 0.0).astype(np.float32) if len(sums) else sums
+        sums: NDArray[np.float32] = weights @ statistics.counts
+        if columns is None:
+            return sums
+        return np.append(sums, np.float32(0))[columns]  # -1, the last: the writer lacks that half-life
 
     def _hold(self, content_id: bytes, partition: int, counts: _Counts) -> None:
         self._pending.setdefault(content_id, {})[partition] = counts

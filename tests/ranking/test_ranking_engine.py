@@ -64,6 +64,20 @@ def test_a_slate_does_not_depend_on_companions(contents: int) -> None:
                 assert [r.content_id for r in a.reasons] == [r.content_id for r in b.reasons]
 
 
+def test_half_precision_retrieval_gives_the_same_slates() -> None:
+    """What CUDA does, on the CPU: halves only choose the candidates, scores are computed in float32."""
+    config = world.settings()
+    index = world.filled_index(config, 900)
+    users = world.some_users(config, index, 20)
+    halved = engine_over(config, index)
+    halved._mirror.dtype, halved._mirror.vectors = torch.float16, halved._mirror.vectors.half()
+    found = halved.rank(users)
+    same = world.filled_index(config, 900)  # an index has one mirror: each of its changes is drained once
+    for a, b in zip(found, engine_over(config, same).rank(users), strict=True):
+        assert ids(a) == ids(b)
+        assert [i.score for i in a.items] == pytest.approx([i.score for i in b.items], abs=1e-5)
+
+
 def test_equal_contents_are_ordered_by_key_in_any_row() -> None:
     config = world.settings(ranking={"slate_size": 8, "candidates": 8, "author_cap": 0})
     rng = np.random.default_rng(1)
