@@ -28,7 +28,6 @@ from stream_app.settings import Settings
 log = logging.getLogger(__name__)
 
 ROLE = "interests"
-WATCH = "state updates"
 OPEN_RETRY_S = 1.0
 
 
@@ -141,10 +140,13 @@ class InterestsWorker:
         partition = self._partitions.get(batch.partition)
         if partition is None:
             return
-        self._health.expect(WATCH)
-        async with self._computing:
-            await partition.handle(batch)
-        self._health.progress(WATCH)
+        watch = f"{batch.topic}[{batch.partition}]"
+        self._health.expect(watch)
+        try:
+            async with self._computing:
+                await partition.handle(batch)
+        finally:
+            self._health.progress(watch)
 
     async def handle_retries(self, batch: RecordBatch) -> None:
         """Feed retries as they become due, in order; leave off when partitions are about to move.
@@ -199,8 +201,13 @@ class InterestsWorker:
             await partition.flush()
 
     async def _expire(self) -> None:
+        times = [t for p in self._partitions.values() if (t := p.stream_time) is not None]
+        if times:
+            async with self._computing:
+                with self._contents.still() as index:
+                    index.evict(max(times))
         for partition in list(self._partitions.values()):
-            await partition.expire()
+            await partition.expire(self._contents.index)
 
     def _stop_on_failure(self, failed: asyncio.Future[None]) -> None:
         if not failed.cancelled() and (error := failed.exception()) is not None:

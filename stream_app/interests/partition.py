@@ -26,6 +26,7 @@ import msgspec
 import numpy as np
 from aiokafka import ConsumerRecord, TopicPartition
 
+from stream_app.content.index import ContentIndex
 from stream_app.errors import FencedError, TransactionError
 from stream_app.hashing import action_code, model_code
 from stream_app.interests.batch import BatchPreparation, PartitionState
@@ -84,6 +85,7 @@ class InterestPartition:
         self._on_lost = on_lost
         self._on_broken = on_broken
         self._table = TopicPartition(settings.topic_name("interests"), partition)
+        self._statistics_topic = settings.topic_name("content-stats")
         self._transactions = PartitionTransactions(
             settings, f"{settings.kafka.app_id}-interests-{partition}", settings.group("interests")
         )
@@ -123,9 +125,7 @@ class InterestPartition:
             self._position = await reader.read_to_end(store_records(store))
         finally:
             await reader.stop()
-        statistics = ChangelogReader(
-            self._settings, self._settings.topic_name("content-stats"), self.partition
-        )
+        statistics = ChangelogReader(self._settings, self._statistics_topic, self.partition)
         try:
             await statistics.start(0)
             await statistics.read_to_end(self._take_statistics)
@@ -251,21 +251,31 @@ class InterestPartition:
         slab.dirty[rows] = False
         slab.stored[rows] = True
 
-    async def expire(self) -> int:
-        """Drop users whose mass has faded below ``interests.min_mass``; returns how many."""
+    @property
+    def stream_time(self) -> int | None:
+        """Newest accepted event time, ms; None before the first."""
+        return self._statistics.stream_time
+
+    async def expire(self, index: ContentIndex) -> int:
+        """Drop users whose mass has faded below ``interests.min_mass``, and the statistics of
+        contents that are no longer indexed; returns how many users."""
         async with self._busy:
             state = self._state
             if self.lost or state is None or (now := state.stream_time) is None:
                 return 0
             await self._flush(state)
             faded = await asyncio.to_thread(self._faded, state, now)
-            if not faded or self.lost:
+            unknown = state.statistics.unknown(index.rows)
+            if self.lost or not (faded or unknown):
                 return 0
             outputs = [Output(self._table.topic, self.partition, user, None) for user in faded]
+            outputs += [Output(self._statistics_topic, self.partition, content, None) for content in unknown]
             await self._commit(outputs, {})
             if not self.lost:
                 state.slab.release([state.slab.index[user] for user in faded if user in state.slab.index])
                 self._removed += faded
+                for content in unknown:
+                    state.statistics.forget(content)
                 metrics.USERS_EXPIRED.inc(len(faded))
             return len(faded)
 

@@ -7,7 +7,7 @@ vectors, and undone the same way. Held whole in memory (contents are few) and wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,11 @@ class PartitionStatistics:
             self._t_ref[row], self._counts[row] = self._t_ref[last], self._counts[last]
         self._t_ref[last], self._counts[last] = 0, 0.0
         return True
+
+    def unknown(self, known: Container[bytes]) -> list[bytes]:
+        """Counted contents that are not ``known``, but the newest: it keeps the stream time."""
+        newest = self._ids[int(self._t_ref[: len(self._ids)].argmax())] if self._ids else None
+        return [name for name in self._ids if name not in known and name != newest]
 
     def add(self, moved: Contributions, ids: Sequence[bytes | None]) -> list[tuple[bytes, bytes]]:
         """Count a batch. ``ids`` maps content rows to content ids.

@@ -12,7 +12,7 @@ from faust.transport.drivers.aiokafka import Transport as _DriverTransport
 from yarl import URL
 
 from stream_app.kafka.recovery import PartitionOwner, PartitionTables
-from stream_app.kafka.transport import BatchConsumer, BatchTransport
+from stream_app.kafka.transport import FAUST_LOG, BatchConsumer, BatchTransport
 from stream_app.settings import Settings
 
 Hook = Callable[[], Awaitable[None]]
@@ -35,6 +35,8 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     ``starting`` hooks run before the consumer joins its group, ``stopping`` hooks after the
     streams have come to rest and before the consumer leaves it.
     """
+
+    logger = FAUST_LOG
 
     batch_topics: frozenset[str]
     transactional_topics: frozenset[str]

@@ -16,6 +16,8 @@ from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from mode import Service
 
+from stream_app.kafka.transport import FAUST_LOG
+
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +33,8 @@ class PartitionOwner(Protocol):
 
 class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
     """Opens an assignment's partitions through the app's owner, then lets the streams flow."""
+
+    logger = FAUST_LOG
 
     @Service.task  # type: ignore[untyped-decorator]  # mode is untyped
     async def _restart_recovery(self) -> None:
@@ -63,6 +67,8 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
 
 class PartitionTables(TableManager):  # type: ignore[misc]  # untyped base
     """Faust's table registry (it drives the assignor), with our recovery."""
+
+    logger = FAUST_LOG
 
     @property
     def recovery(self) -> Recovery:

@@ -9,6 +9,7 @@ aiokafka internal that is relied on here.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ import aiokafka
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+
+FAUST_LOG = logging.getLogger("faust")
+"""Faust's services log under their class's module: ours would fill our own log with their lines."""
 
 IDLE_SLEEP_S = 0.002
 """Pause when every partition is back-pressured. Faust sleeps 1 s there, which showed as gaps in
@@ -44,6 +48,8 @@ class RecordBatch:
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # untyped base
+    logger = FAUST_LOG
+
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
         # Faust offers no setting for either. Retries and the changelog are transactional topics;
@@ -76,6 +82,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     """Faust's aiokafka consumer, delivering record batches for ``app.batch_topics``."""
+
+    logger = FAUST_LOG
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._next_start: dict[TP, int] = {}
