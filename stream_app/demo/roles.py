@@ -43,6 +43,10 @@ class Roles:
 
     def start(self) -> None:
         """Start all workers, without waiting for them."""
+        temporary = self._directory / "tmp"  # what libraries leave there goes with the directory
+        temporary.mkdir(exist_ok=True)
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
+        inherited["TMPDIR"] = str(temporary)
         for role in ROLES:
             data_dir = self._directory / "state" / role
             observability = msgspec.structs.replace(self._settings.observability, port=self.ports[role])
@@ -50,7 +54,6 @@ class Roles:
             settings = msgspec.structs.replace(
                 self._settings, observability=observability, interests=interests
             )
-            inherited = {k: v for k, v in os.environ.items() if not k.startswith(ENV_PREFIX)}
             with self._log(role).open("ab") as log:
                 process = subprocess.Popen(  # noqa: S603  # our own command
                     [
