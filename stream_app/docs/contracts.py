@@ -11,7 +11,8 @@ import msgspec
 from stream_app.content.schema import Content
 from stream_app.events.dead_letters import HEADERS, PREFIX
 from stream_app.events.schema import Event
-from stream_app.recommendations.slate import Slate
+from stream_app.interests.statistics_record import OUTCOMES_KEY
+from stream_app.recommendations.slate import COLD_START_USER, Slate
 from stream_app.settings import Settings
 from stream_app.topics import Topic, declare
 
@@ -50,6 +51,11 @@ MESSAGES: dict[str, dict[str, Any]] = {
     },
 }
 """``Topic.value`` → its message. A topic whose value is not here cannot be documented."""
+
+RESERVED_KEYS = {
+    "recommendations": f" Key {COLD_START_USER.decode()!r}: the slate for users who have none of their own.",
+    "content-stats": f" Key {OUTCOMES_KEY.decode()!r}: the partition's account of its input records (JSON).",
+}
 
 
 def schema(name: str) -> str:
@@ -93,7 +99,8 @@ def _channel(topic: Topic, settings: Settings) -> dict[str, Any]:
     return {
         "address": topic.name,
         "description": f"Keyed by {topic.key}."
-        + (" Has the partitions of the interests table." if topic.partitioned else ""),
+        + (" Has the partitions of the interests table." if topic.partitioned else "")
+        + RESERVED_KEYS.get(topic.name, ""),
         "messages": {name: {"$ref": f"#/components/messages/{name}"}},
         "bindings": {
             "kafka": {
