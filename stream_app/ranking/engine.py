@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 User = tuple[bytes, InterestRecord | None]
 """user_id and the newest record, None where nothing is known of the user."""
 
-CPU_USERS = 64  # users at a time on a CPU: their scores and candidates stay near its caches
+CPU_USERS = 32  # users at a time on a CPU: their candidates (10 MB) stay in its caches, 64 ranked slower
 PRIORS_STREAM_MS = 1_000  # priors are renewed once stream time has moved by this much,
 PRIORS_WALL_S = 0.5  # or after this long, for the statistics that have come in
 
