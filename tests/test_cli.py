@@ -22,7 +22,7 @@ NOBODY = "127.0.0.1:1"
 
 def stream_app(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
-    return subprocess.run(  # noqa: S603  # our own command
+    return subprocess.run(  # our own command
         [sys.executable, "-m", "stream_app", *arguments],
         capture_output=True,
         text=True,
@@ -44,7 +44,7 @@ def configuration(settings: Settings, path: Path) -> Path:
 
 def test_help_names_every_command_without_loading_torch() -> None:
     script = "import sys; from stream_app.cli import build_parser; build_parser(summaries=True).print_help()"
-    done = subprocess.run(  # noqa: S603  # our own interpreter
+    done = subprocess.run(  # our own interpreter
         [sys.executable, "-c", f"{script}; assert 'torch' not in sys.modules"],
         capture_output=True,
         text=True,
@@ -144,7 +144,7 @@ def test_a_reader_that_has_enough_is_not_an_error(
     path = configuration(settings, tmp_path / "c.toml")
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(  # noqa: S603  # our own command
+    done = subprocess.run(  # our own command
         [sys.executable, "-m", "stream_app", "topics", "--config", str(path)],
         stdout=writer,
         stderr=subprocess.PIPE,
@@ -193,7 +193,7 @@ def test_topics_that_cannot_work_together_are_exit_status_2(settings: Settings, 
 def test_the_broker_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     directory = tmp_path / "kept"
     for how, created in ((signal.SIGINT, True), (signal.SIGTERM, False)):
-        running = subprocess.Popen(  # noqa: S603  # our own command
+        running = subprocess.Popen(  # our own command
             [sys.executable, "-m", "stream_app", "broker", "--port", "0", "--directory", str(directory)],
             stdout=subprocess.PIPE,
             text=True,

@@ -40,7 +40,7 @@ def plain(broker: Any) -> Iterator[Settings]:
 
 
 def program(arguments: list[str], settings: Settings) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603  # our own programs
+    return subprocess.Popen(  # our own programs
         [sys.executable, *arguments],
         env=os.environ | {"STREAM_APP_BROKER": settings.kafka.broker},
         stdout=subprocess.PIPE,

@@ -126,7 +126,7 @@ def test_space(free: int, state: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_store_that_a_worker_has_open(tmp_path: Path) -> None:
     settings = changed(Settings(), "interests", data_dir=str(tmp_path))
-    with subprocess.Popen(  # noqa: S603  # our own interpreter
+    with subprocess.Popen(  # our own interpreter
         [sys.executable, "-c", HOLD_A_STORE_OPEN, str(tmp_path / "interests-0")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

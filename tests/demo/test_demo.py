@@ -47,7 +47,7 @@ needs_proc = pytest.mark.skipif(
 def test_every_event_is_accounted_for_and_every_active_user_has_a_slate(tmp_path: Path) -> None:
     temporary, summary = tmp_path / "temporary", tmp_path / "summary.json"
     temporary.mkdir()
-    done = subprocess.run(  # noqa: S603  # our own command
+    done = subprocess.run(  # our own command
         [*COMMAND, "--seconds", "6", "--rate", "25", "--users", "30", "--summary", str(summary)],
         env=environment(temporary),
         capture_output=True,
@@ -81,7 +81,7 @@ def test_every_event_is_accounted_for_and_every_active_user_has_a_slate(tmp_path
 def test_nothing_is_left_when_it_is_ended_early(tmp_path: Path, how: signal.Signals, after: str) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    demo = subprocess.Popen(  # noqa: S603  # our own command
+    demo = subprocess.Popen(  # our own command
         [*COMMAND, "--seconds", "600"],
         env=environment(temporary),
         stdout=subprocess.PIPE,

@@ -96,7 +96,7 @@ KINDS: dict[Reason, Maker] = {
 
 def malformed(count: int, now_ms: int, seed: int = 7) -> Iterator[tuple[Reason, bytes]]:
     """``count`` values that are no events, of all kinds in turn, each with its reason."""
-    rng = random.Random(seed)  # noqa: S311  # a test's variety, no secret
+    rng = random.Random(seed)  # a test's variety, no secret
     kinds = list(KINDS.items())
     for number in range(count):
         reason, make = kinds[number % len(kinds)]

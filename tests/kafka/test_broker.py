@@ -100,7 +100,7 @@ def test_a_given_directory_is_kept_until_wiped(tmp_path: Path) -> None:
 
 
 def test_it_dies_with_its_starter_but_not_with_the_starting_thread() -> None:
-    starter = subprocess.Popen(  # noqa: S603  # our own interpreter
+    starter = subprocess.Popen(  # our own interpreter
         [sys.executable, "-c", STARTER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
