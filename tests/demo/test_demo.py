@@ -75,7 +75,7 @@ def test_every_event_is_accounted_for_and_every_active_user_has_a_slate(tmp_path
     [
         (signal.SIGTERM, "interests worker is ready"),
         (signal.SIGINT, "starting the three workers"),
-        (signal.SIGKILL, "starting the three workers"),
+        (signal.SIGKILL, "interests worker"),
     ],
 )
 def test_nothing_is_left_when_it_is_ended_early(tmp_path: Path, how: signal.Signals, after: str) -> None:
