@@ -198,8 +198,8 @@ class _Fates:
         self._path, self._state, self._topic, self._records = path, state, topic, records
         self._retried = topic == path._retry_topic
         self.outputs: list[Output] = []
-        if self._retried:
-            state.outcomes.retrying -= len(records)
+        if self._retried:  # what others put there (attempt 0) was never counted as waiting
+            state.outcomes.retrying -= sum(self._origin(i).attempt > 0 for i in range(len(records)))
 
     def dead_letter(self, index: int, reason: Reason, detail: str) -> None:
         record, origin = self._records[index], self._origin(index)
