@@ -26,6 +26,7 @@ import numpy as np
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from stream_app.content.model import model_id
 from stream_app.content.vectors import ContentVector, encode
@@ -109,26 +110,35 @@ def run_ours(settings: Settings, count: int, directory: Path, profile: str | Non
                     samples.append((changed, cpu_seconds(worker.pid), done))
                     print(f"\r  ours: {done:,.0f} events", end="", file=sys.stderr)
             print(file=sys.stderr)
+            steps = step_seconds(settings.observability.port)
         finally:
             worker.terminate()
             worker.wait(60)
+    print("wall µs an event by step (transactions overlap the other steps):")
+    print("  " + ", ".join(f"{step} {1e6 * seconds / count:.2f}" for step, seconds in steps.items()))
     return rates(samples)
 
 
-def applied(port: int) -> float:
-    """Applied events so far, from the worker's metrics."""
+def metric_samples(port: int, metric: str, ending: str) -> list[Sample]:
+    """Samples of one metric on the worker's page; none while it does not answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
             text = page.read().decode()
     except OSError:
-        return 0.0
-    return sum(
-        sample.value
-        for family in text_string_to_metric_families(text)
-        if family.name == "stream_app_events"
-        for sample in family.samples
-        if sample.name.endswith("_total")
-    )
+        return []
+    families = (f for f in text_string_to_metric_families(text) if f.name == metric)
+    return [sample for family in families for sample in family.samples if sample.name.endswith(ending)]
+
+
+def applied(port: int) -> float:
+    """Events accounted for so far."""
+    return sum(sample.value for sample in metric_samples(port, "stream_app_events", "_total"))
+
+
+def step_seconds(port: int) -> dict[str, float]:
+    """Seconds spent in each step of the state path."""
+    samples = metric_samples(port, "stream_app_state_seconds", "_sum")
+    return {sample.labels["step"]: sample.value for sample in samples}
 
 
 def cpu_seconds(pid: int) -> float:

@@ -27,4 +27,6 @@ def configure(role: str, level: str, stream: TextIO | None = None) -> None:
         level=logging.INFO if own == logging.DEBUG else logging.WARNING, handlers=[handler], force=True
     )
     logging.getLogger("stream_app").setLevel(own)
+    # a transaction that begins while the previous one is still being completed is told to retry: normal
+    logging.getLogger("aiokafka.producer.sender").setLevel(logging.ERROR)
     logging.captureWarnings(True)
