@@ -25,6 +25,7 @@ BLOCK_CACHE_BYTES = 16 << 20
 WRITE_BUFFER_BYTES = 32 << 20
 OPEN_ATTEMPTS = 20
 OPEN_RETRY_S = 0.25
+REBUILT = "Delete the directory: it is rebuilt from the changelog"
 
 
 class PartitionStore:
@@ -50,19 +51,21 @@ class PartitionStore:
                 )
             except Exception as error:  # rocksdict raises nothing more specific
                 text = str(error)
-                if "lock" in text.lower() and attempt < OPEN_ATTEMPTS - 1:
+                locked = "/LOCK:" in text
+                if locked and attempt < OPEN_ATTEMPTS - 1:
                     time.sleep(OPEN_RETRY_S)  # a worker that is just leaving still holds it
-                    continue
-                if "corruption" in text.lower():
+                elif text.startswith("Corruption") and attempt < OPEN_ATTEMPTS - 1:
                     # the changelog has everything: start over from it
                     log.warning("%s is damaged (%s): it is rebuilt from the changelog", self._directory, text)
                     shutil.rmtree(self._directory)
-                    continue
-                raise StateDirectoryError(
-                    f"cannot open {self._directory}: {text}. Two workers need two directories: "
-                    "set interests.data_dir for each"
-                ) from error
-        raise StateDirectoryError(f"cannot open {self._directory}")
+                else:
+                    advice = (
+                        "Two workers need two directories: set interests.data_dir for each"
+                        if locked
+                        else REBUILT
+                    )
+                    raise StateDirectoryError(f"cannot open {self._directory}: {text}. {advice}") from error
+        raise AssertionError("the last attempt returns or raises")
 
     def _options(self) -> Options:
         options = Options(raw_mode=True)
@@ -83,8 +86,11 @@ class PartitionStore:
         return int.from_bytes(value, "little") if value is not None else 0
 
     def get(self, users: Sequence[bytes]) -> list[bytes | None]:
-        """Their records, None where there is none."""
-        values: list[bytes | None] = self._db.get(list(users)) if users else []
+        """Their records, None where there is none. Raises StateDirectoryError on a damaged file."""
+        try:
+            values: list[bytes | None] = self._db.get(list(users)) if users else []
+        except Exception as error:  # rocksdict raises nothing more specific
+            raise self._unreadable(error) from error
         return values
 
     def write(self, changed: Sequence[tuple[bytes, bytes | None]], position: int) -> None:
@@ -99,12 +105,24 @@ class PartitionStore:
         self._db.write(batch, self._unlogged)
 
     def scan(self, after: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
-        """Up to ``limit`` users in key order, those after ``after``."""
-        for count, (user, value) in enumerate(self._db.items(from_key=after + b"\x00")):
-            if count >= limit:
-                return
-            if user != POSITION_KEY:
-                yield user, value
+        """Up to ``limit`` users in key order, those after ``after``; fewer only at the end.
+
+        Raises StateDirectoryError on a damaged file.
+        """
+        items = self._db.iter()
+        items.seek(max(after, POSITION_KEY) + b"\x00")  # the position comes before every user
+        for _ in range(limit):
+            if not items.valid():
+                break
+            yield items.key(), items.value()
+            items.next()
+        try:
+            items.status()  # what cannot be read looks like the end
+        except Exception as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> StateDirectoryError:
+        return StateDirectoryError(f"cannot read {self._directory}: {error}. {REBUILT}")
 
     def clear(self) -> None:
         """Start over with an empty database (its position has left the changelog)."""
