@@ -1,0 +1,202 @@
+"""The database of one partition: values and position belong together, whatever happens to its files."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream_app.errors import StateDirectoryError
+from stream_app.interests import store as store_module
+from stream_app.interests.store import PartitionStore
+
+USERS = 200
+
+
+def value_of(user: int, position: int) -> bytes:
+    return b"%d/%d/" % (user, position) + bytes(range(256)) * 4
+
+
+def touched(position: int) -> range:
+    """Users written at a position."""
+    return range(position % 7, USERS, 7)
+
+
+def contents_at(position: int) -> dict[bytes, bytes]:
+    """What a store must hold that stands at ``position``."""
+    state: dict[bytes, bytes] = {}
+    for p in range(1, position + 1):
+        for user in touched(p):
+            state[b"u%03d" % user] = value_of(user, p)
+        state.pop(b"u%03d" % (p % USERS), None)
+    return state
+
+
+def write(store: PartitionStore, position: int) -> None:
+    changed: list[tuple[bytes, bytes | None]] = [
+        (b"u%03d" % user, value_of(user, position)) for user in touched(position)
+    ]
+    store.write([*changed, (b"u%03d" % (position % USERS), None)], position)
+
+
+def contents(store: PartitionStore) -> dict[bytes, bytes]:
+    return dict(store.scan(b"", 10 * USERS))
+
+
+def check(store: PartitionStore, newest: int) -> int:
+    """Values and position agree; the position."""
+    position = store.position
+    assert 0 <= position <= newest
+    assert contents(store) == contents_at(position)
+    return position
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A store closed after two generations of files."""
+    directory = tmp_path / "written"
+    for first, last in ((1, 20), (21, 40)):
+        store = PartitionStore(directory)
+        for position in range(first, last + 1):
+            write(store, position)
+        store.close()
+    return directory
+
+
+def test_reads_what_was_written_and_nothing_else(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "s")
+    assert store.position == 0
+    assert store.get([]) == []
+    assert store.get([b"nobody"]) == [None]
+    assert contents(store) == {}
+    write(store, 1)
+    assert store.get([b"u000", b"u008", b"nobody", b"u015"]) == [None, value_of(8, 1), None, value_of(15, 1)]
+    assert check(store, 1) == 1
+    store.clear()
+    assert store.position == 0
+    assert contents(store) == {}
+    store.close()
+
+
+def test_scanning_in_pieces_meets_every_user_once(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "s")
+    store.write([(b"u%03d" % user, b"x") for user in range(USERS)], 5)
+    found: list[bytes] = []
+    after = b""
+    while piece := [user for user, _ in store.scan(after, 30)]:
+        assert len(piece) == min(30, USERS - len(found)), "a full piece, or the end"
+        found += piece
+        after = piece[-1]
+    assert found == [b"u%03d" % user for user in range(USERS)]
+    store.close()
+
+
+def test_a_killed_process_leaves_values_and_position_of_one_moment(tmp_path: Path) -> None:
+    """SIGKILL while writing, some of it flushed: the log of RocksDB is off, so the rest may be gone."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from tests.interests.test_store import PartitionStore, write\n"
+        "from stream_app.interests import store as module\n"
+        "module.WRITE_BUFFER_BYTES = 64 << 10\n"  # RocksDB writes out by itself, again and again
+        "store = PartitionStore(Path(sys.argv[1]))\n"
+        "for position in range(1, 100_000):\n"
+        "    write(store, position); print(position, flush=True)\n"
+    )
+    directory = tmp_path / "s"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(directory)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if int(line) >= 60:
+                process.send_signal(signal.SIGKILL)
+                break
+        newest = max([60, *(int(line) for line in process.stdout if line.strip().isdigit())])
+    store = PartitionStore(directory)
+    assert check(store, newest + 1) > 0, "some of it had been written out"
+    store.close()
+
+
+def test_a_directory_copied_while_open_is_consistent(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "s")
+    for position in range(1, 31):
+        write(store, position)
+    shutil.copytree(tmp_path / "s", tmp_path / "copy")
+    copy = PartitionStore(tmp_path / "copy")
+    check(copy, 30)
+    copy.close()
+    store.close()
+    again = PartitionStore(tmp_path / "s")
+    assert check(again, 30) == 30, "a clean close loses nothing"
+    again.close()
+
+
+@pytest.mark.parametrize("pattern", ["*.sst", "MANIFEST-*", "CURRENT", "OPTIONS-*", "IDENTITY", "*.log"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "halved", "overwritten"])
+def test_damaged_files_never_give_wrong_values(
+    written: Path, pattern: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was written; nothing and a warning; or an error that says what to do."""
+    files = sorted(written.glob(pattern), key=lambda path: path.stat().st_mtime)
+    assert files
+    newest, size = files[-1], files[-1].stat().st_size
+    if damage == "gone":
+        newest.unlink()
+    elif damage == "overwritten":
+        newest.write_bytes(bytes(b ^ 0x5A for b in newest.read_bytes()))
+    else:
+        with newest.open("r+b") as file:
+            file.truncate(0 if damage == "empty" else size // 2)
+    with caplog.at_level(logging.WARNING):
+        try:
+            store = PartitionStore(written)
+        except StateDirectoryError as error:
+            message = str(error)
+            store = None
+    if store is None:
+        assert f"{written}" in message
+        assert "Delete the directory" in message
+        return
+    if (position := check(store, 40)) < 40:
+        assert position == 0
+        assert "rebuilt from the changelog" in caplog.text
+    write(store, 41)
+    store.close()
+
+
+def test_a_flipped_byte_is_an_error_that_says_what_to_do(written: Path) -> None:
+    for path in written.glob("*.sst"):
+        damaged = bytearray(path.read_bytes())
+        damaged[len(damaged) // 3] ^= 0xFF
+        path.write_bytes(damaged)
+    store = PartitionStore(written)
+    with pytest.raises(StateDirectoryError, match="Delete the directory") as caught:
+        store.get(list(contents_at(40)))
+    assert str(written) in str(caught.value)
+    with pytest.raises(StateDirectoryError, match="rebuilt from the changelog"):
+        contents(store)  # and not a table that ends early
+    store.close()
+
+
+def test_a_second_opener_is_told_which_setting_to_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "OPEN_RETRY_S", 0.001)
+    first = PartitionStore(tmp_path / "s")
+    with pytest.raises(StateDirectoryError, match=r"interests\.data_dir") as caught:
+        PartitionStore(tmp_path / "s")
+    assert str(tmp_path / "s") in str(caught.value)
+    write(first, 1)
+    first.close()
+    PartitionStore(tmp_path / "s").close()
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StateDirectoryError, match="file/state"):
+        PartitionStore(tmp_path / "file" / "state")
