@@ -68,7 +68,7 @@ class Events(Section, frozen=True):
     )
     max_bytes: Annotated[Count, Meta(description="Largest event in bytes; larger ones get `oversized`.")] = 65_536
     max_id_bytes: Annotated[int, Meta(description="Largest user, content or event id in bytes.", ge=1, le=1024)] = 256
-    max_future_s: Annotated[float, Meta(description="How far `occurred_at` may be ahead of the Kafka timestamp.", ge=0)] = 300.0
+    max_future_s: Annotated[float, Meta(description="How far `occurred_at` may be ahead of the Kafka timestamp. Contents created after stream time by more than this are not recommended yet: a replay must not know its future.", ge=0)] = 300.0
     max_age_days: Annotated[Positive, Meta(description="Events older than this, counted from stream time, get `too_old`.")] = 400.0
     retry_delays_s: Annotated[tuple[Positive, ...], Meta(description="Wait before each try of an event whose content is not known yet; after the last one it is dead-lettered.", max_length=16)] = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 

@@ -30,11 +30,12 @@ class Priors:
     now: int
     """ms, stream time"""
     recency: NDArray[np.float32]
-    """[N], 2^(-age / half-life) in 0..1; a content from the future counts as new"""
+    """[N], 2^(-age / half-life) in 0..1; a content slightly ahead of stream time counts as new"""
     popularity: NDArray[np.float32]
     """[N] in 0..1"""
     bias: NDArray[np.float32]
-    """[N], their weighted sum; -inf for a row that is free or older than ranking.max_age_days.
+    """[N], their weighted sum; -inf for a row that is free, older than ranking.max_age_days, or
+    created after stream time by more than the clocks' skew (events.max_future_s).
 
     Below 2^-20 it carries bits of the content's key, so that contents which are equal otherwise
     are retrieved in the same order by every worker, whatever rows they stand in.
@@ -44,13 +45,16 @@ class Priors:
 def priors(settings: Settings, index: ContentIndex, statistics: ContentStatistics, now_ms: int) -> Priors:
     """The priors of all rows at ``now_ms``."""
     high, ranking = index.high, settings.ranking
-    age = np.maximum(now_ms - index.created_at[:high], 0).astype(np.float32)  # [N], ms
+    lead = index.created_at[:high] - now_ms  # [N], ms; positive: created after stream time
+    age = np.maximum(-lead, 0).astype(np.float32)
     recency = np.exp2(age * np.float32(-1.0 / (ranking.recency_half_life_h * HOUR_MS)))
     half_life = statistics.nearest_half_life(ranking.popularity_half_life_h)
     popularity = statistics.popularity(half_life, now_ms)
     bias = np.float32(ranking.weight_recency) * recency + np.float32(ranking.weight_popularity) * popularity
     bias += (index.keys[:high] >> np.uint64(40)).astype(np.float32) * _TIE
-    bias[~index.live[:high] | (age > ranking.max_age_days * DAY_MS)] = -np.inf
+    # a replayed year has its whole catalogue at hand: what it had not seen yet is none of its candidates
+    future = lead > settings.events.max_future_s * 1000
+    bias[~index.live[:high] | (age > ranking.max_age_days * DAY_MS) | future] = -np.inf
     return Priors(now_ms, recency, popularity, bias)
 
 

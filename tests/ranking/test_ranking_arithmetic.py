@@ -49,12 +49,14 @@ def test_retrieval_is_exact(contents: int, count: int) -> None:
     assert found.vectors.numpy() == pytest.approx(index.vectors[found.rows.numpy()])
 
 
-def test_priors_fade_mask_and_take_the_future_for_new() -> None:
-    config = world.settings(ranking={"max_age_days": 10.0, "recency_half_life_h": 24.0})
+def test_priors_fade_and_mask() -> None:
+    config = world.settings(
+        ranking={"max_age_days": 10.0, "recency_half_life_h": 24.0}, events={"max_future_s": 60.0}
+    )
     index = world.filled_index(config, 0)
-    for i, age in enumerate((-5 * world.DAY, 0, world.DAY, 9 * world.DAY, 11 * world.DAY, 0)):
+    for i, age in enumerate((-60_000, 0, world.DAY, 9 * world.DAY, 11 * world.DAY, -60_001, 0)):
         world.put(index, world.content_id(i), np.ones(world.D), world.NOW - age)
-    index.delete(world.content_id(5))
+    index.delete(world.content_id(6))
     found = priors(config, index, ContentStatistics(config, index), world.NOW)
     assert found.recency[:5] == pytest.approx([1, 1, 0.5, 2**-9, 2**-11], rel=1e-5)
     assert found.bias[:4] == pytest.approx(0.3 * found.recency[:4], abs=2e-6)
