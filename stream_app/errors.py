@@ -63,6 +63,12 @@ class ModelError(StreamAppError):
     code = "model"
 
 
+class DeviceError(StreamAppError):
+    """The ranking device fails again and again; the worker stops so that an orchestrator restarts it."""
+
+    code = "device"
+
+
 class StalledError(StreamAppError):
     """The worker cannot make progress; it stops so that an orchestrator restarts it."""
 

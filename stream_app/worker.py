@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 ROLES = {
     "interests": "stream_app.interests.app",
     "content": "stream_app.content.app",
-    "ranker": "stream_app.ranking.app",
+    "ranker": "stream_app.recommendations.app",
 }
 LAG_INTERVAL_S = 2.0
 CONNECT_RETRY_S = 2.0

@@ -35,4 +35,5 @@ FRESHNESS_SECONDS = Histogram("stream_app_freshness_seconds", "From an event's K
 CONSUMER_LAG = Gauge("stream_app_consumer_lag", "Records not yet processed.", ["topic", "partition"])
 QUEUE_DEPTH = Gauge("stream_app_queue_depth", "Entries waiting in a queue.", ["queue"])
 FALLBACKS = Counter("stream_app_fallbacks", "Cheaper lists published instead of a full ranking.", ["cause"])
+DEVICE_FAILURES = Counter("stream_app_device_failures", "Failures of the ranking device by cause; ten in a row stop the worker.", ["cause"])
 RANKER_REJECTED = Counter("stream_app_ranker_rejected", "Records that the ranker could not read and skipped, by topic.", ["topic"])

@@ -1,7 +1,7 @@
 """Ranks users: retrieve → blend → diversify → explain, in micro-batches on the device.
 
 The engine's *now* is stream time, the newest event time that it was told of: a replayed year is
-ranked as the year it was. Nothing here reads the wall clock, save for the time stamped on a slate.
+ranked as the year it was. Nothing here depends on the wall clock.
 
 Numbered steps of one ranking: 1. :meth:`RankingEngine.observe` the records' times, 2.
 :meth:`RankingEngine.refresh` the mirror of the index and the priors, 3.
@@ -14,15 +14,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_app.content.index import ContentIndex
+from stream_app.errors import DeviceError
 from stream_app.hashing import action_code
 from stream_app.interests.record import InterestRecord
 from stream_app.observability import metrics
@@ -32,18 +32,9 @@ from stream_app.ranking.diversify import diversify
 from stream_app.ranking.explain import shares, top_reasons
 from stream_app.ranking.features import features
 from stream_app.ranking.popularity import ContentStatistics
+from stream_app.ranking.ranked import Item, Parts, Ranked, Reason
 from stream_app.ranking.retrieve import Priors, priors, retrieve
 from stream_app.ranking.users import Interest, UserBatch
-from stream_app.recommendations.slate import (
-    COLD_START_USER,
-    Cause,
-    Item,
-    Kind,
-    Parts,
-    Reason,
-    Slate,
-    rfc3339,
-)
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,12 +43,16 @@ User = tuple[bytes, InterestRecord | None]
 """user_id and the newest record, None where nothing is known of the user."""
 
 CPU_USERS = 32  # users at a time on a CPU: their candidates (10 MB) stay in its caches, 64 ranked slower
+FAILURES_IN_A_ROW = 10
+"""Device failures in a row after which the worker must stop. Memory that a neighbour took may come free
+between two micro-batches, a broken CUDA context comes back only with a new process."""
+
 PRIORS_STREAM_MS = 1_000  # priors are renewed once stream time has moved by this much,
 PRIORS_WALL_S = 0.5  # or after this long, for the statistics that have come in
 
 
 @dataclass(frozen=True)
-class _Ranked:
+class _Chosen:
     """What the device hands back for B users: [B, k] and so on, on the host."""
 
     rows: NDArray[np.int64]
@@ -71,7 +66,7 @@ class _Ranked:
 
 
 class RankingEngine:
-    """Slates for users, from their interest records, a content index and its statistics."""
+    """Ranks contents for users, from their interest records, a content index and its statistics."""
 
     def __init__(self, settings: Settings, index: ContentIndex, statistics: ContentStatistics) -> None:
         """Raises ConfigurationError when ranking.device is not to be had."""
@@ -87,6 +82,7 @@ class RankingEngine:
         self._priors_at = 0.0
         self._uploaded: tuple[Tensor, Tensor, Tensor] | None = None
         self._broken: str | None = None  # why the mirror could not be refreshed
+        self._failures = 0  # of the device, in a row
 
     @property
     def now(self) -> int:
@@ -102,7 +98,8 @@ class RankingEngine:
     def refresh(self) -> None:
         """Bring mirror and priors up to date. Cheap when nothing changed.
 
-        When the device fails, the next rankings are fallbacks until a refresh succeeds.
+        When the device fails, the next rankings are fallbacks until a refresh succeeds. Raises
+        DeviceError when it fails again and again.
         """
         self.index.evict(self.now)
         changed = self._mirror.refresh()
@@ -111,10 +108,7 @@ class RankingEngine:
         try:
             self._mirror.copy()
         except RuntimeError as error:
-            self._broken = failure_cause(error)
-            if self._broken is None:
-                raise
-            log.error("the device failed to take changed contents (%s)", self._broken)
+            self._broken = self._device_failure(error)
         clock, now, old = time.monotonic(), self.now, self._priors
         if (
             old is None
@@ -128,46 +122,43 @@ class RankingEngine:
             self._priors_at = clock
             self._uploaded = None
 
-    def rank(self, users: Sequence[User]) -> list[Slate]:
+    def rank(self, users: Sequence[User]) -> list[Ranked]:
         """Refresh, then rank: for whoever uses one thread."""
         self.refresh()
         return self.rank_prepared(users)
 
-    def rank_prepared(self, users: Sequence[User]) -> list[Slate]:
-        """One slate for each user, in their order, as of the last refresh.
+    def rank_prepared(self, users: Sequence[User]) -> list[Ranked]:
+        """One ranking for each user, in their order, as of the last refresh.
 
-        A user's slate does not depend on the others. A device failure is logged and counted, and its
-        micro-batch gets fallback slates; any other error is raised.
+        A user's ranking does not depend on the others. A device failure is logged and counted, and its
+        micro-batch gets the fallback; any other error is raised, and DeviceError after
+        ``FAILURES_IN_A_ROW``: fallbacks must not go on unnoticed, a new process may have a device.
         """
-        slates: list[Slate] = []
+        found: list[Ranked] = []
         size = self.settings.ranking.batch_users
         if self.device.type == "cpu":
             size = min(size, CPU_USERS)
         for start in range(0, len(users), size):
             batch = users[start : start + size]
+            if self._broken is not None:
+                found += self.fallback(batch, self._broken)
+                continue
             try:
-                slates += self._rank(batch) if self._broken is None else self.fallback(batch, self._broken)
+                found += self._rank(batch)
             except RuntimeError as error:
-                cause = failure_cause(error)
-                if cause is None:
-                    raise
-                log.error("the device failed while ranking (%s): %s", cause, str(error).split("\n")[0])
-                slates += self.fallback(batch, cause)
-        return slates
+                found += self.fallback(batch, self._device_failure(error))
+            else:
+                self._failures = 0
+        return found
 
-    def cold_start_slate(self) -> Slate:
-        """The slate for whoever is not known, as of the last refresh; see COLD_START_USER."""
-        return self.rank_prepared([(COLD_START_USER, None)])[0]
-
-    def without_deleted(self, slate: Slate) -> Slate:
-        """The slate less what has left the index since it was made; on the index's thread."""
+    def without_deleted(self, ranked: Ranked) -> Ranked:
+        """The ranking less what has left the index since it was made; on the index's thread."""
         rows = self.index.rows
-        if all(item.content_id.encode() in rows for item in slate.items):
-            return slate
-        items = [item for item in slate.items if item.content_id.encode() in rows]
-        return msgspec.structs.replace(slate, items=items)
+        if all(item.content_id.encode() in rows for item in ranked.items):
+            return ranked
+        return replace(ranked, items=[i for i in ranked.items if i.content_id.encode() in rows])
 
-    def fallback(self, users: Sequence[User], cause: str) -> list[Slate]:
+    def fallback(self, users: Sequence[User], cause: str) -> list[Ranked]:
         """The cheap list for each user: fresh and popular, less what the user has seen. NumPy only.
 
         ``cause`` is counted in metrics.FALLBACKS.
@@ -181,15 +172,30 @@ class RankingEngine:
         parts[:, 1] = ranking.weight_recency * known.recency[rows]
         parts[:, 2] = ranking.weight_popularity * known.popularity[rows]
         keys, authors = self.index.keys[rows], self.index.authors[rows].tolist()
-        slates = []
+        found = []
         for user_id, record in users:
             unseen = np.ones(len(rows), np.bool_)
             if record is not None:
                 unseen = ~np.isin(keys, np.concatenate([record.seen, record.interactions["content"]]))
             chosen = _capped(np.flatnonzero(unseen), authors, ranking.author_cap, ranking.slate_size)
             items = self._items(rows[chosen].tolist(), np.round(parts[chosen], 6))
-            slates.append(self._slate(user_id, record, "fallback", items))
-        return slates
+            found.append(Ranked(user_id, record, "fallback", items))
+        return found
+
+    def _device_failure(self, error: RuntimeError) -> str:
+        """Log and count it; its cause. Raises the error itself when the fault is in the code."""
+        cause = failure_cause(error)
+        if cause is None:
+            raise error
+        self._failures += 1
+        metrics.DEVICE_FAILURES.labels(cause).inc()
+        log.error("%s failed (%s): %s", self.device, cause, str(error).split("\n")[0])
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise DeviceError(
+                f"{self.device} failed {self._failures} times in a row ({cause}): stopping, so that this "
+                "worker is started anew; ranking.device = cpu does without the device"
+            ) from error
+        return cause
 
     def _popular_rows(self, known: Priors) -> NDArray[np.intp]:
         """The rows with the largest priors, best first; enough for one who has seen what is on top."""
@@ -208,16 +214,16 @@ class RankingEngine:
         return self._priors
 
     @torch.inference_mode()
-    def _rank(self, users: Sequence[User]) -> list[Slate]:
+    def _rank(self, users: Sequence[User]) -> list[Ranked]:
         with metrics.RANK_SECONDS.labels("gather").time():
             batch = self._interest.gather(
                 [record for _, record in users], self._known_priors().now, self._mirror.rows_of
             )
-        ranked = self._rank_on_device(batch) if self._mirror.high else None
+        chosen = self._rank_on_device(batch) if self._mirror.high else None
         with metrics.RANK_SECONDS.labels("assemble").time():
-            return self._assemble(users, batch, ranked)
+            return self._assemble(users, batch, chosen)
 
-    def _rank_on_device(self, batch: UserBatch) -> _Ranked:
+    def _rank_on_device(self, batch: UserBatch) -> _Chosen:
         """The tensor part; synchronises the GPU once, at its end, so on CUDA that step's seconds hold
         what the ones before have queued."""
         ranking, device = self.settings.ranking, self.device
@@ -284,25 +290,25 @@ class RankingEngine:
             self._uploaded = (bias, recency, popularity)
         return self._uploaded
 
-    def _assemble(self, users: Sequence[User], batch: UserBatch, ranked: _Ranked | None) -> list[Slate]:
+    def _assemble(self, users: Sequence[User], batch: UserBatch, chosen: _Chosen | None) -> list[Ranked]:
         personal = batch.personal.tolist()
         metrics.RANKED_USERS.labels("personal").inc(sum(personal))
         metrics.RANKED_USERS.labels("cold_start").inc(len(users) - sum(personal))
-        slates = []
+        found = []
         for i, (user_id, record) in enumerate(users):
             items: list[Item] = []
-            if ranked is not None:
-                rows = ranked.rows[i]
-                reasons = self._reasons(batch, ranked, i) if personal[i] else None
-                items = self._items(rows[rows >= 0].tolist(), ranked.parts[i], reasons)
-            slates.append(self._slate(user_id, record, "personal" if personal[i] else "cold_start", items))
-        return slates
+            if chosen is not None:
+                rows = chosen.rows[i]
+                reasons = self._reasons(batch, chosen, i) if personal[i] else None
+                items = self._items(rows[rows >= 0].tolist(), chosen.parts[i], reasons)
+            found.append(Ranked(user_id, record, "personal" if personal[i] else "cold_start", items))
+        return found
 
-    def _reasons(self, batch: UserBatch, ranked: _Ranked, user: int) -> list[list[Reason]]:
+    def _reasons(self, batch: UserBatch, chosen: _Chosen, user: int) -> list[list[Reason]]:
         """The reasons of each place of one user's slate."""
         ids, rows, actions = self._mirror.ids, batch.recent_rows[user], batch.recent_actions[user]
         reasons = []
-        for shares_, slots in zip(ranked.shares[user].tolist(), ranked.reasons[user].tolist(), strict=True):
+        for shares_, slots in zip(chosen.shares[user].tolist(), chosen.reasons[user].tolist(), strict=True):
             place = []
             for share, slot in zip(shares_, slots, strict=True):
                 action = self._actions.get(int(actions[slot]))
@@ -325,33 +331,10 @@ class RankingEngine:
                 items.append(Item(_text(content_id), score, Parts(*part), why))
         return items
 
-    def _slate(self, user_id: bytes, record: InterestRecord | None, kind: Kind, items: list[Item]) -> Slate:
-        return Slate(
-            _text(user_id),
-            rfc3339(time.time_ns() // 1_000_000),
-            self.index.model,
-            self._cause(record),
-            kind,
-            items,
-        )
 
-    def _cause(self, record: InterestRecord | None) -> Cause | None:
-        """None as well when the action has left the configuration: its topic is not known any more."""
-        if record is None or (action := self._actions.get(int(record.header["action"]))) is None:
-            return None
-        header = record.header
-        return Cause(
-            self.settings.topic_name(action.topic),
-            int(header["partition"]),
-            int(header["offset"]),
-            rfc3339(int(header["occurred_at"])),
-            rfc3339(int(header["received_at"])),
-        )
-
-
-def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor) -> _Ranked:
+def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor) -> _Chosen:
     """Waits for the device. Floats are rounded to 6 digits, beyond which they say nothing."""
-    return _Ranked(
+    return _Chosen(
         rows.cpu().numpy(),
         np.round(parts.double().cpu().numpy(), 6),
         np.round(share.double().cpu().numpy(), 6),

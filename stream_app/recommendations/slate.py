@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
-from typing import Literal
 
 import msgspec
 import xxhash
+
+from stream_app.hashing import action_code
+from stream_app.interests.record import InterestRecord
+from stream_app.ranking.ranked import Item, Kind, Ranked
+from stream_app.settings import Settings
 
 COLD_START_USER = b"\x00cold-start"
 """Reserved key: the slate for users whom nobody knows yet, fresh and popular. A subscriber shows it to
 whoever has no slate of their own. Keys that start with a zero byte are never a user's."""
 
-Kind = Literal["personal", "cold_start", "fallback"]
-
 _LATEST_MS = 253_402_300_799_999  # the year 9999 ends: RFC 3339 goes no further
-
-
-class Reason(msgspec.Struct, frozen=True):
-    """A past interaction that speaks for the content; see :mod:`stream_app.ranking.explain`."""
-
-    content_id: str
-    action: str
-    share: float
-    """Part of the interest score that this interaction carries."""
-
-
-class Parts(msgspec.Struct, frozen=True):
-    """The weighted summands of a score."""
-
-    interest: float
-    recency: float
-    popularity: float
-    match: float
-
-
-class Item(msgspec.Struct, frozen=True):
-    """One recommended content."""
-
-    content_id: str
-    score: float
-    """Sum of the parts. The order of a slate is not that of the scores alone: diversity counts."""
-    parts: Parts
-    reasons: list[Reason]
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -71,6 +46,39 @@ class Slate(msgspec.Struct, frozen=True):
     """personal; cold_start: fresh and popular contents, for want of interests; fallback: likewise,
     for want of a device or of time"""
     items: list[Item]
+
+
+class SlateMaker:
+    """Makes slates of what was ranked."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        """``model`` is the text encoder's id."""
+        self._model = model
+        self._topics = {action_code(a.name): settings.topic_name(a.topic) for a in settings.events.actions}
+
+    def slate(self, ranked: Ranked) -> Slate:
+        """The slate of one ranking, stamped with the time of day."""
+        return Slate(
+            ranked.user_id.decode(errors="replace"),
+            rfc3339(time.time_ns() // 1_000_000),
+            self._model,
+            self._cause(ranked.record),
+            ranked.kind,
+            ranked.items,
+        )
+
+    def _cause(self, record: InterestRecord | None) -> Cause | None:
+        """None as well when the action has left the configuration: its topic is not known any more."""
+        if record is None or (topic := self._topics.get(int(record.header["action"]))) is None:
+            return None
+        header = record.header
+        return Cause(
+            topic,
+            int(header["partition"]),
+            int(header["offset"]),
+            rfc3339(int(header["occurred_at"])),
+            rfc3339(int(header["received_at"])),
+        )
 
 
 def rfc3339(ms: int) -> str:

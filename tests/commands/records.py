@@ -6,8 +6,9 @@ import numpy as np
 
 from stream_app.hashing import action_code, key64, model_code
 from stream_app.interests.record import APPLIED, HEADER, INTERACTION, UNDONE, VERSION
+from stream_app.ranking.ranked import Item, Parts, Reason
 from stream_app.recommendations import slate as slates
-from stream_app.recommendations.slate import Cause, Item, Parts, Reason, Slate, rfc3339
+from stream_app.recommendations.slate import Cause, Slate, rfc3339
 
 T_REF = 1_700_000_000_000
 HALF_LIFE_MS = 7 * 86_400_000

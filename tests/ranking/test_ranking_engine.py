@@ -10,12 +10,13 @@ from prometheus_client import REGISTRY
 from ranking_world import Engagement
 
 from stream_app.content.index import ContentIndex
+from stream_app.errors import DeviceError
 from stream_app.hashing import key64
 from stream_app.interests import record
 from stream_app.interests.record import APPLIED, AWAITING, UNDONE, InterestRecord
-from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.engine import FAILURES_IN_A_ROW, RankingEngine, User
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.recommendations.slate import COLD_START_USER, Slate
+from stream_app.ranking.ranked import Ranked
 from stream_app.settings import Settings
 
 
@@ -35,7 +36,7 @@ def user_of(config: Settings, index: ContentIndex, *engagements: Engagement, **m
     return b"u", record.decode(world.interest_record(config, index, engagements, **more))  # type: ignore[arg-type]
 
 
-def ids(slate: Slate) -> list[bytes]:
+def ids(slate: Ranked) -> list[bytes]:
     return [item.content_id.encode() for item in slate.items]
 
 
@@ -226,6 +227,32 @@ def test_seen_deleted_and_expired_contents_are_left_out() -> None:
     assert len(fallback.items) == min(30, len(left))
 
 
+def test_a_replay_does_not_know_its_future() -> None:
+    """Contents created after stream time are nobody's candidates until it has reached them."""
+    config = world.settings(
+        events={"max_future_s": 300.0}, ranking={"slate_size": 60, "candidates": 60, "author_cap": 0}
+    )
+    index = world.filled_index(config, 0)
+    rng = np.random.default_rng(8)
+    for i in range(60):
+        world.put(index, world.content_id(i), rng.normal(size=world.D), world.NOW + (i - 30) * world.HOUR)
+    skewed = world.NOW + 300_000
+    world.put(index, b"a little ahead", rng.normal(size=world.D), skewed)
+    world.put(index, b"further ahead", rng.normal(size=world.D), skewed + 1)
+    statistics = ContentStatistics(config, index)
+    engine = RankingEngine(config, index, statistics)
+    user = user_of(config, index, Engagement(world.content_id(0), world.NOW))
+    engine.observe([user])
+    for hours in (0, 10):
+        statistics.stream_time = engine.now + hours * world.HOUR
+        known = {id_ for id_, row in index.rows.items() if index.created_at[row] <= engine.now + 300_000}
+        assert (b"further ahead" in known) == (hours > 0)
+        personal, cold = engine.rank([user, (b"new", None)])
+        assert set(ids(personal)) == known - {world.content_id(0)}
+        assert set(ids(cold)) == known
+        assert set(ids(engine.fallback([(b"new", None)], "test")[0])) == known
+
+
 def test_author_cap_holds_in_every_kind_of_slate() -> None:
     config = world.settings(ranking={"author_cap": 2})
     index = world.filled_index(config, 200, authors=6)
@@ -259,9 +286,8 @@ def test_who_is_not_known_gets_the_cold_start_slate(why: str) -> None:
             world.interest_record(other, small, [Engagement(world.content_id(1), world.NOW)])
         )
     slate = engine.rank([(b"u", None if why == "no record" else found)])[0]
-    cold = engine.cold_start_slate()
+    cold = engine.rank_prepared([(b"nobody", None)])[0]
     assert slate.kind == cold.kind == "cold_start"
-    assert cold.user_id.encode() == COLD_START_USER
     known = {key64(world.content_id(1))} if why != "no record" else set()
     assert all(key64(i) not in known for i in ids(slate))
     if why == "no record":
@@ -303,7 +329,6 @@ def test_an_empty_index_gives_empty_slates() -> None:
     index = world.filled_index(config, 0)
     engine = RankingEngine(config, index, ContentStatistics(config, index))
     assert engine.rank([(b"u", None)])[0].items == []
-    assert engine.cold_start_slate().items == []
     assert engine.fallback([(b"u", None)], "test")[0].items == []
     assert engine.rank([]) == []
 
@@ -331,7 +356,7 @@ def test_a_device_failure_is_counted_and_answered_with_the_cheap_list(
         patched.setattr("stream_app.ranking.engine.retrieve", fail)
         slates = engine.rank(users)
     assert [s.kind for s in slates] == ["fallback"] * 5
-    assert all(len(s.items) == 10 and s.caused_by is not None for s in slates)
+    assert all(len(s.items) == 10 and s.record is not None for s in slates)
     with monkeypatch.context() as patched:
         world.put(index, b"new", np.ones(world.D), world.NOW)
         patched.setattr(engine._mirror, "copy", fail)
@@ -341,6 +366,30 @@ def test_a_device_failure_is_counted_and_answered_with_the_cheap_list(
     # the device is back: so are personal slates, and the content that it missed
     assert [s.kind for s in engine.rank(users)] == ["personal"] * 5
     assert (engine._mirror.vectors[: index.high].numpy() == index.vectors[: index.high]).all()
+
+
+def test_a_device_that_fails_again_and_again_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = world.settings()
+    index = world.filled_index(config, 50)
+    engine = engine_over(config, index)
+    user = world.some_users(config, index, 1)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    before = counted("device_failures", cause="device")
+    with monkeypatch.context() as patched:
+        patched.setattr("stream_app.ranking.engine.retrieve", fail)
+        for _ in range(FAILURES_IN_A_ROW - 1):
+            assert engine.rank(user)[0].kind == "fallback"
+    assert engine.rank(user)[0].kind == "personal"  # and the count begins anew
+    monkeypatch.setattr("stream_app.ranking.engine.retrieve", fail)
+    monkeypatch.setattr(engine._mirror, "copy", fail)
+    for _ in range(FAILURES_IN_A_ROW - 1):
+        assert engine.rank(user)[0].kind == "fallback"
+    with pytest.raises(DeviceError, match="10 times in a row"):
+        engine.rank(user)
+    assert counted("device_failures", cause="device") - before == 2 * FAILURES_IN_A_ROW - 1
 
 
 def test_a_fault_in_the_code_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,18 +403,6 @@ def test_a_fault_in_the_code_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stream_app.ranking.engine.retrieve", fail)
     with pytest.raises(RuntimeError, match="size of tensor"):
         engine.rank([(b"u", None)])
-
-
-def test_caused_by_names_the_event_applied_last() -> None:
-    config = world.settings(kafka={"topic_prefix": "x."})
-    index = world.filled_index(config, 20)
-    user = user_of(config, index, Engagement(world.content_id(1), world.NOW, 3.0, "share"))
-    slate = engine_over(config, index).rank([user])[0]
-    assert slate.caused_by is not None
-    assert (slate.caused_by.topic, slate.caused_by.partition, slate.caused_by.offset) == ("x.shares", 1, 42)
-    assert slate.caused_by.occurred_at == "2023-11-14T22:13:20.000Z"
-    assert slate.caused_by.received_at == "2023-11-14T22:13:20.005Z"
-    assert slate.model == world.MODEL
 
 
 def test_a_slate_loses_what_was_deleted_while_it_was_made() -> None:

@@ -12,8 +12,9 @@ from prometheus_client import REGISTRY
 
 from stream_app.errors import BrokerUnavailableError
 from stream_app.kafka.clients import read_topic
+from stream_app.ranking.ranked import Item, Parts
 from stream_app.recommendations.publish import SlatePublisher
-from stream_app.recommendations.slate import Cause, Item, Parts, Slate, decode, rfc3339
+from stream_app.recommendations.slate import Cause, Slate, decode, rfc3339
 from stream_app.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("topics")

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+import time
 
 import msgspec
 import pytest
 
+from stream_app.interests import record
+from stream_app.ranking.ranked import Item, Parts, Ranked, Reason
 from stream_app.recommendations.slate import (
     Cause,
-    Item,
-    Parts,
-    Reason,
     Slate,
+    SlateMaker,
     decode,
     encode,
     fingerprint,
     milliseconds,
     rfc3339,
 )
+from tests.ranking import ranking_world as world
 
 
 def slate(*contents: str, score: float = 1.0, user: str = "u") -> Slate:
@@ -84,3 +86,28 @@ def test_times_are_rfc_3339_in_utc(ms: int, text: str) -> None:
     assert rfc3339(ms) == text
     if 0 <= ms < 2**53:
         assert milliseconds(text) == ms
+
+
+def ranked(action: str = "share") -> Ranked:
+    config = world.settings()
+    index = world.filled_index(config, 3)
+    value = world.interest_record(
+        config, index, [world.Engagement(world.content_id(1), world.NOW, 3.0, action)]
+    )
+    return Ranked(b"u", record.decode(value), "personal", slate("a", "b").items)
+
+
+def test_a_slate_names_the_event_applied_last() -> None:
+    made = SlateMaker(world.settings(kafka={"topic_prefix": "x."}), "m").slate(ranked())
+    assert made == msgspec.structs.replace(
+        slate("a", "b"),
+        generated_at=made.generated_at,
+        caused_by=Cause("x.shares", 1, 42, "2023-11-14T22:13:20.000Z", "2023-11-14T22:13:20.005Z"),
+    )
+    assert abs(milliseconds(made.generated_at) - time.time() * 1000) < 60_000
+
+
+def test_a_slate_without_an_event_or_with_one_of_a_former_action_names_no_cause() -> None:
+    maker = SlateMaker(world.settings(), "m")
+    assert maker.slate(Ranked(b"u", None, "cold_start", [])).caused_by is None
+    assert maker.slate(ranked("waved_at")).caused_by is None

@@ -8,10 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import ranking_world as world
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
-from ranking_world import Engagement
 
 from stream_app.content import vectors
 from stream_app.content.index import ContentIndex
@@ -20,10 +18,12 @@ from stream_app.content.vectors import ContentVector
 from stream_app.kafka.app import RoleApp
 from stream_app.kafka.reader import TopicReader
 from stream_app.observability.health import Health
-from stream_app.ranking.app import create_app
+from stream_app.recommendations.app import create_app
 from stream_app.recommendations.publish import SlatePublisher
 from stream_app.recommendations.slate import COLD_START_USER, Slate, decode
 from stream_app.settings import Settings, build
+from tests.ranking import ranking_world as world
+from tests.ranking.ranking_world import Engagement
 
 COLD_START = COLD_START_USER.decode()
 

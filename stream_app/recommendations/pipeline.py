@@ -12,7 +12,8 @@ from stream_app.errors import RecordFormatError
 from stream_app.interests import record as interest_record
 from stream_app.observability import metrics
 from stream_app.ranking.engine import RankingEngine, User
-from stream_app.recommendations.slate import Slate
+from stream_app.ranking.ranked import Ranked
+from stream_app.recommendations.slate import COLD_START_USER, Slate, SlateMaker
 from stream_app.settings import Settings
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ class RankerPipeline:
         """``progress`` is called after each micro-batch."""
         self._engine = engine
         self._publisher = publisher
+        self._slates = SlateMaker(settings, engine.index.model)
         self._progress = progress
         self._batch_users = settings.ranking.batch_users
         self._queue_users = settings.ranking.queue_users
@@ -112,8 +114,9 @@ class RankerPipeline:
         """Publish the slate for whoever is not known, if it changed."""
         async with self._work:
             self._engine.refresh()
-            slate = await self._in_thread(self._engine.cold_start_slate)
-            await self._publisher.publish(self._current([slate]))
+            nobody: list[User] = [(COLD_START_USER, None)]
+            ranked = await self._in_thread(partial(self._engine.rank_prepared, nobody))
+            await self._publisher.publish(self._current(ranked))
 
     async def settle(self) -> None:
         """Return once no batch is in work."""
@@ -132,11 +135,11 @@ class RankerPipeline:
                 depth.set(len(users) - start)
                 batch = users[start : start + self._batch_users]
                 self._engine.refresh()
-                slates = await self._in_thread(partial(self._engine.rank_prepared, batch))
+                ranked = await self._in_thread(partial(self._engine.rank_prepared, batch))
                 if publishing is not None:
                     await publishing
                     self._progress()
-                publishing = asyncio.ensure_future(self._publisher.publish(self._current(slates)))
+                publishing = asyncio.ensure_future(self._publisher.publish(self._current(ranked)))
         finally:
             depth.set(0)
             if publishing is not None:
@@ -145,6 +148,6 @@ class RankerPipeline:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _current(self, slates: Iterable[Slate]) -> list[Slate]:
-        """The slates without contents whose deletion was read while they were being made."""
-        return [self._engine.without_deleted(slate) for slate in slates]
+    def _current(self, ranked: Iterable[Ranked]) -> list[Slate]:
+        """Slates without the contents whose deletion was read while the device ranked."""
+        return [self._slates.slate(self._engine.without_deleted(one)) for one in ranked]

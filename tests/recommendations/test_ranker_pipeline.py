@@ -7,16 +7,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pytest
-import ranking_world as world
 from prometheus_client import REGISTRY
-from ranking_world import Engagement
 
 from stream_app.content.index import ContentIndex
 from stream_app.ranking.engine import RankingEngine
-from stream_app.ranking.pipeline import RankerPipeline
 from stream_app.ranking.popularity import ContentStatistics
+from stream_app.recommendations.pipeline import RankerPipeline
 from stream_app.recommendations.slate import COLD_START_USER, Slate
 from stream_app.settings import Settings
+from tests.ranking import ranking_world as world
+from tests.ranking.ranking_world import Engagement
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,18 @@ def test_beyond_the_queue_the_longest_waiting_get_the_cheap_list() -> None:
 
 
 def test_slates_stand_at_the_stream_time_of_their_batch() -> None:
-    config, index, pipeline, shelf = built()
-    asyncio.run(pipeline.handle([Arrived(b"u", liked(config, index, 1, ago=5 * world.DAY))]))
-    early = shelf.slates["u"].items[0].parts.recency
-    record = Arrived(b"u", liked(config, index, 1, ago=5 * world.DAY))
+    config, index, pipeline, shelf = built(weight_interest=0.0, weight_match=0.0)
+    ago = 5 * world.DAY
+    record = Arrived(b"u", liked(config, index, 1, ago=ago))
+
+    def newest() -> int:
+        shown = shelf.slates["u"].items[0].content_id.encode()
+        return int(index.created_at[index.rows[shown]])
+
+    asyncio.run(pipeline.handle([record]))
+    assert world.NOW - 2 * ago < newest() <= world.NOW - ago + 300_000  # not what was yet to come
     asyncio.run(pipeline.handle([Arrived(b"v", liked(config, index, 2)), record]))
-    assert shelf.slates["u"].items[0].parts.recency < early
+    assert newest() > world.NOW - ago
 
 
 def test_contents_deleted_between_batches_are_gone() -> None:

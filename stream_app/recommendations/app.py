@@ -17,8 +17,8 @@ from stream_app.kafka.transport import RecordBatch
 from stream_app.observability.health import Health
 from stream_app.ranking.device import limit_threads
 from stream_app.ranking.engine import RankingEngine
-from stream_app.ranking.pipeline import RankerPipeline
 from stream_app.ranking.popularity import ContentStatistics
+from stream_app.recommendations.pipeline import RankerPipeline
 from stream_app.recommendations.publish import SlatePublisher
 from stream_app.settings import Settings
 
