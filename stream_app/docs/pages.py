@@ -32,8 +32,7 @@ ABOUT_METRICS = (
 )
 ABOUT_REASONS = (
     "A record that cannot be used is counted by one of these codes, and never costs its neighbours. "
-    "Events go to `events-dlq` with their original bytes and headers; content records stay on `content`, "
-    "where their producer can correct them."
+    "It goes to `events-dlq` with its original bytes and headers, be it an event or a content."
 )
 ABOUT_COMMANDS = (
     "Every command takes `--config FILE` (a TOML file, see [CONFIG.md](CONFIG.md)) and `--log-level "
