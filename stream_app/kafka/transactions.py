@@ -8,6 +8,7 @@ refuses whatever that predecessor still sends.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.0005
 
 MAX_BATCH_BYTES = 1_000_000
 """Bytes of one record batch: below Kafka's default ``message.max.bytes`` (1,048,588)."""
+
+CLOSE_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,9 @@ class PartitionTransactions:
     async def close(self) -> None:
         """Stop the producer; bounded, an open transaction is left for the next owner to abort."""
         try:
-            await asyncio.wait_for(self._producer.stop(), 5.0)
-        except (KafkaError, TimeoutError, asyncio.CancelledError):
-            return
+            await asyncio.wait_for(self._producer.stop(), CLOSE_TIMEOUT_S)
+        except (KafkaError, TimeoutError):
+            # the broker is away: what is still to be sent is void, and would be tried for ever
+            with contextlib.suppress(KafkaError):
+                await self._producer._sender.close()
+            await self._producer.client.close()
