@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import FencedError, TransactionError
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 INLINE_RECORDS = 32
 """Batches up to this size are computed in the event loop: a thread would cost more than they do."""
+
+FOLLOW_RETRY_S = 1.0
 
 EXPIRY_SCAN = 20_000
 """Users on disk looked at in one round of expiry."""
@@ -103,7 +106,6 @@ class InterestPartition:
         self._state: PartitionState | None = None
         self._expected: dict[str, int | None] = {}
         self._position = 0
-        self._removed: list[bytes] = []
         self._in_flight: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._scanned = b""
@@ -188,15 +190,19 @@ class InterestPartition:
             metrics.BATCH_RECORDS.labels("interests").observe(len(batch.records))
             if self._slab.capacity - np.count_nonzero(self._slab.dirty) < len(batch.records):
                 await self._flush(state)
-            # 1. compute, while the previous transaction is on its way
-            if len(batch.records) > INLINE_RECORDS:
-                outputs = await asyncio.to_thread(
-                    self._preparation.prepare, state, batch.topic, batch.records
-                )
-            else:
-                outputs = self._preparation.prepare(state, batch.topic, batch.records)
-            # 2. one transaction
-            await self.settle()
+            try:
+                # 1. compute, while the previous transaction is on its way
+                if len(batch.records) > INLINE_RECORDS:
+                    outputs = await asyncio.to_thread(
+                        self._preparation.prepare, state, batch.topic, batch.records
+                    )
+                else:
+                    outputs = self._preparation.prepare(state, batch.topic, batch.records)
+                # 2. one transaction
+                await self.settle()
+            except BaseException:
+                self.lost = True  # the slab may be ahead of the changelog now: never write it out
+                raise
             if self.lost:
                 return
             offsets = {TopicPartition(batch.topic, batch.partition): batch.end}
@@ -210,8 +216,8 @@ class InterestPartition:
             except (FencedError, TransactionError) as error:
                 self._lose(error)
                 return
-            except Exception as error:
-                self._lose(error)
+            except BaseException as error:
+                self.lost = True
                 self._on_broken(error)
                 raise
         self._position = max(self._position, ends.get(self._table, 0))
@@ -239,15 +245,14 @@ class InterestPartition:
     def _write(self, state: PartitionState) -> None:
         slab = state.slab
         rows = np.flatnonzero(slab.dirty)
-        if not len(rows) and not self._removed:
+        if not len(rows):
             return
-        changed: list[tuple[bytes, bytes | None]] = [(user, None) for user in self._removed]
+        changed: list[tuple[bytes, bytes | None]] = []
         for row, value in zip(rows.tolist(), slab.encode(rows), strict=True):
             user = slab.users[row]
             if user is not None:
                 changed.append((user, value))
         state.store.write(changed, self._position)
-        self._removed.clear()
         slab.dirty[rows] = False
         slab.stored[rows] = True
 
@@ -273,7 +278,8 @@ class InterestPartition:
             await self._commit(outputs, {})
             if not self.lost:
                 state.slab.release([state.slab.index[user] for user in faded if user in state.slab.index])
-                self._removed += faded
+                removed: list[tuple[bytes, bytes | None]] = [(user, None) for user in faded]
+                await asyncio.to_thread(state.store.write, removed, self._position)
                 for content in unknown:
                     state.statistics.forget(content)
                 metrics.USERS_EXPIRED.inc(len(faded))
@@ -310,19 +316,26 @@ class StandbyPartition:
 
     def __init__(self, settings: Settings, partition: int) -> None:
         self.store = PartitionStore(store_directory(settings, partition))
-        self._reader = ChangelogReader(settings, settings.topic_name("interests"), partition)
+        self._settings, self._partition = settings, partition
         self._task = asyncio.create_task(self._follow(), name=f"standby {partition}")
 
     async def _follow(self) -> None:
-        if not await self._reader.start(self.store.position):
-            await asyncio.to_thread(self.store.clear)
-        await self._reader.follow(store_records(self.store))
+        while True:
+            reader = ChangelogReader(self._settings, self._settings.topic_name("interests"), self._partition)
+            try:
+                if not await reader.start(self.store.position):
+                    await asyncio.to_thread(self.store.clear)
+                await reader.follow(store_records(self.store))
+            except KafkaError as error:
+                log.warning("standby %d cannot follow now: %r", self._partition, error)
+            finally:
+                await reader.stop()
+            await asyncio.sleep(FOLLOW_RETRY_S)
 
     async def release(self) -> PartitionStore:
         """Stop following and hand the store over."""
         self._task.cancel()
         await asyncio.wait([self._task])
-        await self._reader.stop()
         return self.store
 
     async def close(self) -> None:
