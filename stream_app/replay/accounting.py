@@ -9,22 +9,19 @@ from __future__ import annotations
 import contextlib
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 import msgspec
 import numpy as np
-from kafka import TopicPartition
-from kafka.errors import KafkaTimeoutError
 
-from stream_app.errors import TopicMismatchError
 from stream_app.hashing import key64
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
-from stream_app.kafka import clients
+from stream_app.replay.follower import Follower
+from stream_app.replay.verify import Verified
 from stream_app.settings import Settings
 
-POLL_MS = 100
+POLL_S = 0.1
 
 
 class Freshness(msgspec.Struct):
@@ -50,6 +47,8 @@ class Summary(msgspec.Struct, kw_only=True):
     slates: int
     """Slates published since the start."""
     freshness_ms: Freshness
+    verified: Verified | None = None
+    """With ``--verify``: how the users' states compare with the log."""
 
     @property
     def accounted(self) -> int:
@@ -78,6 +77,11 @@ class Accounts:
             self._before = self._outcomes.read()
             self._close = opened.pop_all().close
 
+    @property
+    def earlier(self) -> int:
+        """Events that were accounted for before the start."""
+        return self._before.accounted
+
     def summary(self, produced: int, users: set[int]) -> Summary:
         """What became of ``produced`` events of ``users`` (key64) sent since the start, so far."""
         now, before, slates = self._outcomes.read(), self._before, self._slates
@@ -104,7 +108,7 @@ class Accounts:
         latest, changed = self.summary(produced, users), time.monotonic()
         while not latest.complete and time.monotonic() - changed < patience_s:
             progress(latest)
-            time.sleep(POLL_MS / 1000)
+            time.sleep(POLL_S)
             newer = self.summary(produced, users)
             if newer != latest:
                 latest, changed = newer, time.monotonic()
@@ -119,7 +123,7 @@ class OutcomesReader:
     """Follows the account records of all interests partitions."""
 
     def __init__(self, settings: Settings) -> None:
-        self._follower = _Follower(settings, settings.topic_name("content-stats"))
+        self._follower = Follower(settings, settings.topic_name("content-stats"))
         self._by_partition: dict[int, Outcomes] = {}
 
     def read(self) -> Outcomes:
@@ -155,7 +159,7 @@ class _SlateReader:
     """Follows the slates: who has one; how many came since the start and how fresh they were."""
 
     def __init__(self, settings: Settings) -> None:
-        self._follower = _Follower(settings, settings.topic_name("recommendations"))
+        self._follower = Follower(settings, settings.topic_name("recommendations"))
         self._decode = msgspec.json.Decoder(_CausedSlate).decode
         self.users: set[int] = set()
         """key64 of the users who have a slate"""
@@ -180,41 +184,3 @@ class _SlateReader:
 
     def close(self) -> None:
         self._follower.close()
-
-
-class _Follower:
-    """Reads a topic whole, then whatever has been added since."""
-
-    def __init__(self, settings: Settings, topic: str) -> None:
-        self._settings = settings
-        self._topic = topic
-        self._client = clients.consumer(settings)
-        numbers = self._client.partitions_for_topic(topic)
-        if not numbers:
-            self.close()
-            raise TopicMismatchError(
-                f"topic {topic} does not exist: create it with `stream-app topics --create`"
-            )
-        self._partitions = [TopicPartition(topic, p) for p in numbers]
-        self._client.assign(self._partitions)
-        self._client.seek_to_beginning(*self._partitions)
-
-    def read(self) -> Iterator[Any]:
-        """Committed records up to the end that the topic has now (kafka-python's; it has no types).
-
-        The end is reached when the position has: transaction markers take offsets too."""
-        patience = self._settings.kafka.request_timeout_s
-        with clients.naming_the_broker(self._settings):
-            ends = self._client.end_offsets(self._partitions)
-            heard = time.monotonic()
-            while any(self._client.position(tp) < ends[tp] for tp in self._partitions):
-                batches = self._client.poll(timeout_ms=POLL_MS)
-                if batches:
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > patience:
-                    raise KafkaTimeoutError(f"{self._topic} gave nothing for {patience:.0f} s")
-                for records in batches.values():
-                    yield from records
-
-    def close(self) -> None:
-        self._client.close()

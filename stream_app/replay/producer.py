@@ -28,11 +28,15 @@ class Produced:
     contents: int = 0
     users: set[int] = field(default_factory=set)
     """key64 of the event keys"""
+    content_keys: set[int] = field(default_factory=set)
+    """key64 of the contents' keys"""
 
     def add(self, record: LogRecord) -> None:
         """Count one more record."""
         if not record.is_event:
             self.contents += 1
+            if record.key is not None:
+                self.content_keys.add(key64(record.key))
             return
         self.events += 1
         if record.key is not None:
@@ -44,15 +48,17 @@ def produce(
     records: Iterable[LogRecord],
     *,
     speed: float | None = None,
+    so_far: Produced | None = None,
     progress: Callable[[Produced], None] = lambda _: None,
 ) -> Produced:
     """Send all records and return once each is acknowledged. Kafka timestamps are now.
 
-    ``speed``: log seconds a second; None sends as fast as possible. Raises ConfigurationError for a
-    topic that carries no events, BrokerUnavailableError, StreamAppError when the broker refuses a record.
+    ``speed``: log seconds a second; None sends as fast as possible. ``so_far``: what was sent earlier, to be
+    counted on. Raises ConfigurationError for a topic that carries no events, BrokerUnavailableError,
+    StreamAppError when the broker refuses a record.
     """
     topics = {name: settings.topic_name(name) for name in (CONTENT_TOPIC, *event_topics(settings))}
-    produced = Produced()
+    produced = so_far or Produced()
     pace = _Pace(speed)
     waiting: deque[Any] = deque()  # kafka-python has no types
     try:
