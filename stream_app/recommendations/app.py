@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka import ConsumerRecord
@@ -20,12 +21,16 @@ from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.recommendations.pipeline import RankerPipeline
 from stream_app.recommendations.publish import SlatePublisher
+from stream_app.recommendations.rounds import Done, Rounds
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 ROLE = "ranker"
 WATCH = "ranking"
+WAITING_BATCHES = 4
+"""Batches that may wait for the next round. Four of the default size (8 MiB) hold fewer users than
+``ranking.queue_users``: a backlog alone gives nobody the cheap list."""
 
 Apply = Callable[[Iterable[tuple[bytes | None, bytes | None]]], None]
 
@@ -45,16 +50,10 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
 
     @app.agent(app.batches([interests]), name=ROLE)  # type: ignore[untyped-decorator]  # faust is untyped
     async def rank(stream: Any) -> None:
-        # Faust acks a batch even when its agent fails; here only what has been published is acked
+        # Faust acks a batch once its agent goes on; here only what has been published is acked
         acked_here = stream.noack()
         async for event in acked_here.events():
-            try:
-                await ranker.take(event.value)
-            except Exception as error:
-                log.critical("a batch of users could not be ranked: %r", error)
-                app.stop_loudly(error)
-                raise
-            await acked_here.ack(event)
+            await ranker.take(event.value, partial(acked_here.ack, event))
 
     return app
 
@@ -78,7 +77,8 @@ class Ranker:
                 ("content-stats", statistics.apply, "statistics"),
             )
         ]
-        self._renewal: asyncio.Task[None] | None = None
+        self._rounds: Rounds[RecordBatch] = Rounds(self._rank, WAITING_BATCHES)
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Everything is read before the first user is ranked."""
@@ -87,14 +87,17 @@ class Ranker:
         for reader in self._readers:
             await reader.start()
             reader.failed.add_done_callback(self._stop_on_failure)
-        self._renewal = asyncio.create_task(self._renew(), name="cold-start slate")
+        self._tasks = [
+            asyncio.create_task(self._rounds.run(self._stop_on_error), name="ranking"),
+            asyncio.create_task(self._renew(), name="cold-start slate"),
+        ]
         self._health.waiting_for = "an assignment"
 
     async def stop(self) -> None:
         """In the reverse order; the streams have come to rest."""
-        if self._renewal is not None:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for reader in self._readers:
             await reader.stop()
         self._pipeline.close()
@@ -106,15 +109,19 @@ class Ranker:
 
     async def settle(self) -> None:
         """Before partitions are given up: what was begun is published first."""
-        await self._pipeline.settle()
+        await self._rounds.settle()
 
-    async def take(self, batch: RecordBatch) -> None:
-        """Return once the slates of the batch's users are acknowledged.
+    async def take(self, batch: RecordBatch, done: Done) -> None:
+        """Let the batch's users be ranked; ``done`` is awaited once their slates are acknowledged.
 
-        Any exception means that the batch must not be acked; it is ranked again after the restart.
+        After an error, which stops the worker, it is not: the batch is ranked again after the restart.
         """
         self._health.expect(WATCH)
-        await self._pipeline.handle(batch.records)
+        await self._rounds.add(batch, done)
+
+    async def _rank(self, batches: Sequence[RecordBatch]) -> None:
+        self._health.expect(WATCH)  # those of this round may have been added before the last one ended
+        await self._pipeline.handle([record for batch in batches for record in batch.records])
         self._health.progress(WATCH)
 
     def _progress(self) -> None:
@@ -131,6 +138,10 @@ class Ranker:
         except Exception as error:  # noqa: BLE001  # a renewal that ended silently would go unnoticed
             log.critical("the cold-start slate could not be renewed: %r", error)
             self._app.stop_loudly(error)
+
+    def _stop_on_error(self, error: Exception) -> None:
+        log.critical("users could not be ranked: %r", error)
+        self._app.stop_loudly(error)
 
     def _stop_on_failure(self, failed: asyncio.Future[None]) -> None:
         if not failed.cancelled() and (error := failed.exception()) is not None:

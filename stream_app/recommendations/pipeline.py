@@ -118,11 +118,6 @@ class RankerPipeline:
             ranked = await self._in_thread(partial(self._engine.rank_prepared, nobody))
             await self._publisher.publish(self._current(ranked))
 
-    async def settle(self) -> None:
-        """Return once no batch is in work."""
-        async with self._work:
-            pass
-
     def close(self) -> None:
         """Let the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -161,17 +161,3 @@ def test_what_cannot_be_published_is_not_finished() -> None:
     shelf.refuses = False
     asyncio.run(pipeline.handle([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)]))
     assert len(shelf.slates) == 5
-
-
-def test_settle_waits_for_the_batch_in_work() -> None:
-    config, index, pipeline, shelf = built()
-
-    async def scenario() -> int:
-        work = asyncio.ensure_future(pipeline.handle([Arrived(b"u", liked(config, index, 1))]))
-        await asyncio.sleep(0)
-        await pipeline.settle()
-        done = shelf.published
-        await work
-        return done
-
-    assert asyncio.run(scenario()) == 1

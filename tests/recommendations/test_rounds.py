@@ -1,0 +1,101 @@
+"""Rounds: what waits goes together, in order, acked only when done, dropped after an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from stream_app.recommendations.rounds import Rounds
+
+
+class Bench:
+    """Rounds whose work waits for the test to let it end."""
+
+    def __init__(self, limit: int = 3) -> None:
+        self.rounds: Rounds[int] = Rounds(self._work, limit)
+        self.began: list[list[int]] = []
+        self.done: list[int] = []
+        self.errors: list[Exception] = []
+        self.gate = asyncio.Semaphore(0)
+        self.fails = False
+
+    async def _work(self, batches: Sequence[int]) -> None:
+        self.began.append(list(batches))
+        await self.gate.acquire()
+        if self.fails:
+            raise ConnectionError("the broker is gone")
+
+    async def add(self, number: int) -> None:
+        async def done() -> None:
+            self.done.append(number)
+
+        await self.rounds.add(number, done)
+
+    async def until(self, true: Callable[[], bool]) -> None:
+        while not true():  # noqa: ASYNC110  # a pass of the loop at a time, no event tells of it
+            await asyncio.sleep(0)
+
+
+def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
+    async def running() -> None:
+        bench = Bench()
+        task = asyncio.create_task(bench.rounds.run(bench.errors.append))
+        await asyncio.wait_for(scenario(bench), 30)
+        task.cancel()
+
+    asyncio.run(running())
+
+
+def test_what_arrives_during_a_round_makes_up_the_next() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.add(0)
+        await bench.until(lambda: bench.began == [[0]])
+        for number in (1, 2, 3):
+            await bench.add(number)
+        assert bench.done == []
+        bench.gate.release()
+        await bench.until(lambda: bench.began == [[0], [1, 2, 3]])
+        assert bench.done == [0]
+        bench.gate.release()
+        await bench.rounds.settle()
+        assert bench.done == [0, 1, 2, 3]
+        assert bench.errors == []
+
+    run(scenario)
+
+
+def test_beyond_the_limit_the_caller_waits() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.add(0)
+        await bench.until(lambda: bench.began == [[0]])
+        for number in (1, 2, 3):
+            await bench.add(number)
+        more = asyncio.ensure_future(bench.add(4))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not more.done()
+        bench.gate.release()
+        await more
+        for _ in range(2):
+            bench.gate.release()
+        await bench.rounds.settle()
+        assert bench.done == [0, 1, 2, 3, 4]
+
+    run(scenario)
+
+
+def test_after_an_error_nothing_is_done_and_nobody_waits() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.fails = True
+        await bench.add(0)
+        await bench.until(lambda: bench.began == [[0]])
+        bench.gate.release()
+        for number in range(1, 9):
+            await bench.add(number)
+        await bench.rounds.settle()
+        assert bench.done == []
+        assert bench.began == [[0]]
+        assert [type(e) for e in bench.errors] == [ConnectionError]
+
+    run(scenario)
