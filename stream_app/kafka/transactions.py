@@ -121,8 +121,8 @@ class PartitionTransactions:
             if builder.append(key=out.key, value=out.value, timestamp=None, headers=headers) is None:
                 futures.append(await self._flush(builder, tp))
                 builder = builders[tp] = self._producer.create_batch()
-                if builder.append(key=out.key, value=out.value, timestamp=None, headers=headers) is None:
-                    raise TransactionError(f"a record of {len(out.value or b'')} bytes fits no batch")
+                # an empty batch takes any record; one that is too large is refused by the broker
+                builder.append(key=out.key, value=out.value, timestamp=None, headers=headers)
         for tp, builder in builders.items():
             futures.append(await self._flush(builder, tp))
         return futures
