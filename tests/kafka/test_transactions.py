@@ -1,0 +1,184 @@
+"""One partition's transactions on real Kafka: all or nothing, one owner, batches of any size."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable
+
+import msgspec
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError, ProducerFenced
+from kafka import KafkaAdminClient
+
+from stream_app.errors import FencedError, TransactionError
+from stream_app.kafka import clients
+from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("topics")
+
+
+def producer(settings: Settings, name: str = "p0") -> PartitionTransactions:
+    return PartitionTransactions(settings, f"{settings.kafka.app_id}-{name}", settings.group("interests"))
+
+
+def output(settings: Settings, value: bytes, topic: str = "interests", partition: int = 0) -> Output:
+    return Output(settings.topic_name(topic), partition, b"key", value, (("header", b"h"),))
+
+
+def mark(settings: Settings, offset: int) -> dict[TopicPartition, int]:
+    return {TopicPartition(settings.topic_name("likes"), 0): offset}
+
+
+def committed(settings: Settings) -> int | None:
+    """The group's offset as the broker has it once no transaction is open."""
+    admin: KafkaAdminClient = clients.admin_client(settings)
+    try:
+        group = settings.group("interests")
+        offsets = admin.list_group_offsets(group)[group]
+    finally:
+        admin.close()
+    return next((m.offset for tp, m in offsets.items() if tp.topic == settings.topic_name("likes")), None)
+
+
+def values(settings: Settings, topic: str = "interests", **options: str) -> list[bytes]:
+    return [record.value for record in clients.read_topic(settings, settings.topic_name(topic), **options)]
+
+
+def run(steps: object) -> None:
+    asyncio.run(asyncio.wait_for(steps, 60))  # type: ignore[arg-type]
+
+
+async def begun(
+    owner: PartitionTransactions, outputs: Iterable[Output], offsets: dict[TopicPartition, int]
+) -> None:
+    """Everything of a transaction but its end, as at a crash just before the commit."""
+    real = owner._producer.commit_transaction
+    reached = asyncio.Event()
+
+    async def never() -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    owner._producer.commit_transaction = never
+    task = asyncio.create_task(owner.commit(outputs, offsets))
+    await reached.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    owner._producer.commit_transaction = real
+
+
+def test_outputs_and_offset_become_visible_together(settings: Settings) -> None:
+    async def steps() -> None:
+        owner = producer(settings)
+        await owner.fence()
+        both = [output(settings, b"state"), output(settings, b"letter", "events-dlq", 1)]
+        await begun(owner, both, mark(settings, 7))
+        assert values(settings, isolation_level="read_uncommitted") == [b"state"], "it is on the broker"
+        assert values(settings, "events-dlq", isolation_level="read_uncommitted") == [b"letter"]
+        await owner._producer.commit_transaction()
+        assert values(settings) == [b"state"]
+        assert values(settings, "events-dlq") == [b"letter"]
+        assert committed(settings) == 7
+        ends = await owner.commit([output(settings, b"next")], mark(settings, 9))
+        # a transaction's marker takes an offset: state 0, marker 1, next 2
+        assert ends == {TopicPartition(settings.topic_name("interests"), 0): 3}
+        assert committed(settings) == 9
+        assert await owner.commit([], mark(settings, 10)) == {}
+        assert committed(settings) == 10
+        assert await owner.commit([output(settings, b"tombstones need no offset")], {})
+        assert committed(settings) == 10
+        await owner.close()
+
+    run(steps())
+
+
+def test_a_successor_fences_and_what_was_open_never_happened(settings: Settings) -> None:
+    async def steps() -> None:
+        old, new = producer(settings), producer(settings)
+        await old.fence()
+        await old.commit([output(settings, b"one")], mark(settings, 1))
+        await begun(old, [output(settings, b"never")], mark(settings, 2))
+        await new.fence()  # aborts what the old one left open
+        assert values(settings) == [b"one"]
+        assert committed(settings) == 1
+        await new.commit([output(settings, b"two")], mark(settings, 2))
+        with pytest.raises(ProducerFenced):
+            await old._producer.commit_transaction()
+        assert values(settings) == [b"one", b"two"]
+        assert committed(settings) == 2
+        await old.close()
+        await new.close()
+
+    run(steps())
+
+
+def test_a_fenced_producer_says_so_at_its_next_transaction(settings: Settings) -> None:
+    async def steps() -> None:
+        old, new, other = producer(settings), producer(settings), producer(settings, "p1")
+        await old.fence()
+        await other.fence()
+        await new.fence()
+        with pytest.raises(FencedError, match="another worker owns"):
+            await old.commit([output(settings, b"zombie")], mark(settings, 5))
+        assert values(settings) == []
+        assert committed(settings) is None
+        await other.commit([output(settings, b"other id")], {})  # ids do not disturb each other
+        await asyncio.gather(old.close(), new.close(), other.close())
+
+    run(steps())
+
+
+def test_several_megabytes_are_split_over_batches_in_order(settings: Settings) -> None:
+    async def steps() -> None:
+        owner = producer(settings)
+        await owner.fence()
+        values_sent = [b"%03d" % n + os.urandom(50_000) for n in range(90)]
+        outputs = [output(settings, value, partition=n % 2) for n, value in enumerate(values_sent)]
+        ends = await owner.commit(outputs, mark(settings, 1))
+        topic = settings.topic_name("interests")
+        assert ends == {TopicPartition(topic, 0): 45, TopicPartition(topic, 1): 45}
+        await owner.commit([output(settings, b"after")], mark(settings, 2))
+        for partition in (0, 1):
+            found = [r for r in clients.read_topic(settings, topic) if r.partition == partition]
+            assert [r.value for r in found[:45]] == values_sent[partition::2]
+            assert [r.offset for r in found[:45]] == list(range(45))
+            assert found[0].headers == [("header", b"h")]
+        await owner.close()
+
+    run(steps())
+
+
+def test_a_record_that_no_broker_takes_fails_the_whole_transaction(settings: Settings) -> None:
+    async def steps() -> None:
+        owner, successor = producer(settings), producer(settings)
+        await owner.fence()
+        with pytest.raises(TransactionError):
+            await owner.commit(
+                [output(settings, b"small"), output(settings, bytes(3_000_000))], mark(settings, 1)
+            )
+        await owner.close()
+        await successor.fence()
+        assert values(settings) == []
+        assert committed(settings) is None
+        await successor.close()
+
+    run(steps())
+
+
+def test_no_broker_is_an_error_in_bounded_time_that_leaves_nothing_running(settings: Settings) -> None:
+    away = msgspec.structs.replace(
+        settings,
+        kafka=msgspec.structs.replace(settings.kafka, broker="127.0.0.1:9", transaction_timeout_s=1.0),
+    )
+
+    async def steps() -> None:
+        owner = producer(away)
+        with pytest.raises(TransactionError, match=KafkaConnectionError.__name__):
+            await owner.fence()
+        left = [task.get_name() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert left == []
+
+    asyncio.run(steps())  # wait_for would be a task of its own
