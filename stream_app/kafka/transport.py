@@ -129,6 +129,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         message.key = None
         # The offsets before the last one are Faust's gap: committed once the last one is acked.
         # Faust's own gap would include the current offset, and is skipped for a first message.
+        # A gap counts as done once anything after it is acked: batches must be acked in order, as
+        # agents with a concurrency of 1 do.
         if start < last.offset:
             await self._add_gap(tp, start, int(last.offset) - 1)
         self._read_offset[tp] = int(last.offset) - 1 if last.offset else None
