@@ -17,23 +17,24 @@ import msgspec
 from stream_app.demo.live import Live, Screen
 from stream_app.demo.roles import Roles
 from stream_app.demo.world import Step, World
-from stream_app.errors import StreamAppError
 from stream_app.hashing import key64
 from stream_app.kafka import clients
 from stream_app.kafka.admin import delete_topics, ensure_topics
 from stream_app.kafka.broker import broker_address
+from stream_app.replay import contents_first
 from stream_app.replay.accounting import Accounts, Summary
-from stream_app.replay.formats import CONTENT_TOPIC, Log, LogRecord, detect, open_log, with_actions_of
+from stream_app.replay.contents_first import Indexing
+from stream_app.replay.formats import CONTENT_TOPIC, LogRecord, detect, open_log, with_actions_of
 from stream_app.replay.producer import Produced, produce
 from stream_app.settings import Events, Interests, Settings, external_broker
 
 SEED = 20
 ENCODING_TIMEOUT_S = 120.0
+"""Longest wait for the first contents without any of them being encoded."""
 DRAIN_TIMEOUT_S = 20.0
 """Longest wait without any change in the accounts after a world; a log gets LOG_DRAIN_TIMEOUT_S."""
 LOG_DRAIN_TIMEOUT_S = 120.0
 CHECK_INTERVAL_S = 1.0
-POLL_S = 0.2
 # A demo minute stands for weeks: interests fade and unknown contents are given up that much sooner.
 HALF_LIVES_IN_A_RUN = 3.0
 SHORTEST_HALF_LIFE_S = 15.0
@@ -87,7 +88,7 @@ def run(plan: Plan, settings: Settings, screen: Screen) -> Summary:
             produced = _feed_world(settings, world, live, pulse)
         else:
             assert plan.log is not None  # noqa: S101  # for the type checker
-            produced = _feed_log(settings, open_log(plan.log, detect(plan.log)), live, pulse)
+            produced = _feed_log(settings, plan.log, live, pulse)
         screen.say(f"{produced.events:,} events sent; waiting until each is accounted for")
         summary = _drain(plan, settings, accounts, produced, pulse)
         for line in ("", *live.story(), ""):
@@ -139,7 +140,7 @@ class _Pulse:
         self._roles, self._live, self.screen = roles, live, screen
         self._checked = time.monotonic()
 
-    def __call__(self, _: object = None) -> None:
+    def __call__(self, *_: object) -> None:
         self.screen.show(self._live)
         if time.monotonic() - self._checked > CHECK_INTERVAL_S:
             self._checked = time.monotonic()
@@ -159,18 +160,22 @@ def _feed_world(settings: Settings, world: World, live: Live, pulse: _Pulse) -> 
                 live.event_sent(step.action, step.key, step.content_id if step.kind == "event" else "")
             yield LogRecord(topics.get(step.action, CONTENT_TOPIC), key, step.value, step.at_ms)
 
-    first = produce(settings, records(world.first_posts(_now_ms())), progress=pulse)
-    pulse.screen.say(f"{first.contents} posts sent; waiting until they are encoded")
-    _wait_for_vectors(settings, first.contents, pulse)
+    # the story starts with recommendations, not with retries
+    with contextlib.closing(Indexing(settings)) as indexing:
+        first = produce(settings, records(world.first_posts(_now_ms())), progress=pulse)
+        pulse.screen.say(f"{first.contents} posts sent; waiting until they are encoded")
+        indexing.wait(first.content_keys, ENCODING_TIMEOUT_S, pulse)
     pulse.screen.say("people start to like, comment and share")
     return produce(settings, records(world.steps(_now_ms())), speed=1.0, progress=pulse)
 
 
-def _feed_log(settings: Settings, log: Log, live: Live, pulse: _Pulse) -> Produced:
+def _feed_log(settings: Settings, path: Path, live: Live, pulse: _Pulse) -> Produced:
+    """Contents first, then the events; deletions would come last of all, when the demo is over."""
     names = {action.topic: action.name for action in settings.events.actions}
+    log_format = detect(path)
 
-    def records() -> Iterator[LogRecord]:
-        for record in log.records:
+    def noted(records: Iterable[LogRecord]) -> Iterator[LogRecord]:
+        for record in records:
             if record.is_event:
                 user_id = (record.key or b"").decode(errors="replace")
                 live.event_sent(names.get(record.topic, ""), user_id, _content_id(record.value))
@@ -178,7 +183,13 @@ def _feed_log(settings: Settings, log: Log, live: Live, pulse: _Pulse) -> Produc
                 live.content_sent(record.key, record.value)
             yield record
 
-    return produce(settings, records(), progress=pulse)
+    with contextlib.closing(Indexing(settings)) as indexing:
+        first = contents_first.contents(open_log(path, log_format).records)
+        produced = produce(settings, noted(first), progress=pulse)
+        pulse.screen.say(f"{produced.contents:,} contents sent; waiting until they are encoded")
+        indexing.wait(produced.content_keys, ENCODING_TIMEOUT_S, pulse)
+    then = contents_first.events(open_log(path, log_format).records)
+    return produce(settings, noted(then), so_far=produced, progress=pulse)
 
 
 class _About(msgspec.Struct):
@@ -191,24 +202,6 @@ def _content_id(value: bytes | None) -> str:
         return msgspec.json.decode(value or b"", type=_About).content_id
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
-
-
-def _wait_for_vectors(settings: Settings, contents: int, pulse: Callable[[], None]) -> None:
-    """Until the first posts are encoded: then the story starts with recommendations, not with retries."""
-    deadline = time.monotonic() + ENCODING_TIMEOUT_S
-    while True:
-        encoded = {
-            record.key for record in clients.read_topic(settings, settings.topic_name("content-vectors"))
-        }
-        if len(encoded) >= contents:
-            return
-        if time.monotonic() > deadline:
-            raise StreamAppError(
-                f"after {ENCODING_TIMEOUT_S:.0f} s only {len(encoded)} of {contents} posts are encoded; "
-                "--keep keeps the content worker's log"
-            )
-        pulse()
-        time.sleep(POLL_S)
 
 
 def _drain(
