@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
+from aiokafka.errors import IllegalStateError
 from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from mode import Service
@@ -49,7 +50,7 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
                 if self.app.owner is not None:
                     await self._wait(self.app.owner.assign(actives, standbys))
                 await self._resume_streams(generation_id=generation)
-            except RebalanceAgain:
+            except (RebalanceAgain, IllegalStateError):  # the latter: a partition left while we seek in it
                 log.info("a newer assignment arrived while partitions were being opened")
             except ServiceStopped:
                 return

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiokafka
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+
+log = logging.getLogger(__name__)
 
 FAUST_LOG = logging.getLogger("faust")
 """Faust's services log under their class's module: ours would fill our own log with their lines."""
@@ -99,7 +102,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         if records is None or self.should_stop:
             return
         if not self.flow_active:
-            await self.perform_seek()
+            try:
+                await self.perform_seek()
+            except KafkaError as error:  # the assignment moves on: its recovery seeks before streams flow
+                log.info("seek given up: %r", error)
             return
         generation = self.app.consumer_generation_id
         plain: dict[TP, list[ConsumerRecord]] = {}
