@@ -1,6 +1,7 @@
 """Recorded logs as iterators of records: our JSON lines, and the Deskdrop CSV files.
 
-**JSON lines** (``.jsonl``, ``.jsonl.gz``): one object a line, in the order in which it is to be produced::
+**JSON lines** (``.jsonl``, ``.jsonl.gz``): one object a line, in the order of its time (without ``--speed``
+contents go first, see :mod:`stream_app.replay.contents_first`)::
 
     {"topic": "content", "value": {"content_id": "c1", "title": "Rain at last", "created_at": 1467331200000}}
     {"topic": "likes", "value": {"user_id": "u1", "content_id": "c1", "occurred_at": "2016-07-01T00:10:00Z"}}
