@@ -47,6 +47,7 @@ class InterestsWorker:
         self._partitions: dict[int, InterestPartition] = {}
         self._standbys: dict[int, StandbyPartition] = {}
         self._moving = asyncio.Event()  # partitions are about to be given up
+        self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
         self._computing = asyncio.Lock()  # one batch at a time: they share the processor and the index
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -74,18 +75,23 @@ class InterestsWorker:
 
     async def assign(self, actives: set[int], standbys: set[int]) -> None:
         """Serve these partitions and no others; those already open and sound stay open."""
-        self._health.waiting_for = "recovery"
-        gone = {p for p, open_ in self._partitions.items() if p not in actives or open_.lost}
-        await self._close(gone, set(self._standbys) - standbys - actives)
-        await asyncio.gather(*(self._open(p) for p in sorted(actives - self._partitions.keys())))
-        for p in sorted(standbys - self._standbys.keys() - actives):
-            self._standbys[p] = StandbyPartition(self._settings, p)
-        self._moving.clear()
-        log.info("serving %d partitions, %d standbys", len(actives), len(standbys))
+        async with self._assigning:
+            self._health.waiting_for = "recovery"
+            gone = {p for p, open_ in self._partitions.items() if p not in actives or open_.lost}
+            await self._close(gone, set(self._standbys) - standbys - actives)
+            await asyncio.gather(*(self._open(p) for p in sorted(actives - self._partitions.keys())))
+            for p in sorted(standbys - self._standbys.keys() - actives):
+                self._standbys[p] = StandbyPartition(self._settings, p)
+            self._moving.clear()  # before anything is fetched again: a retry left off now would be skipped
+            log.info("serving %d partitions, %d standbys", len(actives), len(standbys))
+
+    def note_serving(self, serving: bool) -> None:
+        """Whoever waits for a retry to become due gives up when partitions are to move."""
+        if not serving:
+            self._moving.set()
 
     async def settle(self) -> None:
-        """Everything in flight ends; what is committed is written out for the next owner's sake."""
-        self._moving.set()
+        """Everything in flight ends."""
         await asyncio.gather(*(p.settle() for p in self._partitions.values()))
 
     async def _open(self, number: int) -> None:
@@ -121,10 +127,15 @@ class InterestsWorker:
                 return
 
     async def _close(self, partitions: set[int], standbys: set[int]) -> None:
-        await asyncio.gather(
+        closing = asyncio.gather(
             *(self._partitions.pop(p).close() for p in partitions),
             *(self._standbys.pop(p).close() for p in standbys),
         )
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing  # half closed, a store would stay locked
+            raise
 
     async def _committed(self, partition: int) -> dict[str, int | None]:
         offsets = await consumer_of(self._app).committed([TP(topic, partition) for topic in self._inputs])
@@ -238,6 +249,7 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     app.owner = worker
     app.starting.append(worker.start)
     app.stopping.append(worker.stop)
+    app.serving.append(worker.note_serving)
 
     @app.agent(app.batches(events), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
     async def events_agent(batches: Any) -> None:

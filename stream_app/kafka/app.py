@@ -74,7 +74,9 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
             tell(True)
 
     async def on_stop(self) -> None:
-        await super().on_stop()
+        for tell in self.serving:
+            tell(False)
+        await super().on_stop()  # the streams come to rest here
         for hook in self.stopping:
             await hook()
 
