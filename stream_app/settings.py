@@ -42,7 +42,7 @@ class Kafka(Section, frozen=True):
     event_retention_days: Annotated[Count, Meta(description="Retention of event topics, retries and dead letters.")] = 7
     batch_records: Annotated[Count, Meta(description="Most records of one partition in one batch.")] = 40_000
     fetch_max_bytes: Annotated[int, Meta(description="Most bytes fetched for one partition at a time.", ge=65_536)] = 8_388_608
-    fetch_max_wait_ms: Annotated[int, Meta(description="How long the broker may hold an empty fetch. A partition that has just been drained waits at most this long for its next fetch, so it bounds the added latency.", ge=1, le=1500)] = 10
+    fetch_max_wait_ms: Annotated[int, Meta(description="How long the broker may hold an empty fetch; it answers at once when a record comes. Short ones cost worker and broker processor time even when nothing happens, long ones add up to this much latency for a partition that was not asked for because its last records still waited in the worker.", ge=1, le=1500)] = 50
     buffered_batches: Annotated[Count, Meta(description="Batches that may wait in a stream before its partitions are paused (back-pressure).")] = 4
     session_timeout_s: Annotated[float, Meta(description="A worker silent for this long loses its partitions.", ge=1)] = 10.0
     request_timeout_s: Annotated[float, Meta(description="Bound on one request to the broker.", ge=1)] = 30.0
