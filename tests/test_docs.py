@@ -14,6 +14,8 @@ from stream_app import cli
 from stream_app.docs.__main__ import PAGES, ROOT
 from stream_app.events.decode import EventDecoder
 from stream_app.events.reasons import Reason
+from stream_app.ranking.ranked import Item, Parts
+from stream_app.ranking.ranked import Reason as Because
 from stream_app.recommendations import slate
 from stream_app.settings import SECTIONS, Settings
 from stream_app.topics import declare
@@ -112,7 +114,7 @@ def test_a_published_slate_fits_its_schema() -> None:
         caused_by=slate.Cause("likes", 1, 2, slate.rfc3339(1), slate.rfc3339(2)),
         kind="personal",
         items=[
-            slate.Item("c", 0.5, slate.Parts(0.5, 0, 0, 0), [slate.Reason("c2", "like", 1.0)]),
+            Item("c", 0.5, Parts(0.5, 0, 0, 0), [Because("c2", "like", 1.0)]),
         ],
     )
     check = validator("slate")
