@@ -262,7 +262,7 @@ class InterestPartition:
         return self._statistics.stream_time
 
     async def expire(self, index: ContentIndex) -> int:
-        """Drop users whose mass has faded below ``interests.min_mass``, and the statistics of
+        """Drop users whose mass has faded below ``interests.min_mass``, and faded statistics of
         contents that are no longer indexed; returns how many users."""
         async with self._busy:
             state = self._state
@@ -270,17 +270,17 @@ class InterestPartition:
                 return 0
             await self._flush(state)
             faded = await asyncio.to_thread(self._faded, state, now)
-            unknown = state.statistics.unknown(index.rows)
-            if self.lost or not (faded or unknown):
+            gone = state.statistics.faded(index.rows)
+            if self.lost or not (faded or gone):
                 return 0
             outputs = [Output(self._table.topic, self.partition, user, None) for user in faded]
-            outputs += [Output(self._statistics_topic, self.partition, content, None) for content in unknown]
+            outputs += [Output(self._statistics_topic, self.partition, content, None) for content in gone]
             await self._commit(outputs, {})
             if not self.lost:
                 state.slab.release([state.slab.index[user] for user in faded if user in state.slab.index])
                 removed: list[tuple[bytes, bytes | None]] = [(user, None) for user in faded]
                 await asyncio.to_thread(state.store.write, removed, self._position)
-                for content in unknown:
+                for content in gone:
                     state.statistics.forget(content)
                 metrics.USERS_EXPIRED.inc(len(faded))
             return len(faded)

@@ -18,6 +18,9 @@ from stream_app.interests.update import Contributions
 
 HOUR_MS = 3_600_000.0
 
+FADED_HALF_LIVES = 4
+"""Counts this many of the longest half-lives old are below a sixteenth of what they were."""
+
 
 class PartitionStatistics:
     """Counts of every content engaged with in one partition."""
@@ -71,10 +74,18 @@ class PartitionStatistics:
         self._t_ref[last], self._counts[last] = 0, 0.0
         return True
 
-    def unknown(self, known: Container[bytes]) -> list[bytes]:
-        """Counted contents that are not ``known``, but the newest: it keeps the stream time."""
-        newest = self._ids[int(self._t_ref[: len(self._ids)].argmax())] if self._ids else None
-        return [name for name in self._ids if name not in known and name != newest]
+    def faded(self, known: Container[bytes]) -> list[bytes]:
+        """Contents that are not ``known`` and whose counts have faded; never the newest, which keeps
+        the stream time.
+
+        Not being known alone says little: with a new encoder the index is empty until every content
+        has been encoded again.
+        """
+        if not self._ids:
+            return []
+        t_ref = self._t_ref[: len(self._ids)]
+        before = t_ref.max() - FADED_HALF_LIVES * self._half_lives_ms.max()
+        return [self._ids[row] for row in np.flatnonzero(t_ref < before) if self._ids[row] not in known]
 
     def add(self, moved: Contributions, ids: Sequence[bytes | None]) -> list[tuple[bytes, bytes]]:
         """Count a batch. ``ids`` maps content rows to content ids.

@@ -448,14 +448,17 @@ def test_a_batch_writes_each_content_once_and_recovery_goes_on_from_it(world: Wo
         assert found.counts[0, h] == pytest.approx(exact, rel=1e-5)
 
 
-def test_statistics_of_deleted_contents_can_be_dropped_but_never_the_stream_time(world: World) -> None:
-    world.take("likes", [world.event("u", n, n * HOUR_MS) for n in range(4)])
-    world.forget(0)
-    world.forget(2)
+def test_faded_statistics_of_deleted_contents_can_be_dropped_but_never_the_stream_time(world: World) -> None:
+    longest = int(4 * max(world.settings.interests.stats_half_lives_h) * HOUR_MS)
+    ages = [0, HOUR_MS, longest + HOUR_MS, longest + 2 * HOUR_MS]
+    world.take("likes", [world.event("u", number, age) for number, age in enumerate(ages)])
+    for number in range(3):
+        world.forget(number)
     with world.contents.still() as index:
-        assert world.state.statistics.unknown(index.rows) == [b"c2"], "c0 is the newest"
+        faded = world.state.statistics.faded(index.rows)
+    assert faded == [b"c2"], "c0 is the newest, c1 has not faded, c3 is still there"
     assert world.state.statistics.forget(b"c2")
     assert not world.state.statistics.forget(b"c2")
     assert world.state.stream_time == NOW_MS
     world.take("likes", [world.event("v", 3, HOUR_MS)])
-    assert decode_statistics(world.statistics[b"c3"]).counts[0, -1] == pytest.approx(2.0, rel=1e-2)
+    assert decode_statistics(world.statistics[b"c3"]).counts[0, -1] == pytest.approx(1 + 1 / 16, rel=1e-2)
