@@ -49,6 +49,9 @@ log = logging.getLogger(__name__)
 INLINE_RECORDS = 32
 """Batches up to this size are computed in the event loop: a thread would cost more than they do."""
 
+WAITING_RECORDS = 2_000
+"""Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
+
 FOLLOW_RETRY_S = 1.0
 
 EXPIRY_SCAN = 20_000
@@ -106,6 +109,8 @@ class InterestPartition:
         self._state: PartitionState | None = None
         self._expected: dict[str, int | None] = {}
         self._position = 0
+        self._waiting: list[Output] = []  # computed, and to be committed with the next transaction
+        self._offsets: dict[TopicPartition, int] = {}
         self._in_flight: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._scanned = b""
@@ -161,7 +166,7 @@ class InterestPartition:
             metrics.SLAB_ROWS.labels(self.partition).set(0)
 
     async def settle(self) -> None:
-        """Wait for the transaction in flight, whatever its end."""
+        """Wait until all that was computed is committed, or lost."""
         task = self._in_flight
         if task is not None:
             await asyncio.wait([task])
@@ -169,7 +174,7 @@ class InterestPartition:
     # -- batches
 
     async def handle(self, batch: RecordBatch) -> None:
-        """Apply one batch: returns when it is computed and its transaction is on its way."""
+        """Apply one batch: returns when it is computed; its transaction is on its way or the next one."""
         for first in range(0, len(batch.records), self._slab.capacity):
             part = batch.records[first : first + self._slab.capacity]
             start = batch.start if first == 0 else int(batch.records[first - 1].offset) + 1
@@ -198,16 +203,23 @@ class InterestPartition:
                     )
                 else:
                     outputs = self._preparation.prepare(state, batch.topic, batch.records)
-                # 2. one transaction
-                await self.settle()
             except BaseException:
                 self.lost = True  # the slab may be ahead of the changelog now: never write it out
                 raise
-            if self.lost:
-                return
-            offsets = {TopicPartition(batch.topic, batch.partition): batch.end}
-            self._in_flight = asyncio.create_task(self._commit(outputs, offsets))
-            await asyncio.sleep(0)  # let it start before the next batch is computed
+            # 2. one transaction: at once, or together with what else waits for the one on its way
+            self._waiting += outputs
+            self._offsets[TopicPartition(batch.topic, batch.partition)] = batch.end
+            if self._in_flight is None or self._in_flight.done():
+                self._in_flight = asyncio.create_task(self._commit_waiting())
+                await asyncio.sleep(0)  # let it start before the next batch is computed
+            elif len(self._waiting) > WAITING_RECORDS:
+                await self.settle()
+
+    async def _commit_waiting(self) -> None:
+        while self._offsets and not self.lost:
+            outputs, self._waiting = self._waiting, []
+            offsets, self._offsets = self._offsets, {}
+            await self._commit(outputs, offsets)
 
     async def _commit(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
         with metrics.STATE_SECONDS.labels("transaction").time():

@@ -56,6 +56,9 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
         task = asyncio.ensure_future(self.crash(error))
         self._crashing = task  # a reference, or the task may be collected before it runs
 
+    def _create_directories(self) -> None:
+        """Faust's own data directory stays away: our state has a place of its own."""
+
     async def on_start(self) -> None:
         for hook in self.starting:
             await hook()
