@@ -83,6 +83,7 @@ OVERRIDDEN = [
     (BatchConsumer, driver.Consumer, "_commit_offsets", ["offsets", "start_new_transaction"]),
     (BatchConsumer, driver.Consumer, "_new_consumer_thread", []),
     (RoleApp, faust.App, "_on_partitions_revoked", ["revoked"]),
+    (RoleApp, faust.App, "_create_directories", []),
     (RoleApp, faust.App, "on_rebalance_end", []),
     (RoleApp, faust.App, "on_start", []),
     (RoleApp, faust.App, "on_stop", []),
