@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import logging
 import signal
@@ -26,6 +27,9 @@ ROLES = {
     "content": "stream_app.content.app",
     "ranker": "stream_app.recommendations.app",
 }
+COLLECT_AFTER = 100_000
+"""Allocations between two collections of the youngest objects."""
+
 LAG_INTERVAL_S = 2.0
 CONNECT_RETRY_S = 2.0
 STOP_TIMEOUT_S = 30.0
@@ -52,6 +56,10 @@ async def _work(settings: Settings, role: str, health: Health, stop: asyncio.Eve
     if stop.is_set():
         return
     app: RoleApp = importlib.import_module(ROLES[role]).create_app(settings, health)
+    # A fetched batch is tens of thousands of short-lived objects without cycles: at Python's threshold
+    # of 700 the collector would go over them again and again.
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER, 20, 20)
     app.serving.append(lambda serving: _note_serving(health, role, serving))
     start = asyncio.create_task(app.start(), name=f"{role} starting")
     watch = asyncio.create_task(health.watch(), name="stall watch")
