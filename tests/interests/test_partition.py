@@ -1,0 +1,133 @@
+"""One partition's life on real Kafka: what it refuses, and what it never writes to disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from aiokafka import ConsumerRecord
+
+from stream_app.content.index import ContentIndex
+from stream_app.content.vectors import ContentVector
+from stream_app.interests.batch import BatchPreparation
+from stream_app.interests.contents import IndexedContents
+from stream_app.interests.partition import InterestPartition
+from stream_app.interests.store import PartitionStore
+from stream_app.kafka.transport import RecordBatch
+from stream_app.replay.accounting import read_outcomes
+from stream_app.settings import Settings
+from tests.interests.workers import NOW_MS, states, unit_vectors
+
+D = 16
+MODEL = "test-model"
+
+
+def small(settings: Settings) -> Settings:
+    content = msgspec.structs.replace(settings.content, dimensions=D, capacity=10)
+    interests = msgspec.structs.replace(settings.interests, slab_rows=64)
+    return msgspec.structs.replace(settings, content=content, interests=interests)
+
+
+class Owner:
+    """A worker's view of partition 0, with one content in its index."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        index = ContentIndex(settings, MODEL)
+        index.put(b"c0", ContentVector(MODEL, "", NOW_MS, NOW_MS, unit_vectors(1, D)[0]))
+        self.topic = settings.topic_name("likes")
+        self.directory = directory
+        self.rejoins = 0
+        self.settings = settings
+        self.preparation = BatchPreparation(settings, IndexedContents(index))
+        self.partition: InterestPartition
+
+    def _rejoin(self) -> None:
+        self.rejoins += 1
+
+    async def open(self, committed: int) -> None:
+        async def offsets(_partition: int) -> Mapping[str, int | None]:
+            return {self.topic: committed}
+
+        self.partition = InterestPartition(
+            self.settings,
+            0,
+            self.preparation,
+            model=MODEL,
+            on_lost=self._rejoin,
+            on_broken=lambda error: None,
+        )
+        await self.partition.open(PartitionStore(self.directory), offsets)
+
+    def batch(self, start: int, *users: str) -> RecordBatch:
+        records = [
+            ConsumerRecord(
+                self.topic, 0, start + n, NOW_MS, 1, user.encode(), value(user, start + n), None, 0, 0, ()
+            )
+            for n, user in enumerate(users)
+        ]
+        return RecordBatch(self.topic, 0, start, records)
+
+
+def value(user: str, number: int) -> bytes:
+    event = {"event_id": f"e{number}", "user_id": user, "content_id": "c0", "occurred_at": NOW_MS}
+    return json.dumps(event).encode()
+
+
+def users_on_disk(directory: Path) -> set[bytes]:
+    store = PartitionStore(directory)
+    try:
+        return {user for user, _ in store.scan(b"", 100)}
+    finally:
+        store.close()
+
+
+def test_a_batch_out_of_sequence_is_refused_whole(
+    settings: Settings, topics: list[str], tmp_path: Path
+) -> None:
+    settings = small(settings)
+    owner = Owner(settings, tmp_path / "a")
+
+    async def life() -> None:
+        await owner.open(committed=0)
+        await owner.partition.handle(owner.batch(0, "ana"))
+        await owner.partition.handle(owner.batch(7, "ben"))  # fetched before a failure: 1 to 6 are missing
+        assert owner.partition.lost
+        assert owner.rejoins == 1
+        await owner.partition.handle(owner.batch(1, "cem"))  # nothing more until it is opened anew
+        await owner.partition.close()
+
+    asyncio.run(life())
+    assert states(settings).keys() == {b"ana"}
+    assert read_outcomes(settings).applied == 1
+
+
+def test_what_a_fenced_owner_computed_reaches_neither_kafka_nor_its_disk(
+    settings: Settings, topics: list[str], tmp_path: Path
+) -> None:
+    settings = small(settings)
+    old, new = Owner(settings, tmp_path / "old"), Owner(settings, tmp_path / "new")
+
+    async def life() -> None:
+        await old.open(committed=0)
+        await old.partition.handle(old.batch(0, "ana"))
+        await old.partition.settle()
+        await new.open(committed=1)
+        await old.partition.handle(old.batch(1, "zoe"))  # in its slab, then refused by the broker
+        await old.partition.flush()
+        await old.partition.settle()
+        assert old.partition.lost
+        await old.partition.close()
+        await new.partition.handle(new.batch(1, "ben"))
+        await new.partition.close()
+
+    asyncio.run(life())
+    found = states(settings)
+    assert found.keys() == {b"ana", b"ben"}
+    assert users_on_disk(old.directory) <= {b"ana"}
+    assert users_on_disk(new.directory) == {b"ana", b"ben"}
+    np.testing.assert_allclose(found[b"ben"].vector, unit_vectors(1, D)[0], rtol=1e-6)
+    assert read_outcomes(settings).applied == 2
