@@ -163,6 +163,9 @@ def test_sigterm_under_load_ends_soon_and_loses_nothing(world: Settings, tmp_pat
         assert worker.stop() == 0
         assert time.monotonic() - begun < 15
         worker.start()
+        wait_until(
+            lambda: worker.log.read_text().count("serving 2 partitions") == 2, "the second start", worker.log
+        )
         check(world, sent, worker.log)
         assert worker.stop() == 0
     assert "Traceback" not in worker.log.read_text()
