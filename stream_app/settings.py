@@ -82,6 +82,7 @@ class Interests(Section, frozen=True):
     min_mass: Annotated[float, Meta(description="Users whose mass has decayed below this are dropped.", ge=0)] = 0.001
     data_dir: Annotated[str, Meta(description="Directory of the RocksDB state; one for each worker.")] = ".stream-app/state"
     slab_rows: Annotated[int, Meta(description="Users of one partition held in memory.", ge=64)] = 50_000
+    write_buffer_bytes: Annotated[int, Meta(description="Memory in which RocksDB gathers one partition's writes before it makes a file of them; up to twice as much is used while it does.", ge=65_536)] = 33_554_432
     flush_interval_s: Annotated[Positive, Meta(description="How often changed users are written to RocksDB.")] = 2.0
     expiry_interval_s: Annotated[Positive, Meta(description="How often faded users are looked for.")] = 60.0
     standby_replicas: Annotated[int, Meta(description="Workers that keep a warm copy of each partition.", ge=0, le=8)] = 0

@@ -39,7 +39,8 @@ class Roles:
         ports = _ports(settings.observability.host, settings.observability.port)
         self.ports = dict(zip(ROLES, ports, strict=True))
         self._guards: dict[str, subprocess.Popen[str]] = {}
-        self._pids: dict[str, int] = {}
+        self.pids: dict[str, int] = {}
+        """Process id of each worker, once started."""
 
     def start(self) -> None:
         """Start all workers, without waiting for them."""
@@ -71,7 +72,7 @@ class Roles:
                 )
             self._guards[role] = process
             assert process.stdout is not None  # noqa: S101  # for the type checker: it is a pipe
-            self._pids[role] = int(process.stdout.readline() or 0)
+            self.pids[role] = int(process.stdout.readline() or 0)
 
     def wait_until_ready(self, say: Callable[[str], None]) -> None:
         """Return once each worker answers on ``/readyz``; ``say`` gets a line at each change.
@@ -106,9 +107,9 @@ class Roles:
         for how in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + STOP_TIMEOUT_S
             for role, process in self._guards.items():
-                if process.poll() is None and self._pids.get(role):
+                if process.poll() is None and self.pids.get(role):
                     with contextlib.suppress(ProcessLookupError):
-                        os.kill(self._pids[role], how)
+                        os.kill(self.pids[role], how)
             for process in self._guards.values():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0.0, deadline - time.monotonic()))

@@ -100,7 +100,9 @@ class InterestsWorker:
         store = (
             await standby.release()
             if standby is not None
-            else await asyncio.to_thread(PartitionStore, directory)
+            else await asyncio.to_thread(
+                PartitionStore, directory, self._settings.interests.write_buffer_bytes
+            )
         )
         while True:
             partition = InterestPartition(

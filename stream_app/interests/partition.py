@@ -327,7 +327,9 @@ class StandbyPartition:
     """A warm copy of somebody else's partition: the store follows the changelog."""
 
     def __init__(self, settings: Settings, partition: int) -> None:
-        self.store = PartitionStore(store_directory(settings, partition))
+        self.store = PartitionStore(
+            store_directory(settings, partition), settings.interests.write_buffer_bytes
+        )
         self._settings, self._partition = settings, partition
         self._task = asyncio.create_task(self._follow(), name=f"standby {partition}")
 

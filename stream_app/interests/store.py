@@ -15,6 +15,7 @@ from pathlib import Path
 from rocksdict import AccessType, BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
 from stream_app.errors import StateDirectoryError
+from stream_app.settings import Interests
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,6 @@ POSITION_KEY = b"\x00position"
 """Reserved: user ids never start with a control character."""
 
 BLOCK_CACHE_BYTES = 16 << 20
-WRITE_BUFFER_BYTES = 32 << 20
 OPEN_ATTEMPTS = 20
 OPEN_RETRY_S = 0.25
 REBUILT = "Delete the directory: it is rebuilt from the changelog"
@@ -31,9 +31,10 @@ REBUILT = "Delete the directory: it is rebuilt from the changelog"
 class PartitionStore:
     """The RocksDB database of one partition. Blocking; large calls belong in a thread."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, write_buffer_bytes: int = Interests().write_buffer_bytes) -> None:
         """Open or create. Raises StateDirectoryError when it is locked or cannot be written."""
         self._directory = directory
+        self._write_buffer_bytes = write_buffer_bytes
         self._cache = Cache(BLOCK_CACHE_BYTES)
         self._unlogged = WriteOptions()
         self._unlogged.disable_wal = True
@@ -70,7 +71,7 @@ class PartitionStore:
     def _options(self) -> Options:
         options = Options(raw_mode=True)
         options.create_if_missing(True)
-        options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+        options.set_write_buffer_size(self._write_buffer_bytes)
         options.set_max_write_buffer_number(2)
         options.set_keep_log_file_num(2)
         table = BlockBasedOptions()

@@ -45,7 +45,7 @@ def test_a_worker_that_ends_is_reported_with_its_log(tmp_path: Path) -> None:
     said: list[str] = []
     try:
         roles.start()
-        pids = list(roles._pids.values())
+        pids = list(roles.pids.values())
         with pytest.raises(
             StreamAppError, match=r"worker ended with status \d+. Its log ends with"
         ) as caught:
