@@ -131,8 +131,8 @@ class LocalBroker:
             return
         java, jars = distribution.java_executable(), distribution.jars()
         atexit.register(self.stop)
-        self._port = self._port or _free_port()
-        self._controller_port = self._controller_port or _free_port(besides=self._port)
+        self._port = self._port or free_port()
+        self._controller_port = self._controller_port or free_port(besides=self._port)
         self._write_configuration()
         command = [
             str(java),
@@ -284,7 +284,7 @@ def broker_address(directory: Path | None = None, **options: Any) -> Iterator[st
         yield local.address
 
 
-def _free_port(besides: int = 0) -> int:
+def free_port(besides: int = 0) -> int:
     for port in random.sample(PORTS, 200):
         with socket.socket() as probe:
             try:
