@@ -6,8 +6,9 @@ headers of such names are not kept.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stream_app.events.reasons import Reason
@@ -25,6 +26,10 @@ HEADERS = {
     "time": "When this copy was written, ms.",
     "truncated": "Only if the record did not fit: what was cut of `key`, `headers`, `value`.",
     "value-bytes": "Only if the record did not fit: length of the original value.",
+    "redrives": "Only after a `dlq redrive`: how often the record was given a second chance.",
+    "history": "Only after a `dlq redrive`: earlier dead letters, `reason@ms,…`, the newest 16.",
+    "redriven": "Only on the mark that a redrive leaves on `events-dlq`: offset of the letter, in the "
+    "same partition.",
 }
 """Names without the prefix, and what they mean."""
 RETRY_TOPIC = "events-retry"
@@ -32,6 +37,8 @@ MAX_RECORD_BYTES = 1_000_000
 """Key, headers and value of a copy together: what any broker takes with its default
 ``message.max.bytes`` (1,048,588), with room for framing."""
 MAX_DETAIL = 200
+MAX_HISTORY = 16
+_EPISODE = re.compile(r"[a-z0-9_]{1,40}@[0-9]{1,19}")
 
 Headers = list[tuple[str, bytes]]
 
@@ -73,29 +80,48 @@ class Origin:
     """Retries so far; 0 for a first-hand record."""
     not_before_ms: int
     """ms, wall clock: the next try is not due before; 0 for a first-hand record."""
+    redrives: int = 0
+    """Second chances so far."""
+    history: tuple[str, ...] = ()
+    """``reason@ms`` of the dead letters that it was given a second chance after; the oldest first."""
 
 
 def origin_of(record: Record, topic: str, partition: int) -> Origin:
     """Origin of a record read from ``topic``: its headers' if that is the retry topic, else its own place.
 
-    Headers of first-hand records are never believed. A record on the retry topic whose headers are
-    not ours has its own place as origin; the decoder rejects it as ``bad_origin``.
+    Of the headers of first-hand records only the count of second chances is believed, which a redriven
+    content has: whoever forges it forfeits his own record's. A record on the retry topic whose headers
+    are not ours has its own place as origin; the decoder rejects it as ``bad_origin``.
     """
-    own = Origin(topic, partition, record.offset, record.timestamp, 0, 0)
-    if not topic.endswith(RETRY_TOPIC):
-        return own
-    found = {name: value for name, value in record.headers if name.startswith(PREFIX) and value is not None}
+    if topic.endswith(RETRY_TOPIC) and (written := origin_in(record)) is not None:
+        return written
+    return Origin(topic, partition, record.offset, record.timestamp, 0, 0, *_chances(our_headers(record)))
+
+
+def origin_in(record: Record) -> Origin | None:
+    """Origin as our headers of a retry or a dead letter have it; None if they are not ours."""
+    found = our_headers(record)
     try:
         return Origin(
-            found[f"{PREFIX}topic"].decode(),
+            found["topic"].decode(),
             _number(found, "partition"),
             _number(found, "offset"),
             _number(found, "timestamp"),
             _number(found, "attempts"),
-            _number(found, "not-before"),
+            _number(found, "not-before") if "not-before" in found else 0,
+            *_chances(found),
         )
     except (KeyError, ValueError):
-        return own
+        return None
+
+
+def our_headers(record: Record) -> dict[str, bytes]:
+    """Our headers of a copy, by their names without the prefix."""
+    return {
+        name.removeprefix(PREFIX): value
+        for name, value in record.headers
+        if name.startswith(PREFIX) and value is not None
+    }
 
 
 def dead_letter(
@@ -136,10 +162,28 @@ def dead_letter(
 def retry(
     record: Record, origin: Origin, not_before_ms: int, now_ms: int
 ) -> tuple[bytes | None, bytes | None, Headers]:
-    """Key, value and headers of the next try. The producer's own headers are left out if the copy
-    would not fit with them."""
+    """Key, value and headers of the next try."""
+    return _again(record, origin, origin.attempt + 1, not_before_ms, now_ms)
+
+
+def redriven(
+    letter: Record, origin: Origin, reason: str, now_ms: int
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """Key, value and headers of a dead letter's second chance: due at once, and with all its tries.
+
+    It keeps its first arrival, so that an event without an id gets the same one, and what is
+    produced twice is recognised. ``reason`` is the letter's.
+    """
+    history = (*origin.history, f"{reason}@{letter.timestamp}")[-MAX_HISTORY:]
+    return _again(letter, replace(origin, redrives=origin.redrives + 1, history=history), 0, 0, now_ms)
+
+
+def _again(
+    record: Record, origin: Origin, attempts: int, not_before_ms: int, now_ms: int
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """A copy to be tried. The producer's own headers are left out if it would not fit with them."""
     ours = [
-        *_origin_headers(origin, origin.attempt + 1, now_ms),
+        *_origin_headers(origin, attempts, now_ms),
         (f"{PREFIX}not-before", str(not_before_ms).encode()),
     ]
     theirs = _their_headers(record)
@@ -148,7 +192,7 @@ def retry(
 
 
 def _origin_headers(origin: Origin, attempts: int, now_ms: int) -> Headers:
-    return [
+    headers = [
         (f"{PREFIX}topic", origin.topic.encode()),
         (f"{PREFIX}partition", str(origin.partition).encode()),
         (f"{PREFIX}offset", str(origin.offset).encode()),
@@ -156,6 +200,22 @@ def _origin_headers(origin: Origin, attempts: int, now_ms: int) -> Headers:
         (f"{PREFIX}attempts", str(attempts).encode()),
         (f"{PREFIX}time", str(now_ms).encode()),
     ]
+    if origin.redrives:
+        headers += [
+            (f"{PREFIX}redrives", str(origin.redrives).encode()),
+            (f"{PREFIX}history", ",".join(origin.history).encode()),
+        ]
+    return headers
+
+
+def _chances(found: dict[str, bytes]) -> tuple[int, tuple[str, ...]]:
+    """Second chances and their history; broken ones count as none."""
+    try:
+        redrives = _number(found, "redrives")
+        entries = found.get("history", b"")[: 64 * MAX_HISTORY].decode().split(",")
+    except (KeyError, ValueError):
+        return 0, ()
+    return redrives, tuple(e for e in entries if _EPISODE.fullmatch(e))[-MAX_HISTORY:]
 
 
 def _their_headers(record: Record) -> Headers:
@@ -164,7 +224,7 @@ def _their_headers(record: Record) -> Headers:
 
 def _number(headers: dict[str, bytes], name: str) -> int:
     """A non-negative 63-bit integer. Raises KeyError, ValueError."""
-    text = headers[PREFIX + name]
+    text = headers[name]
     if len(text) > 19 or not text.isdigit():
         raise ValueError(name)
     number = int(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +14,9 @@ from stream_app.events.dead_letters import (
     Headers,
     Origin,
     dead_letter,
+    origin_in,
     origin_of,
+    redriven,
     retry,
 )
 from stream_app.events.reasons import Reason
@@ -57,7 +59,8 @@ def test_a_dead_letter_keeps_the_original_and_says_why() -> None:
 def test_every_header_is_documented() -> None:
     record = Consumed(b"k", b"v" * 2_000_000)
     written = dead_letter(record, ORIGIN, Reason.OVERSIZED, "", 0)[2] + retry(record, ORIGIN, 0, 0)[2]
-    assert {name.removeprefix("stream-app-") for name, _ in written} == set(HEADERS)
+    written += redriven(record, ORIGIN, "oversized", 0)[2]
+    assert {name.removeprefix("stream-app-") for name, _ in written} == set(HEADERS) - {"redriven"}
 
 
 def test_null_stays_null() -> None:
@@ -127,6 +130,59 @@ def test_headers_of_first_hand_records_are_not_believed() -> None:
     _, _, headers = retry(record, ORIGIN, 7, 7)
     forged = Consumed(b"u", b"{}", offset=9, timestamp=8, headers=tuple(headers))
     assert origin_of(forged, "likes", 0) == Origin("likes", 0, 9, 8, 0, 0)
+
+
+def test_only_a_count_of_second_chances_is_believed_of_first_hand_records() -> None:
+    _, _, headers = redriven(Consumed(b"c", b"{}"), ORIGIN, "empty_text", 7)
+    forged = Consumed(b"c", b"{}", offset=9, timestamp=8, headers=tuple(headers))
+    assert origin_of(forged, "content", 0) == Origin(
+        "content", 0, 9, 8, 0, 0, 1, ("empty_text@1780000000000",)
+    )
+
+
+def test_a_second_chance_starts_anew_where_the_record_first_arrived_and_keeps_its_history() -> None:
+    origin = origin_of(Consumed(b"u", b"{}"), "likes", 2)
+    record = Consumed(b"u", b"{}", headers=(("trace", b"t"),))
+    for n in range(1, 21):
+        for attempt in (0, 1):
+            _, _, headers = retry(record, replace(origin, attempt=attempt), 5, 5)
+            record = Consumed(b"u", b"{}", headers=tuple(headers))
+            origin = origin_of(record, "events-retry", 2)
+        _, _, headers = dead_letter(record, origin, Reason.UNKNOWN_CONTENT, "", 6)
+        letter = Consumed(b"u", b"{}", offset=70 + n, timestamp=n, headers=tuple(headers))
+        found = origin_in(letter)
+        assert found is not None
+        assert (found.attempt, found.redrives) == (2, n - 1)
+        key, value, headers = redriven(letter, found, "unknown_content", 7)
+        assert (key, value) == (b"u", b"{}")
+        assert dict(headers)["stream-app-not-before"] == b"0"
+        record = Consumed(key, value, offset=800, timestamp=9, headers=tuple(headers))
+        origin = origin_of(record, "events-retry", 2)
+        history = tuple(f"unknown_content@{m}" for m in range(1, n + 1))[-16:]
+        assert origin == Origin("likes", 2, 41, 1_780_000_000_000, 0, 0, n, history)
+    assert [n for n, _ in record.headers].count("trace") == 1
+
+
+@pytest.mark.parametrize("count", [b"", b"-1", b"x", b"9" * 30, b"\xff", None])
+def test_a_broken_count_of_second_chances_is_none(count: bytes | None) -> None:
+    headers = (("stream-app-redrives", count), ("stream-app-history", b"a@1"))
+    assert origin_of(Consumed(b"u", b"{}", headers=headers), "likes", 1).redrives == 0
+
+
+@pytest.mark.parametrize(
+    ("history", "kept"),
+    [
+        (b"", ()),
+        (b"\xff", None),
+        (b"a@1,A@1,@1,a@,a@x,b@2\n,c_d@3", ("a@1", "c_d@3")),
+        (b"a@1," * 1000, ("a@1",) * 16),
+        (b"x" * 100_000, ()),
+    ],
+)
+def test_history_is_bounded_and_only_what_we_write(history: bytes, kept: tuple[str, ...] | None) -> None:
+    headers = (("stream-app-redrives", b"2"), ("stream-app-history", history))
+    found = origin_of(Consumed(b"u", b"{}", headers=headers), "likes", 1)
+    assert (found.redrives, found.history) == ((0, ()) if kept is None else (2, kept))
 
 
 @pytest.mark.parametrize("broken", [b"", b"-1", b"x", b"9" * 19, b"9" * 30, b"\xff", b"1.0", "²".encode()])
