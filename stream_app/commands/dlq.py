@@ -1,25 +1,31 @@
-"""``stream-app dlq``: look at the dead letters."""
+"""``stream-app dlq``: look at the dead letters, and give them a second chance."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from stream_app.errors import StreamAppError
-from stream_app.events.dead_letters import PREFIX
+import msgspec
+
+from stream_app.commands.dlq_letters import Place, Selection, no_letter, read_letters, read_marks
+from stream_app.commands.dlq_redrive import Summary, redrive
+from stream_app.errors import ConfigurationError
+from stream_app.events.dead_letters import our_headers
 from stream_app.events.reasons import Reason
-from stream_app.kafka import clients
+from stream_app.events.redrive import Refusal, reason_of
+from stream_app.replay.progress import Progress
 from stream_app.settings import Settings
 
-HELP = "list, show and count dead letters"
+HELP = "list, show, count and redrive dead letters"
 
-TOPIC = "events-dlq"
 SHOWN_BYTES = 4_000
+SHOWN_REFUSALS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,36 +35,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     listing = actions.add_parser("list", help="one line a dead letter, oldest first")
     count = actions.add_parser("count", help="number of dead letters by reason")
+    show = actions.add_parser("show", help="one dead letter with all its headers and its value")
+    again = actions.add_parser(
+        "redrive", help="give dead letters a second chance, each at most once; it can be interrupted"
+    )
     for one in (listing, count):
-        one.add_argument(
-            "--reason", choices=[r.value for r in Reason], metavar="R", help="only this reason code"
-        )
-        one.add_argument(
-            "--since",
-            type=_moment,
-            metavar="T",
-            help="only those written since: RFC 3339, or 90s, 15m, 12h, 7d ago",
-        )
+        one.add_argument("--redriven", action="store_true", help="those too that had a second chance")
+    for one in (listing, count, again):
+        _add_filters(one)
         one.add_argument("--json", action="store_true", help="JSON instead of text")
     listing.add_argument(
-        "--limit", type=int, default=100, metavar="N", help="at most this many (default: %(default)s)"
+        "--limit", type=_count_of, default=100, metavar="N", help="at most this many (default: %(default)s)"
     )
-    show = actions.add_parser("show", help="one dead letter with all its headers and its value")
     show.add_argument("partition", type=int, metavar="PARTITION", help="of `events-dlq`")
     show.add_argument("offset", type=int, metavar="OFFSET", help="in that partition")
+    again.add_argument(
+        "letters",
+        type=int,
+        nargs="*",
+        metavar="PARTITION OFFSET",
+        help="only these letters, by their places as `dlq list` shows them",
+    )
+    again.add_argument("--all", action="store_true", help="all letters; needed when nothing else says which")
+    again.add_argument("--limit", type=_count_of, metavar="N", help="redrive at most this many")
+    again.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--reason",
+        action="append",
+        default=[],
+        choices=[r.value for r in Reason],
+        metavar="R",
+        help="only this reason code; may be given several times",
+    )
+    parser.add_argument("--topic", metavar="T", help="only records that first arrived on this topic")
+    for option, words in (("--since", "since"), ("--until", "before")):
+        parser.add_argument(
+            option,
+            type=_moment,
+            metavar="T",
+            help=f"only those written {words}: RFC 3339, or 90s, 15m, 12h, 7d ago",
+        )
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """0; a dead letter that is not there raises StreamAppError."""
+    """0; 1 when a letter that was named by its place is refused. Raises StreamAppError."""
     if args.action == "show":
         _show(settings, args.partition, args.offset)
         return 0
-    letters = _letters(settings, args.reason, args.since)
+    selection = _selection(args, settings)
+    if args.action == "redrive":
+        return _redrive(args, settings, selection)
+    marks = read_marks(settings)
+    letters = (r for r in read_letters(settings, selection) if args.redriven or _place(r) not in marks)
     if args.action == "count":
         _count(letters, as_json=args.json)
     else:
         for record in islice(letters, args.limit):
-            print(json.dumps(_summary(record)) if args.json else _line(record))
+            redriven = _place(record) in marks
+            print(json.dumps(_summary(record, redriven)) if args.json else _line(record, redriven))
     return 0
 
 
@@ -75,40 +112,31 @@ def printable(raw: bytes | None, limit: int = SHOWN_BYTES) -> str:
     return shown if len(raw) <= limit else f"{shown}… ({len(raw):,} bytes)"
 
 
-def _letters(settings: Settings, reason: str | None, since_ms: int | None) -> Iterator[Any]:
-    """Dead letters (kafka-python's records), filtered."""
-    for record in clients.read_topic(settings, settings.topic_name(TOPIC)):
-        if since_ms is not None and record.timestamp < since_ms:
-            continue
-        if reason is None or _ours(record).get("reason") == reason:
-            yield record
-
-
 def _ours(record: Any) -> dict[str, str]:
     """Our headers of a dead letter, without the prefix."""
-    headers = record.headers or ()
-    return {n.removeprefix(PREFIX): printable(v) for n, v in headers if n.startswith(PREFIX)}
+    return {name: printable(value) for name, value in our_headers(record).items()}
 
 
-def _summary(record: Any) -> dict[str, object]:
+def _summary(record: Any, redriven: bool) -> dict[str, object]:
     return {
         "partition": record.partition,
         "offset": record.offset,
         "bytes": None if record.value is None else len(record.value),
         **_ours(record),
+        **({"redriven": True} if redriven else {}),
     }
 
 
-def _line(record: Any) -> str:
+def _line(record: Any, redriven: bool) -> str:
     ours = _ours(record)
     when = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
     place = f"{ours.get('topic', '?')}/{ours.get('partition', '?')}/{ours.get('offset', '?')}"
-    reason, detail = ours.get("reason", "?"), ours.get("detail", "")
-    return f"{record.partition} {record.offset}  {when}  {reason:<19}  from {place}  {detail}"
+    detail = ours.get("detail", "") + (" (redriven)" if redriven else "")
+    return f"{record.partition} {record.offset}  {when}  {reason_of(record):<19}  from {place}  {detail}"
 
 
 def _count(letters: Iterator[Any], *, as_json: bool) -> None:
-    counts = Counter(_ours(record).get("reason", "?") for record in letters)
+    counts = Counter(reason_of(record) for record in letters)
     if as_json:
         print(json.dumps(dict(counts.most_common())))
         return
@@ -118,22 +146,78 @@ def _count(letters: Iterator[Any], *, as_json: bool) -> None:
 
 
 def _show(settings: Settings, partition: int, offset: int) -> None:
-    record = _at(settings, partition, offset)
-    print(f"key    {printable(record.key)}")
-    for name, value in record.headers or ():
-        print(f"header {printable(name.encode())} = {printable(value)}")
-    print(f"value  {printable(record.value)}")
+    for record in read_letters(settings, Selection(places=frozenset({(partition, offset)}))):
+        print(f"key    {printable(record.key)}")
+        for name, value in record.headers or ():
+            print(f"header {printable(name.encode())} = {printable(value)}")
+        print(f"value  {printable(record.value)}")
+        return
+    raise no_letter(settings, partition, offset)
 
 
-def _at(settings: Settings, partition: int, offset: int) -> Any:
-    """One dead letter. Raises StreamAppError when it is not there."""
-    topic = settings.topic_name(TOPIC)
-    for record in clients.read_topic(settings, topic):
-        if (record.partition, record.offset) == (partition, offset):
-            return record
-    raise StreamAppError(
-        f"{topic} has no dead letter at partition {partition}, offset {offset}: see `dlq list`"
+def _redrive(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    if selection.everything and not args.all:
+        raise ConfigurationError(
+            "dlq redrive: say which letters: PARTITION OFFSET, --reason, --topic, --since, --until, or --all"
+        )
+    shown = 0
+
+    def refused(letter: Any, refusal: Refusal) -> None:
+        nonlocal shown
+        shown += 1
+        if shown <= SHOWN_REFUSALS:
+            print(f"{letter.partition} {letter.offset}  refused: {refusal.meaning}", file=sys.stderr)
+        elif shown == SHOWN_REFUSALS + 1:
+            print("… and more are refused", file=sys.stderr)
+
+    summary = redrive(
+        settings,
+        selection,
+        limit=args.limit,
+        dry_run=args.dry_run,
+        refused=refused,
+        progress=Progress().show,
     )
+    if args.json:
+        print(msgspec.json.encode(summary).decode())
+    else:
+        _print_summary(summary)
+    return 1 if selection.places and summary.refused else 0
+
+
+def _print_summary(summary: Summary) -> None:
+    print(f"{summary.redriven:>12,}  {'would be redriven' if summary.dry_run else 'redriven'}")
+    if summary.redriven_before:
+        print(f"{summary.redriven_before:>12,}  redriven before: left alone")
+    for code, number in sorted(summary.refused.items()):
+        print(f"{number:>12,}  refused: {code}")
+
+
+def _selection(args: argparse.Namespace, settings: Settings) -> Selection:
+    """Raises ConfigurationError when an offset is missing."""
+    numbers: list[int] = getattr(args, "letters", [])
+    if len(numbers) % 2:
+        raise ConfigurationError(f"dlq redrive: {numbers[-1]}: a letter is named by PARTITION OFFSET")
+    topic = args.topic
+    if topic is not None and not topic.startswith(settings.kafka.topic_prefix):
+        topic = settings.topic_name(topic)
+    return Selection(
+        reasons=frozenset(args.reason),
+        topic=topic,
+        since_ms=args.since,
+        until_ms=args.until,
+        places=frozenset(zip(numbers[::2], numbers[1::2], strict=True)),
+    )
+
+
+def _place(record: Any) -> Place:
+    return record.partition, record.offset
+
+
+def _count_of(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is no number of letters")
+    return int(text)
 
 
 def _moment(text: str) -> int:

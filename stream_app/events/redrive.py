@@ -1,0 +1,143 @@
+"""A dead letter's second chance: what is produced again, what is refused, and the mark that it leaves.
+
+Pure: reading and producing are the command's. A redriven letter stays where it is; a *mark* in the
+same partition, written in the same transaction as the copy, says that it has had its chance. Marks
+come after their letters, so retention never removes one before its letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
+
+from stream_app.events.dead_letters import (
+    PREFIX,
+    RETRY_TOPIC,
+    Origin,
+    Record,
+    origin_in,
+    our_headers,
+    redriven,
+)
+from stream_app.hashing import key64
+from stream_app.kafka.transactions import Output
+from stream_app.settings import Settings
+
+CONTENT_TOPIC = "content"
+DLQ_TOPIC = "events-dlq"
+UNKNOWN = "unknown"
+
+ContentKey = tuple[int, int]
+"""Partition of ``content``, key64 of the key."""
+
+
+class Letter(Record, Protocol):
+    """A record of ``events-dlq``."""
+
+    @property
+    def partition(self) -> int:
+        """Its partition there."""
+
+
+class Refusal(StrEnum):
+    """Why a dead letter gets no second chance. The value is the code that ``dlq redrive`` counts."""
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Refusal:
+        """A member: its value is ``code``, ``meaning`` says it in one line."""
+        refusal = str.__new__(cls, code)
+        refusal._value_ = code
+        refusal.meaning = meaning
+        return refusal
+
+    NO_ORIGIN = "no_origin", "Its headers do not say where the record first arrived."
+    FOREIGN = (
+        "foreign",
+        "The record first arrived on a topic that is neither `content` nor one of `events.actions`.",
+    )
+    NO_PARTITION = "no_partition", "The partition where the record first arrived does not exist any more."
+    NO_VALUE = "no_value", "There is nothing to try again: the value is null or empty, or was erased."
+    NO_KEY = "no_key", "A content without a key: nothing says which record it would replace."
+    TRUNCATED = "truncated", "The record did not fit into its dead letter: key or value were cut."
+    TOO_OFTEN = "too_often", "The record has had `events.max_redrives` second chances."
+    SUPERSEDED = "superseded", "A newer record of this key stands on `content`, and would be undone."
+
+
+def is_mark(record: Record) -> bool:
+    """Whether a record of ``events-dlq`` is no letter but the mark of a redrive."""
+    return any(name == f"{PREFIX}redriven" for name, _ in record.headers)
+
+
+def marked_offset(mark: Record) -> int:
+    """Offset of the letter that was redriven; -1 if the mark is not ours."""
+    text = our_headers(mark).get("redriven", b"")
+    return int(text) if text.isdigit() and len(text) < 20 else -1
+
+
+def reason_of(letter: Record) -> str:
+    """Reason code of a dead letter; ``unknown`` when it does not say."""
+    reason = our_headers(letter).get("reason", b"").decode(errors="replace")
+    return reason if reason.isascii() and reason.replace("_", "").isalnum() else UNKNOWN
+
+
+class SecondChances:
+    """Decides on letters. ``partitions``: how many ``events-retry`` and ``content`` have on the broker."""
+
+    def __init__(self, settings: Settings, partitions: Mapping[str, int]) -> None:
+        self._events = {settings.topic_name(action.topic) for action in settings.events.actions}
+        self._content = settings.topic_name(CONTENT_TOPIC)
+        self._retry = settings.topic_name(RETRY_TOPIC)
+        self._letters = settings.topic_name(DLQ_TOPIC)
+        self._partitions = partitions
+        self._most = settings.events.max_redrives
+
+    def content_key(self, letter: Letter) -> ContentKey | None:
+        """Partition of first arrival and key64 of the key of a letter that would go back to ``content``;
+        None for every other."""
+        origin = origin_in(letter)
+        if origin is None or origin.topic != self._content or letter.key is None:
+            return None
+        return origin.partition, key64(letter.key)
+
+    def refusal(self, letter: Letter, newest_offset: int) -> Refusal | None:
+        """Why this letter gets none; None when it does.
+
+        ``newest_offset``: of the newest record on ``content`` with its key, in the partition where it
+        first arrived; -1 when there is none, or the letter is no content.
+        """
+        origin = origin_in(letter)
+        if origin is None:
+            return Refusal.NO_ORIGIN
+        if origin.topic not in self._events and origin.topic != self._content:
+            return Refusal.FOREIGN
+        if origin.partition >= self._partitions.get(self._target(origin), 0):
+            return Refusal.NO_PARTITION
+        if {b"key", b"value"} & set(our_headers(letter).get("truncated", b"").split(b",")):
+            return Refusal.TRUNCATED
+        if not letter.value:
+            return Refusal.NO_VALUE
+        if origin.redrives >= self._most:
+            return Refusal.TOO_OFTEN
+        if origin.topic == self._content:
+            if letter.key is None:
+                return Refusal.NO_KEY
+            if newest_offset > origin.offset:
+                return Refusal.SUPERSEDED
+        return None
+
+    def outputs(self, letter: Letter, now_ms: int) -> tuple[Output, Output]:
+        """The copy to be tried and the mark of a letter that is not refused: for one transaction."""
+        origin = origin_in(letter)
+        if origin is None:
+            raise ValueError("a letter without origin is refused")
+        key, value, headers = redriven(letter, origin, reason_of(letter), now_ms)
+        mark = [(f"{PREFIX}redriven", str(letter.offset).encode()), (f"{PREFIX}time", str(now_ms).encode())]
+        return (
+            Output(self._target(origin), origin.partition, key, value, headers),
+            Output(self._letters, letter.partition, None, None, mark),
+        )
+
+    def _target(self, origin: Origin) -> str:
+        return self._content if origin.topic == self._content else self._retry
