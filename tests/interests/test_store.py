@@ -101,9 +101,7 @@ def test_a_killed_process_leaves_values_and_position_of_one_moment(tmp_path: Pat
     program = (
         "import sys; from pathlib import Path\n"
         "from tests.interests.test_store import PartitionStore, write\n"
-        "from stream_app.interests import store as module\n"
-        "module.WRITE_BUFFER_BYTES = 64 << 10\n"  # RocksDB writes out by itself, again and again
-        "store = PartitionStore(Path(sys.argv[1]))\n"
+        "store = PartitionStore(Path(sys.argv[1]), 64 << 10)\n"  # RocksDB writes out again and again
         "for position in range(1, 100_000):\n"
         "    write(store, position); print(position, flush=True)\n"
     )
