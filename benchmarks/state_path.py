@@ -32,6 +32,7 @@ from stream_app.content.model import model_id
 from stream_app.content.vectors import ContentVector, encode
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import broker_address
+from stream_app.kafka.connection import aiokafka_options
 from stream_app.settings import Settings, build
 
 CONTENTS = 5_000
@@ -43,7 +44,7 @@ FAUST_BOUND_S = 120.0
 
 async def produce(settings: Settings, count: int, users: int, vectors: np.ndarray) -> dict[str, int]:
     """Write contents and events in large batches; returns events by topic."""
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka.broker, max_batch_size=900_000)
+    producer = AIOKafkaProducer(**aiokafka_options(settings, "benchmark"), max_batch_size=900_000)
     await producer.start()
     partitions = settings.kafka.partitions
     model = model_id(settings)

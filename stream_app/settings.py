@@ -3,6 +3,7 @@
 Sources, later ones win: the defaults below; a TOML file (``--config FILE`` or
 ``STREAM_APP_CONFIG``) with one table a section; environment variables
 ``STREAM_APP_<SECTION>_<FIELD>``; and ``STREAM_APP_BROKER``, short for ``STREAM_APP_KAFKA_BROKER``.
+Passwords come from the environment or from files of their own only.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from msgspec import Meta
 
 from stream_app.errors import ConfigurationError
 from stream_app.hashing import action_code
+from stream_app.secret import Secret
 
 ENV_PREFIX = "STREAM_APP_"
 OWN_TOPICS = ("events-retry", "events-dlq", "content", "content-vectors", "interests", "content-stats", "recommendations")
@@ -34,12 +36,25 @@ class Kafka(Section, frozen=True):
     """Connection, consumer and topics."""
 
     broker: Annotated[str, Meta(description="Bootstrap servers, `host:port[,host:port]`. Also `STREAM_APP_BROKER`.")] = "127.0.0.1:9092"
+    security_protocol: Annotated[str, Meta(description="`PLAINTEXT`, `SSL` (TLS, with or without a client certificate), `SASL_PLAINTEXT` (user and password, unencrypted) or `SASL_SSL` (user and password over TLS).", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")] = "PLAINTEXT"
+    ssl_ca_file: Annotated[str, Meta(description="Certificates (PEM) of the authorities that may vouch for the broker; empty: those that the system trusts.")] = ""
+    ssl_check_hostname: Annotated[bool, Meta(description="The broker's certificate must name the host that was connected to.")] = True
+    ssl_certificate_file: Annotated[str, Meta(description="Our certificate (PEM, with its chain), where the broker asks for one.")] = ""
+    ssl_key_file: Annotated[str, Meta(description="Its private key (PEM).")] = ""
+    ssl_key_password: Annotated[Secret, Meta(description="Password of an encrypted private key. Refused in the TOML file.")] = Secret()
+    ssl_key_password_file: Annotated[str, Meta(description="File whose one line is that password, instead of it.")] = ""
+    sasl_mechanism: Annotated[str, Meta(description="`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.", pattern="^(PLAIN|SCRAM-SHA-256|SCRAM-SHA-512)$")] = "PLAIN"
+    sasl_username: Annotated[str, Meta(description="User name on the broker.")] = ""
+    sasl_password: Annotated[Secret, Meta(description="The user's password. Refused in the TOML file.")] = Secret()
+    sasl_password_file: Annotated[str, Meta(description="File whose one line is the password, instead of it; read anew whenever a client is made.")] = ""
     app_id: Annotated[str, Meta(description="Prefix of consumer groups and transactional ids.", pattern=r"^[A-Za-z0-9._-]{1,64}$")] = "stream-app"
     topic_prefix: Annotated[str, Meta(description="Put before every topic's name.", pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
     partitions: Annotated[Count, Meta(description="Partitions of the event topics and of the interests table.")] = 4
     shared_partitions: Annotated[Count, Meta(description="Partitions of the topics that every worker reads whole, of the dead letters and of the slates.")] = 4
     replication_factor: Annotated[Count, Meta(description="Replication of topics that `stream-app topics` creates.")] = 1
     event_retention_days: Annotated[Count, Meta(description="Retention of event topics, retries and dead letters.")] = 7
+    compaction_lag_h: Annotated[Positive, Meta(description="What was deleted or replaced leaves the log of `interests`, `recommendations` and `erasure-receipts` at the broker's first compaction after this time (`max.compaction.lag.ms`); segments of `erasures`, `events-retry` and `events-dlq` are closed after it (`segment.ms`).")] = 24.0
+    delete_retention_h: Annotated[Positive, Meta(description="How long the broker keeps the tombstones of compacted topics (`delete.retention.ms`). A state directory that has not followed its changelog for three quarters of it is rebuilt, because it may have missed some.")] = 24.0
     batch_records: Annotated[Count, Meta(description="Most records of one partition in one batch.")] = 40_000
     fetch_max_bytes: Annotated[int, Meta(description="Most bytes fetched for one partition at a time.", ge=65_536)] = 8_388_608
     fetch_max_wait_ms: Annotated[int, Meta(description="How long the broker may hold an empty fetch; it answers at once when a record comes. Short ones cost worker and broker processor time even when nothing happens, long ones add up to this much latency for a partition that was not asked for because its last records still waited in the worker.", ge=1, le=1500)] = 50
@@ -48,6 +63,16 @@ class Kafka(Section, frozen=True):
     request_timeout_s: Annotated[float, Meta(description="Bound on one request to the broker.", ge=1)] = 30.0
     transaction_timeout_s: Annotated[float, Meta(description="The broker aborts a transaction open for longer.", ge=1)] = 30.0
     connect_timeout_s: Annotated[float, Meta(description="How long a worker keeps trying to reach the broker at start before it gives up; 0 tries for ever.", ge=0)] = 0.0
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return self.security_protocol.endswith("SSL")
+
+    @property
+    def uses_sasl(self) -> bool:
+        """Whether a user name and a password are presented."""
+        return self.security_protocol.startswith("SASL")
 
 
 class Action(Section, frozen=True):
@@ -71,6 +96,7 @@ class Events(Section, frozen=True):
     max_future_s: Annotated[float, Meta(description="How far `occurred_at` may be ahead of the Kafka timestamp. Contents created after stream time by more than this are not recommended yet: a replay must not know its future.", ge=0)] = 300.0
     max_age_days: Annotated[Positive, Meta(description="Events older than this, counted from stream time, get `too_old`.")] = 400.0
     retry_delays_s: Annotated[tuple[Positive, ...], Meta(description="Wait before each try of an event whose content is not known yet; after the last one it is dead-lettered.", max_length=16)] = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+    max_redrives: Annotated[int, Meta(description="How often `stream-app dlq redrive` gives the same record a second chance; its next dead letter is refused.", ge=0, le=1000)] = 3
 
 
 class Interests(Section, frozen=True):
@@ -177,11 +203,15 @@ def load(path: str | None = None, environment: Mapping[str, str] | None = None) 
     """Read the configuration. Raises ConfigurationError naming setting, value and what is allowed."""
     env = os.environ if environment is None else environment
     tree = _from_file(path or env.get(f"{ENV_PREFIX}CONFIG"))
+    _refuse_secrets(tree)
     for section, kind in SECTIONS.items():
         for field in msgspec.structs.fields(kind):
             value = env.get(f"{ENV_PREFIX}{section}_{field.name}".upper())
             if value is not None:
-                tree.setdefault(section, {})[field.name] = _parse(field.name, value)
+                secret = isinstance(field.default, Secret)
+                tree.setdefault(section, {})[field.name] = (
+                    Secret(value) if secret else _parse(field.name, value)
+                )
     if broker := env.get(f"{ENV_PREFIX}BROKER"):
         tree.setdefault("kafka", {})["broker"] = broker
     return build(tree)
@@ -205,6 +235,7 @@ def build(tree: Mapping[str, Any]) -> Settings:
         settings = msgspec.convert(dict(tree), Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError(_explain(str(error), tree)) from None
+    _check_security(settings.kafka)
     actions = settings.events.actions
     for what in ("name", "topic"):
         if len({getattr(a, what) for a in actions}) < len(actions):
@@ -240,6 +271,49 @@ def _from_file(path: str | None) -> dict[str, Any]:
         raise ConfigurationError(f"--config {path}: {error.strerror}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"--config {path}: not TOML: {error}") from None
+
+
+def _refuse_secrets(tree: Mapping[str, Any]) -> None:
+    """Files of settings are shown around, and kept in repositories."""
+    for section, kind in SECTIONS.items():
+        given = tree.get(section)
+        for field in msgspec.structs.fields(kind):
+            if isinstance(field.default, Secret) and isinstance(given, Mapping) and field.name in given:
+                raise ConfigurationError(
+                    f"{section}.{field.name}: not in the configuration file; set "
+                    f"{ENV_PREFIX}{section.upper()}_{field.name.upper()}, or name a file that holds it alone in "
+                    f"{section}.{field.name}_file"
+                )
+
+
+def _check_security(kafka: Kafka) -> None:
+    """What is given of TLS and SASL belongs together, and to the protocol."""
+    protocol = f"kafka.security_protocol = {kafka.security_protocol!r}"
+    for name in ("ssl_key_password", "sasl_password"):
+        if getattr(kafka, name) and getattr(kafka, f"{name}_file"):
+            raise ConfigurationError(f"kafka.{name} and kafka.{name}_file are both given; keep one")
+    for used, prefix, instead in (
+        (kafka.uses_tls, "ssl_", "SSL or SASL_SSL"),
+        (kafka.uses_sasl, "sasl_", "SASL_SSL or SASL_PLAINTEXT"),
+    ):
+        for field in msgspec.structs.fields(Kafka):
+            given = getattr(kafka, field.name) != field.default
+            if field.name.startswith(prefix) and given and not used:
+                raise ConfigurationError(
+                    f"kafka.{field.name} is given, but {protocol} makes no use of it; set {instead}"
+                )
+    if kafka.uses_sasl and not kafka.sasl_username:
+        raise ConfigurationError(f"{protocol} needs kafka.sasl_username; set it")
+    if kafka.uses_sasl and not (kafka.sasl_password or kafka.sasl_password_file):
+        raise ConfigurationError(
+            f"{protocol} needs a password; set {ENV_PREFIX}KAFKA_SASL_PASSWORD or kafka.sasl_password_file"
+        )
+    if bool(kafka.ssl_certificate_file) != bool(kafka.ssl_key_file):
+        raise ConfigurationError(
+            "kafka.ssl_certificate_file and kafka.ssl_key_file belong together; set both"
+        )
+    if (kafka.ssl_key_password or kafka.ssl_key_password_file) and not kafka.ssl_key_file:
+        raise ConfigurationError("kafka.ssl_key_password is given without kafka.ssl_key_file; set both")
 
 
 def _parse(field: str, text: str) -> Any:

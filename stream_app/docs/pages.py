@@ -15,7 +15,9 @@ from stream_app import cli, errors
 from stream_app.errors import StreamAppError
 from stream_app.events.dead_letters import HEADERS, PREFIX
 from stream_app.events.reasons import Reason
+from stream_app.events.redrive import Refusal
 from stream_app.observability import metrics
+from stream_app.secret import Secret
 from stream_app.settings import ENV_PREFIX, SECTIONS, Action, Section
 
 NOTICE = "<!-- made by `python -m stream_app.docs`: change the code, not this page -->"
@@ -33,6 +35,10 @@ ABOUT_METRICS = (
 ABOUT_REASONS = (
     "A record that cannot be used is counted by one of these codes, and never costs its neighbours. "
     "It goes to `events-dlq` with its original bytes and headers, be it an event or a content."
+)
+ABOUT_REFUSALS = (
+    "`stream-app dlq redrive` gives a dead letter a second chance unless one of these is true; the letter "
+    "then stays as it is."
 )
 ABOUT_COMMANDS = (
     "Every command takes `--config FILE` (a TOML file, see [CONFIG.md](CONFIG.md)) and `--log-level "
@@ -93,6 +99,9 @@ def reasons() -> str:
                 "## Headers of dead letters and retries",
                 f"Names start with `{PREFIX}`, which is reserved; values are UTF-8 text.",
                 _table(("header", "meaning"), ((f"`{PREFIX}{n}`", m) for n, m in HEADERS.items())),
+                "## Refusals of `dlq redrive`",
+                ABOUT_REFUSALS,
+                _table(("code", "meaning"), ((f"`{r.value}`", r.meaning) for r in Refusal)),
                 "## Errors",
                 "What ends a command is printed as `stream-app: [code] message` with the next step.",
                 _table(
@@ -184,6 +193,8 @@ def _described(kind: types.Type) -> tuple[str, str]:
 def _allowed(kind: types.Type) -> str:
     if isinstance(kind, types.BoolType):
         return "`true` or `false`"
+    if isinstance(kind, types.CustomType) and kind.cls is Secret:
+        return "secret"
     if isinstance(kind, types.StrType):
         return f"text matching `{kind.pattern}`" if kind.pattern else "text"
     if isinstance(kind, types.IntType | types.FloatType):
@@ -206,7 +217,7 @@ def _shown(default: object) -> str:
     """A default as it is written in TOML."""
     if isinstance(default, tuple) and default and isinstance(default[0], Action):
         return ",".join(f"{a.name}:{a.topic}:{a.weight:g}" for a in default)
-    return msgspec.json.encode(default).decode()
+    return repr(default) if isinstance(default, Secret) else msgspec.json.encode(default).decode()
 
 
 def _errors() -> list[type[StreamAppError]]:

@@ -9,8 +9,8 @@ from typing import Any
 import faust
 from faust.serializers.schemas import Schema
 from faust.transport.drivers.aiokafka import Transport as _DriverTransport
-from yarl import URL
 
+from stream_app.kafka.connection import faust_options
 from stream_app.kafka.recovery import PartitionOwner, PartitionTables
 from stream_app.kafka.transport import FAUST_LOG, BatchConsumer, BatchTransport
 from stream_app.settings import Settings
@@ -100,7 +100,7 @@ def create_faust_app(
     kafka = settings.kafka
     app = RoleApp(
         settings.group(role),
-        broker=[URL(f"aiokafka://{address}") for address in kafka.broker.split(",")],
+        **faust_options(settings),
         store="memory://",
         TableManager=PartitionTables,
         autodiscover=False,

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
+from stream_app.kafka.connection import aiokafka_options
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -29,14 +30,12 @@ class ChangelogReader:
         self._kafka = settings.kafka
         self._tp = TopicPartition(topic, partition)
         self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=settings.kafka.broker,
-            client_id=f"{settings.kafka.app_id}-changelog",
+            **aiokafka_options(settings, f"{settings.kafka.app_id}-changelog"),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             fetch_max_wait_ms=POLL_MS,
             max_partition_fetch_bytes=settings.kafka.fetch_max_bytes,
-            request_timeout_ms=int(settings.kafka.request_timeout_s * 1000),
         )
 
     async def start(self, position: int) -> bool:

@@ -17,6 +17,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.partitioner import murmur2
 
 from stream_app.errors import BrokerUnavailableError, TopicMismatchError
+from stream_app.kafka.connection import kafka_python_options
 from stream_app.settings import Settings
 
 CONNECT_TIMEOUT_MS = 5_000
@@ -44,7 +45,7 @@ def naming_the_broker(settings: Settings) -> Iterator[None]:
 def admin_client(settings: Settings) -> KafkaAdminClient:
     """A connected admin client; the caller closes it."""
     with naming_the_broker(settings):
-        return KafkaAdminClient(**_connection(settings))
+        return KafkaAdminClient(**(kafka_python_options(settings) | _bounds()))
 
 
 def producer(settings: Settings, **options: Any) -> KafkaProducer:
@@ -61,7 +62,7 @@ def producer(settings: Settings, **options: Any) -> KafkaProducer:
         "delivery_timeout_ms": int(settings.kafka.request_timeout_s * 2000),
     }
     with naming_the_broker(settings):
-        return KafkaProducer(**(_connection(settings) | defaults | options))
+        return KafkaProducer(**(kafka_python_options(settings) | _bounds() | defaults | options))
 
 
 def consumer(settings: Settings, *topics: str, **options: Any) -> KafkaConsumer:
@@ -78,7 +79,7 @@ def consumer(settings: Settings, *topics: str, **options: Any) -> KafkaConsumer:
         "max_partition_fetch_bytes": settings.kafka.fetch_max_bytes,
     }
     with naming_the_broker(settings):
-        return KafkaConsumer(*topics, **(_connection(settings) | defaults | options))
+        return KafkaConsumer(*topics, **(kafka_python_options(settings) | _bounds() | defaults | options))
 
 
 def read_topic(
@@ -114,11 +115,8 @@ def read_topic(
                 raise kafka_errors.KafkaTimeoutError(f"{topic} gave nothing for {patience:.0f} s")
 
 
-def _connection(settings: Settings) -> dict[str, Any]:
+def _bounds() -> dict[str, Any]:
     return {
-        "bootstrap_servers": settings.kafka.broker.split(","),
-        "client_id": settings.kafka.app_id,
         "bootstrap_timeout_ms": CONNECT_TIMEOUT_MS,
         "reconnect_backoff_max_ms": 1_000,  # kafka-python's 30 s would outlast our own bounds
-        "request_timeout_ms": int(settings.kafka.request_timeout_s * 1000),
     }

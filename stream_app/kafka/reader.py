@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
 
 from stream_app.errors import BrokerUnavailableError, TopicMismatchError
+from stream_app.kafka.connection import aiokafka_options
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class TopicReader:
         read_committed: bool = True,
     ) -> None:
         """``topic`` is the full name on the broker; ``label`` says in the log what is being read."""
-        self._kafka = settings.kafka
+        self._settings, self._kafka = settings, settings.kafka
         self._topic = topic
         self._apply = apply
         self._label = label
@@ -61,14 +62,12 @@ class TopicReader:
         self.failed = asyncio.get_running_loop().create_future()
         self._consumer = consumer = AIOKafkaConsumer(
             self._topic,
-            bootstrap_servers=self._kafka.broker,
-            client_id=f"{self._kafka.app_id}-reader",
+            **aiokafka_options(self._settings, f"{self._kafka.app_id}-reader"),
             auto_offset_reset="earliest",
             enable_auto_commit=False,
             isolation_level=self._isolation,
             fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
             max_partition_fetch_bytes=self._kafka.fetch_max_bytes,
-            request_timeout_ms=int(self._kafka.request_timeout_s * 1000),
         )
         try:
             try:

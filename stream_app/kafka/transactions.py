@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_app.errors import FencedError, TransactionError
+from stream_app.kafka.connection import aiokafka_options
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -49,11 +50,9 @@ class PartitionTransactions:
         self._group = group
         self._timeout = settings.kafka.transaction_timeout_s
         self._producer = aiokafka.AIOKafkaProducer(
-            bootstrap_servers=settings.kafka.broker,
-            client_id=transactional_id,
+            **aiokafka_options(settings, transactional_id),
             transactional_id=transactional_id,
             transaction_timeout_ms=int(self._timeout * 1000),
-            request_timeout_ms=int(settings.kafka.request_timeout_s * 1000),
             max_batch_size=MAX_BATCH_BYTES,
             max_request_size=8 * MAX_BATCH_BYTES,
             retry_backoff_ms=20,
@@ -66,6 +65,10 @@ class PartitionTransactions:
         except (KafkaError, TimeoutError) as error:
             await self.close()
             raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions a topic has, as the broker says. Raises a KafkaError."""
+        return len(await self._producer.partitions_for(topic))
 
     async def commit(
         self, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]

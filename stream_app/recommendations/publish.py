@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError
 
 from stream_app.errors import BrokerUnavailableError
+from stream_app.kafka.connection import aiokafka_options
 from stream_app.observability import metrics
 from stream_app.recommendations.slate import Slate, encode, fingerprint, milliseconds
 from stream_app.settings import Settings
@@ -25,7 +26,7 @@ class SlatePublisher:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._kafka = settings.kafka
+        self._settings, self._kafka = settings, settings.kafka
         self._topic = settings.topic_name("recommendations")
         self._skip_unchanged = settings.recommendations.skip_unchanged
         self._remembered = settings.recommendations.remembered_users
@@ -35,11 +36,9 @@ class SlatePublisher:
     async def start(self) -> None:
         """Connect. Raises BrokerUnavailableError."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._kafka.broker,
-            client_id=f"{self._kafka.app_id}-slates",
+            **aiokafka_options(self._settings, f"{self._kafka.app_id}-slates"),
             acks="all",
             enable_idempotence=True,
-            request_timeout_ms=int(self._kafka.request_timeout_s * 1000),
         )
         try:
             await producer.start()

@@ -1,0 +1,134 @@
+"""How a client reaches the broker: the one place that turns settings into connection options.
+
+Three libraries open connections for us, each with names of its own. Whoever makes a client passes
+the options from here, so that none can be opened without the transport security that is configured.
+Files are read anew for each client: a rotated certificate or password counts from the next one on.
+"""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+from faust.auth import SASLCredentials, SSLCredentials
+from yarl import URL
+
+from stream_app.errors import ConfigurationError
+from stream_app.secret import Secret
+from stream_app.settings import Kafka, Settings
+
+LONGEST_SECRET = 4096
+"""Bytes of a password file: more is another file, given by mistake."""
+READABLE = "name a file that this user can read"
+NOT_PEM = "not PEM"
+
+
+def aiokafka_options(settings: Settings, client_id: str) -> dict[str, Any]:
+    """For AIOKafkaProducer and AIOKafkaConsumer. Raises ConfigurationError naming the setting."""
+    kafka = settings.kafka
+    return {
+        "bootstrap_servers": kafka.broker.split(","),
+        "client_id": client_id,
+        "request_timeout_ms": int(kafka.request_timeout_s * 1000),
+        **_security(kafka),
+    }
+
+
+def kafka_python_options(settings: Settings) -> dict[str, Any]:
+    """For kafka-python's clients. Raises ConfigurationError naming the setting."""
+    kafka = settings.kafka
+    return {
+        "bootstrap_servers": kafka.broker.split(","),
+        "client_id": kafka.app_id,
+        "request_timeout_ms": int(kafka.request_timeout_s * 1000),
+        **_security(kafka),
+    }
+
+
+def faust_options(settings: Settings) -> dict[str, Any]:
+    """For a Faust app, which makes its clients from them. Raises ConfigurationError naming the setting."""
+    kafka = settings.kafka
+    options: dict[str, Any] = {
+        "broker": [URL(f"aiokafka://{address}") for address in kafka.broker.split(",")]
+    }
+    if kafka.uses_sasl:
+        options["broker_credentials"] = SASLCredentials(
+            username=kafka.sasl_username,
+            password=_password(kafka),
+            mechanism=kafka.sasl_mechanism,
+            ssl_context=_tls(kafka) if kafka.uses_tls else None,
+        )
+    elif kafka.uses_tls:
+        options["broker_credentials"] = SSLCredentials(_tls(kafka))
+    return options
+
+
+def _security(kafka: Kafka) -> dict[str, Any]:
+    """What aiokafka and kafka-python call by the same names."""
+    options: dict[str, Any] = {"security_protocol": kafka.security_protocol}
+    if kafka.uses_tls:
+        options["ssl_context"] = _tls(kafka)
+    if kafka.uses_sasl:
+        options["sasl_mechanism"] = kafka.sasl_mechanism
+        options["sasl_plain_username"] = kafka.sasl_username
+        options["sasl_plain_password"] = _password(kafka)
+    return options
+
+
+def _password(kafka: Kafka) -> str:
+    return _secret("sasl_password", kafka.sasl_password, kafka.sasl_password_file).reveal()
+
+
+def _secret(name: str, given: Secret, file: str) -> Secret:
+    """The secret given by itself, or the first line of its file."""
+    if not file:
+        return given
+    where = f"kafka.{name}_file = {file!r}"
+    try:
+        with Path(file).open("rb") as opened:
+            content = opened.read(LONGEST_SECRET + 1)
+        text = content.decode().rstrip("\r\n")
+    except OSError as error:
+        raise ConfigurationError(f"{where}: {error.strerror}; {READABLE}") from None
+    except UnicodeDecodeError:
+        text = ""
+    if not text or len(content) > LONGEST_SECRET or "\n" in text:
+        raise ConfigurationError(f"{where}: must hold one line of UTF-8 text, the secret and nothing else")
+    return Secret(text)
+
+
+def _tls(kafka: Kafka) -> ssl.SSLContext:
+    """Trust and identity of a TLS client."""
+    where = f"kafka.ssl_ca_file = {kafka.ssl_ca_file!r}"
+    try:
+        context = ssl.create_default_context(cafile=kafka.ssl_ca_file or None)
+    except ssl.SSLError:
+        raise ConfigurationError(f"{where}: holds no certificate; give a file in PEM format") from None
+    except OSError as error:
+        raise ConfigurationError(f"{where}: {error.strerror}; {READABLE}") from None
+    context.check_hostname = kafka.ssl_check_hostname
+    if kafka.ssl_certificate_file:
+        _identify(context, kafka)
+    return context
+
+
+def _identify(context: ssl.SSLContext, kafka: Kafka) -> None:
+    """Load the client's certificate and key."""
+    for name in ("ssl_certificate_file", "ssl_key_file"):
+        try:
+            Path(getattr(kafka, name)).open("rb").close()
+        except OSError as error:
+            raise ConfigurationError(
+                f"kafka.{name} = {getattr(kafka, name)!r}: {error.strerror}; {READABLE}"
+            ) from None
+    password = _secret("ssl_key_password", kafka.ssl_key_password, kafka.ssl_key_password_file).reveal()
+    try:
+        # an empty password, and not None: OpenSSL would ask for it on the terminal
+        context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file, password)
+    except ssl.SSLError as error:
+        raise ConfigurationError(
+            f"kafka.ssl_certificate_file = {kafka.ssl_certificate_file!r} and kafka.ssl_key_file = "
+            f"{kafka.ssl_key_file!r} cannot be used ({error.reason or NOT_PEM}): both must be in PEM format "
+            "and belong together, and kafka.ssl_key_password must fit an encrypted key"
+        ) from None
