@@ -1,4 +1,9 @@
-"""The content role: ``content`` → text encoder → ``content-vectors``."""
+"""The content role: ``content`` → text encoder → ``content-vectors``.
+
+Each batch's vectors, its dead letters and its offset go out in one transaction of the partition that it
+came from (:mod:`stream_app.kafka.fenced`): a worker that was taken for dead can overwrite no newer vector,
+and bring back no deleted content.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +14,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError
 from msgspec.structs import replace
 
 from stream_app.content.encoder import TextEncoder
 from stream_app.content.model import model_id
 from stream_app.content.pipeline import ContentPipeline
 from stream_app.content.schema import ContentDecoder, Rejected
-from stream_app.errors import BrokerUnavailableError
 from stream_app.events.dead_letters import dead_letter, origin_of
 from stream_app.hashing import model_code
 from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka.fenced import FencedPartition, FencedPartitions
+from stream_app.kafka.transactions import Output
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
@@ -34,60 +38,60 @@ WATCH = "content encoding"
 # loses its partitions, first ends the record batch it is at.
 CHUNK_BATCHES = 4
 RECORD_BATCH_BATCHES = 32
-SEND_BATCH_BYTES = 262_144
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class ContentStage:
-    """Encodes record batches and publishes what comes of them."""
+    """Encodes record batches and publishes what comes of them; owns partitions of ``content``."""
 
-    def __init__(self, settings: Settings, health: Health) -> None:
+    def __init__(self, settings: Settings, health: Health, app: RoleApp) -> None:
         self._settings = settings
         self._health = health
         self._decoder = ContentDecoder(settings)
         self._vectors = settings.topic_name("content-vectors")
         self._dead_letters = settings.topic_name("events-dlq")
         self._chunk = CHUNK_BATCHES * settings.content.batch_size
+        self._partitions = FencedPartitions(
+            settings,
+            app,
+            settings.topic_name("content"),
+            group_role(settings),
+            writes=[self._vectors, self._dead_letters],
+        )
         # decoding and encoding leave the event loop free to answer the broker and the status pages
         self._thread = ThreadPoolExecutor(1, "encoder")
         self._pipeline: ContentPipeline
-        self._producer: AIOKafkaProducer
 
     async def start(self) -> None:
-        """Load the encoder and connect. Raises ModelError, ConfigurationError, BrokerUnavailableError."""
+        """Load the encoder. Raises ModelError or ConfigurationError."""
         self._health.waiting_for = "the encoder"
         encoder = await self._in_thread(TextEncoder, self._settings)
         self._pipeline = ContentPipeline(self._settings, encoder)
-        kafka = self._settings.kafka
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=kafka.broker,
-            client_id=f"{kafka.app_id}-{ROLE}",
-            enable_idempotence=True,
-            linger_ms=2,
-            max_batch_size=SEND_BATCH_BYTES,
-            request_timeout_ms=int(kafka.request_timeout_s * 1000),
-        )
-        try:
-            await self._producer.start()
-        except KafkaConnectionError:
-            raise BrokerUnavailableError(f"no Kafka broker answers at {kafka.broker}") from None
         log.info("encoding with %s", encoder.model)
         self._health.waiting_for = "an assignment"
 
     async def stop(self) -> None:
         """Disconnect and end the encoder's thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
-        if hasattr(self, "_producer"):
-            await self._producer.stop()
+        await self._partitions.close()
+
+    async def assign(self, actives: set[int], standbys: set[int]) -> None:
+        """Fence these partitions of ``content``, and leave all others."""
+        await self._partitions.assign(actives)
+
+    async def settle(self) -> None:
+        """Return once no transaction is on its way."""
+        await self._partitions.settle()
 
     async def take(self, batch: RecordBatch) -> None:
-        """Return once everything that the batch causes stands on the broker.
+        """Return once everything that the batch causes is committed together with its offset.
 
-        A batch that is taken again (after a crash before its offset was committed) gives the same
-        records under the same keys. Any exception means that the batch must not be acked.
+        Or once it is dropped, when its partition is lost: then whoever owns the partition next gets it.
         """
+        if not self._partitions.accepts(batch):
+            return
         metrics.BATCH_RECORDS.labels(ROLE).observe(len(batch.records))
         self._health.expect(WATCH)
         try:
@@ -97,33 +101,34 @@ class ContentStage:
             self._health.progress(WATCH)
 
     async def _take(self, batch: RecordBatch) -> None:
-        sent: list[asyncio.Future[Any]] = []
+        outputs: list[Output] = []
         # 1. decode: the newest version of each content, and what is none
         decoded = await self._in_thread(self._decoder.decode, batch.records)
-        # 2. encode, and send while the next chunk is encoded
+        # 2. encode
         contents = list(decoded.newest.items())
         for start in range(0, len(contents), self._chunk):
+            if (partition := self._partitions[batch.partition]) is None:
+                return
             chunk = dict(contents[start : start + self._chunk])
             for key, value in await self._in_thread(self._pipeline.records, chunk):
-                sent.append(await self._producer.send(self._vectors, value, key=key))
+                outputs.append(partition.output(self._vectors, key, value))
             self._health.progress(WATCH)
             self._health.expect(WATCH)
+        if (partition := self._partitions[batch.partition]) is None:
+            return
         # 3. dead letters
-        sent += [await self._reject(batch, rejected) for rejected in decoded.rejected]
-        # 4. the broker has it all
-        await asyncio.gather(*sent)
+        outputs += [self._reject(partition, batch, rejected) for rejected in decoded.rejected]
+        # 4. all of it and the offset, or nothing
+        await partition.commit(outputs, batch.end)
 
-    async def _reject(self, batch: RecordBatch, rejected: Rejected) -> asyncio.Future[Any]:
+    def _reject(self, partition: FencedPartition, batch: RecordBatch, rejected: Rejected) -> Output:
         record = batch.records[rejected.index]
         metrics.CONTENT_REJECTED.labels(rejected.reason.value).inc()
         metrics.DEAD_LETTERS.labels(rejected.reason.value).inc()
         origin = origin_of(record, batch.topic, batch.partition)
         now_ms = time.time_ns() // 1_000_000
         key, value, headers = dead_letter(record, origin, rejected.reason, rejected.detail, now_ms)
-        future: asyncio.Future[Any] = await self._producer.send(
-            self._dead_letters, value, key=key, headers=headers
-        )
-        return future
+        return partition.output(self._dead_letters, key, value, headers)
 
     async def _in_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         loop = asyncio.get_running_loop()
@@ -141,22 +146,20 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     limit = min(settings.kafka.batch_records, RECORD_BATCH_BATCHES * settings.content.batch_size)
     bounded = replace(settings, kafka=replace(settings.kafka, batch_records=limit))
     topic = settings.topic_name("content")
-    app = create_faust_app(bounded, group_role(settings), batch_topics=[topic])
-    stage = ContentStage(settings, health)
+    app = create_faust_app(bounded, group_role(settings), batch_topics=[topic], transactional=True)
+    app.owner = stage = ContentStage(settings, health, app)
     app.starting.append(stage.start)
     app.stopping.append(stage.stop)
 
     @app.agent(app.batches([topic]), name=ROLE)  # type: ignore[untyped-decorator]  # faust is untyped
-    async def encode(stream: Any) -> None:
-        # Faust acks a batch even when its agent fails; here only what has been taken is acked
-        acked_here = stream.noack()
-        async for event in acked_here.events():
+    async def encode(batches: Any) -> None:
+        # Faust acks a batch even when its agent fails, but commits nothing: that is the transactions' part
+        async for batch in batches:
             try:
-                await stage.take(event.value)
+                await stage.take(batch)
             except Exception as error:
                 log.critical("a batch of contents could not be published: %r", error)
                 app.stop_loudly(error)
                 raise
-            await acked_here.ack(event)
 
     return app

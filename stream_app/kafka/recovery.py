@@ -45,7 +45,9 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
             self.signal_recovery_start.clear()
             generation = self._generation_id
             try:
-                actives = {tp.partition for tp in self.active_tps}
+                # a role without a table owns partitions of its input
+                own = self.active_tps if self.tables.changelog_topics else self.app.consumer.assignment()
+                actives = {tp.partition for tp in own}
                 standbys = {tp.partition for tp in self.standby_tps}
                 if self.app.owner is not None:
                     await self._wait(self.app.owner.assign(actives, standbys))

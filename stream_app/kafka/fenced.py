@@ -1,0 +1,209 @@
+"""Partitions of an input of which their owner keeps no state: what a batch causes, and the batch's
+offset, go out in one transaction of the partition's own.
+
+On an assignment a partition is *fenced* (the broker refuses from then on what its former owner still
+sends, and aborts what that one left open), and only then is the committed offset asked for: batches are
+accepted exactly from there on. A transaction that fails *loses* the partition: its batches are dropped,
+since their offsets were not committed, and the group is asked for a new assignment, which opens it anew.
+(Not at once: only the group coordinator knows whether the partition is still ours, and fencing it
+without asking would throw out a rightful new owner.)
+
+State that is recovered from a changelog needs more than this: see ``interests/partition.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from stream_app.errors import FencedError, TransactionError
+from stream_app.kafka.app import RoleApp, consumer_of
+from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transport import RecordBatch
+from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OPEN_RETRY_S = 1.0
+
+Committed = Callable[[TopicPartition], Awaitable[int | None]]
+
+
+class FencedPartition:
+    """One owned partition of the input."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: TopicPartition,
+        name: str,
+        *,
+        group: str,
+        writes: Sequence[str],
+        on_lost: Callable[[], None],
+    ) -> None:
+        """``name`` is the transactional id, ``writes`` the topics that outputs may go to; ``on_lost``
+        asks for a new assignment."""
+        self.lost = False
+        """Failed, fenced or closed: nothing is accepted or committed any more."""
+        self._source = source
+        self._writes = writes
+        self._on_lost = on_lost
+        self._transactions = PartitionTransactions(settings, name, group)
+        self._partitions: dict[str, int] = {}
+        self._expected: int | None = None
+        self._busy = asyncio.Lock()
+
+    async def open(self, committed: Committed) -> None:
+        """Fence, then learn where to read on. Raises TransactionError or a KafkaError."""
+        await self._transactions.fence()
+        for topic in self._writes:
+            self._partitions[topic] = await self._transactions.partitions(topic)
+        self._expected = await committed(self._source)
+
+    def accepts(self, batch: RecordBatch) -> bool:
+        """Whether this batch is the next one; any other was fetched before a failure or a rebalance,
+        and loses the partition."""
+        if self.lost:
+            return False
+        if self._expected is not None and batch.start != self._expected:
+            self._lose(TransactionError(f"expected offset {self._expected}, got {batch.start}"))
+            return False
+        self._expected = batch.end
+        return True
+
+    def output(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> Output:
+        """A record where every client's default partitioner would put its key."""
+        return Output(topic, partition_of(key or b"", self._partitions[topic]), key, value, headers)
+
+    async def commit(self, outputs: Iterable[Output], end: int | None = None) -> bool:
+        """Produce all outputs and commit ``end``, the input position after them, if given: all or nothing.
+
+        False when the partition is lost: nothing of it counts, and the input will be read again.
+        """
+        async with self._busy:
+            if self.lost:
+                return False
+            try:
+                await self._transactions.commit(outputs, {} if end is None else {self._source: end})
+            except (FencedError, TransactionError) as error:
+                self._lose(error)
+                return False
+            except BaseException:
+                self.lost = True  # given up half-way: a transaction is open now
+                raise
+            return True
+
+    async def close(self) -> None:
+        """Finish the transaction on its way and disconnect."""
+        async with self._busy:
+            self.lost = True
+            await self._transactions.close()
+
+    async def settle(self) -> None:
+        """Return once no transaction is on its way."""
+        async with self._busy:
+            pass
+
+    def _lose(self, error: Exception) -> None:
+        if not self.lost:
+            self.lost = True
+            log.warning("%s[%d] is lost: %s", *self._source, error)
+            self._on_lost()
+
+
+class FencedPartitions:
+    """The partitions of one input topic that this worker owns; the role's PartitionOwner builds on it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: RoleApp,
+        topic: str,
+        name: str,
+        *,
+        writes: Sequence[str],
+        on_closed: Callable[[int], None] = lambda _partition: None,
+    ) -> None:
+        """``name`` begins the transactional ids: ``{app_id}-{name}-{partition}``; ``on_closed`` is told of
+        each partition that is no longer open."""
+        self._settings, self._app = settings, app
+        self._topic, self._name, self._writes = topic, name, writes
+        self._on_closed = on_closed
+        self._open: dict[int, FencedPartition] = {}
+        self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
+
+    def __getitem__(self, number: int) -> FencedPartition | None:
+        """The partition; None unless it is ours and sound."""
+        partition = self._open.get(number)
+        return None if partition is None or partition.lost else partition
+
+    @property
+    def sound(self) -> set[int]:
+        """Numbers of the partitions that are ours and not lost."""
+        return {number for number, partition in self._open.items() if not partition.lost}
+
+    async def assign(self, actives: set[int]) -> None:
+        """Serve these partitions and no others; those already open and sound stay open."""
+        async with self._assigning:
+            await self._close({p for p in self._open if p not in actives or self[p] is None})
+            await asyncio.gather(*(self._start(p) for p in sorted(actives - self._open.keys())))
+            log.info("serving %d partitions", len(actives))
+
+    async def settle(self) -> None:
+        """Return once no transaction is on its way."""
+        await asyncio.gather(*(partition.settle() for partition in self._open.values()))
+
+    async def close(self) -> None:
+        """Disconnect; nothing is accepted any more."""
+        await self._close(set(self._open))
+
+    def accepts(self, batch: RecordBatch) -> bool:
+        """Whether this batch is ours and the next one of its partition; any other is to be dropped."""
+        partition = self._open.get(batch.partition)
+        return partition is not None and partition.accepts(batch)
+
+    async def _start(self, number: int) -> None:
+        while True:
+            partition = FencedPartition(
+                self._settings,
+                TopicPartition(self._topic, number),
+                f"{self._settings.kafka.app_id}-{self._name}-{number}",
+                group=self._app.conf.id,
+                writes=self._writes,
+                on_lost=self._rejoin,
+            )
+            try:
+                await partition.open(self._committed)
+            except (TransactionError, KafkaError) as error:
+                # the broker is away: try again for as long as the partition is ours
+                log.warning("partition %d cannot be opened yet: %s", number, error)
+                await partition.close()
+                await asyncio.sleep(OPEN_RETRY_S)
+            except BaseException:
+                await partition.close()
+                raise
+            else:
+                self._open[number] = partition
+                return
+
+    async def _close(self, numbers: set[int]) -> None:
+        closing = asyncio.gather(*(self._open.pop(number).close() for number in numbers))
+        for number in numbers:
+            self._on_closed(number)
+        await asyncio.shield(closing)
+
+    async def _committed(self, source: TopicPartition) -> int | None:
+        tp = TP(*source)
+        return (await consumer_of(self._app).committed([tp]))[tp]
+
+    def _rejoin(self) -> None:
+        consumer_of(self._app).request_rejoin()
