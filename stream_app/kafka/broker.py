@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ PROPERTIES = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     # a killed broker that comes back waits for the end of its former session (default 9 s); much shorter
     # ones end by themselves on a busy machine
     "broker.session.timeout.ms": "5000",
@@ -80,6 +79,9 @@ class LocalBroker:
     Without ``directory`` it keeps its records in a temporary one, which ``stop`` deletes; a given
     directory is kept, and a later broker on it finds its topics again. It listens on 127.0.0.1 only,
     and never outlives the process that started it. ``properties`` override the server's.
+
+    Beside the plain listener, which brokers need among themselves, ``listeners`` names others and their
+    security protocols; what these need (certificates, users) is among the properties.
     """
 
     pid: int
@@ -91,18 +93,25 @@ class LocalBroker:
         *,
         port: int | None = None,
         properties: Mapping[str, str] | None = None,
+        listeners: Mapping[str, str] | None = None,
     ) -> None:
         self._temporary = directory is None
         self._directory = directory
         self._port = port
         self._controller_port = 0
         self._overrides = dict(properties or {})
+        self._protocols = dict(listeners or {})
+        self._listener_ports: dict[str, int] = {}
         self._guard: subprocess.Popen[str] | None = None
 
     @property
     def address(self) -> str:
         """``127.0.0.1:PORT``; known once started."""
         return f"127.0.0.1:{self._port}"
+
+    def listener(self, name: str) -> str:
+        """``127.0.0.1:PORT`` of a further listener; known once started."""
+        return f"127.0.0.1:{self._listener_ports[name]}"
 
     @property
     def directory(self) -> Path:
@@ -132,7 +141,10 @@ class LocalBroker:
         java, jars = distribution.java_executable(), distribution.jars()
         atexit.register(self.stop)
         self._port = self._port or free_port()
-        self._controller_port = self._controller_port or free_port(besides=self._port)
+        self._controller_port = self._controller_port or free_port(besides={self._port})
+        for name in self._protocols:
+            taken = {self._port, self._controller_port, *self._listener_ports.values()}
+            self._listener_ports.setdefault(name, free_port(besides=taken))
         self._write_configuration()
         command = [
             str(java),
@@ -207,9 +219,13 @@ class LocalBroker:
                 pipe.close()
 
     def _write_configuration(self) -> None:
+        public = [f"PLAINTEXT://{self.address}"]
+        public += [f"{name}://{self.listener(name)}" for name in self._protocols]
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | self._protocols
         properties = PROPERTIES | {
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "listeners": ",".join((*public, f"CONTROLLER://127.0.0.1:{self._controller_port}")),
+            "advertised.listeners": ",".join(public),
+            "listener.security.protocol.map": ",".join(f"{name}:{used}" for name, used in protocols.items()),
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
             "log.dirs": str(self.directory / "records"),
         }
@@ -284,13 +300,13 @@ def broker_address(directory: Path | None = None, **options: Any) -> Iterator[st
         yield local.address
 
 
-def free_port(besides: int = 0) -> int:
+def free_port(besides: Collection[int] = ()) -> int:
     for port in random.sample(PORTS, 200):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port != besides:
+        if port not in besides:
             return port
     raise BrokerUnavailableError(f"no free port found; {distribution.INSTEAD}")
