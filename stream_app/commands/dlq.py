@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from stream_app.commands.dlq_letters import Place, Selection, no_letter, read_letters, read_marks
+from stream_app.commands.dlq_letters import Selection, no_letter, read_letters, read_marks
 from stream_app.commands.dlq_redrive import Summary, redrive
 from stream_app.errors import ConfigurationError
 from stream_app.events.dead_letters import our_headers
 from stream_app.events.reasons import Reason
-from stream_app.events.redrive import Refusal, reason_of
+from stream_app.events.redrive import Refusal, mark_of, reason_of
 from stream_app.replay.progress import Progress
 from stream_app.settings import Settings
 
@@ -89,12 +89,12 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.action == "redrive":
         return _redrive(args, settings, selection)
     marks = read_marks(settings)
-    letters = (r for r in read_letters(settings, selection) if args.redriven or _place(r) not in marks)
+    letters = (r for r in read_letters(settings, selection) if args.redriven or mark_of(r) not in marks)
     if args.action == "count":
         _count(letters, as_json=args.json)
     else:
         for record in islice(letters, args.limit):
-            redriven = _place(record) in marks
+            redriven = mark_of(record) in marks
             print(json.dumps(_summary(record, redriven)) if args.json else _line(record, redriven))
     return 0
 
@@ -118,12 +118,14 @@ def _ours(record: Any) -> dict[str, str]:
 
 
 def _summary(record: Any, redriven: bool) -> dict[str, object]:
+    ours = _ours(record)
     return {
         "partition": record.partition,
         "offset": record.offset,
         "bytes": None if record.value is None else len(record.value),
-        **_ours(record),
-        **({"redriven": True} if redriven else {}),
+        "origin": {name: ours.pop(name, None) for name in ("topic", "partition", "offset", "timestamp")},
+        "redriven": redriven,
+        **ours,
     }
 
 
@@ -208,10 +210,6 @@ def _selection(args: argparse.Namespace, settings: Settings) -> Selection:
         until_ms=args.until,
         places=frozenset(zip(numbers[::2], numbers[1::2], strict=True)),
     )
-
-
-def _place(record: Any) -> Place:
-    return record.partition, record.offset
 
 
 def _count_of(text: str) -> int:

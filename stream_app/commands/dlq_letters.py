@@ -8,7 +8,7 @@ from typing import Any
 
 from stream_app.errors import StreamAppError
 from stream_app.events.dead_letters import our_headers
-from stream_app.events.redrive import DLQ_TOPIC, is_mark, marked_offset, reason_of
+from stream_app.events.redrive import DLQ_TOPIC, is_mark, mark_in, reason_of
 from stream_app.kafka import clients
 from stream_app.settings import Settings
 
@@ -52,13 +52,10 @@ def read_letters(settings: Settings, selection: Selection) -> Iterator[Any]:
             yield record
 
 
-def read_marks(settings: Settings) -> set[Place]:
-    """Places of the letters that had their second chance."""
-    return {
-        (record.partition, marked_offset(record))
-        for record in clients.read_topic(settings, settings.topic_name(DLQ_TOPIC))
-        if is_mark(record)
-    }
+def read_marks(settings: Settings) -> set[int]:
+    """Names of the letters that had their second chance (see :func:`mark_of`)."""
+    records = clients.read_topic(settings, settings.topic_name(DLQ_TOPIC))
+    return {mark_in(record) for record in records if is_mark(record)}
 
 
 def no_letter(settings: Settings, partition: int, offset: int) -> StreamAppError:

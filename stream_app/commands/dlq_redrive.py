@@ -13,12 +13,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import msgspec
 
-from stream_app.commands.dlq_letters import Place, Selection, no_letter, read_letters
+from stream_app.commands.dlq_letters import Selection, no_letter, read_letters
 from stream_app.errors import FencedError, TopicMismatchError, TransactionError
 from stream_app.events.dead_letters import RETRY_TOPIC
 from stream_app.events.redrive import (
@@ -28,7 +27,8 @@ from stream_app.events.redrive import (
     Refusal,
     SecondChances,
     is_mark,
-    marked_offset,
+    mark_in,
+    mark_of,
 )
 from stream_app.hashing import key64
 from stream_app.kafka import clients
@@ -76,26 +76,26 @@ def redrive(
     redrive was started meanwhile, TransactionError, BrokerUnavailableError, TopicMismatchError.
     """
     chances = SecondChances(settings, _partition_counts(settings))
-    summary = Summary(dry_run=dry_run)
     with _commits(settings, dry_run=dry_run) as commit:  # 1. fence
         survey = Survey(settings, selection, chances)  # 2. what has happened before
-        letters = _waiting(settings, selection, survey, summary)
         with contextlib.closing(_NewestContents(settings, survey)) as newest:
-            while chunk := _chunk(letters, None if limit is None else limit - summary.redriven):
-                newest.catch_up()
-                now_ms = time.time_ns() // 1_000_000
-                outputs: list[Output] = []
-                for letter in chunk:
-                    refusal = chances.refusal(letter, newest.offset(chances.content_key(letter)))
-                    if refusal is None:
-                        outputs += chances.outputs(letter, now_ms)
-                    else:
-                        summary.refused[refusal.value] = summary.refused.get(refusal.value, 0) + 1
-                        refused(letter, refusal)
-                commit(outputs)  # 3. copies and marks, all or nothing
-                summary.redriven += len(outputs) // 2
-                progress(f"{summary.letters:,} letters looked at, {summary.redriven:,} redriven")
-    return summary
+            fates = _Fates(chances, survey, newest, refused, Summary(dry_run=dry_run))
+            outputs: list[Output] = []
+            size = 0
+            for letter in read_letters(settings, selection):
+                if fates.summary.redriven == limit:
+                    break
+                if letter.offset >= survey.ends.get(letter.partition, 0):
+                    continue
+                outputs += fates.outputs(letter)
+                size += len(letter.value or b"")
+                if len(outputs) >= 2 * CHUNK_LETTERS or size > CHUNK_BYTES:
+                    commit(outputs)  # 3. copies and marks, all or nothing
+                    outputs, size = [], 0
+                    newest.catch_up()
+                    progress(f"{fates.summary.letters:,} letters, {fates.summary.redriven:,} redriven")
+            commit(outputs)
+    return fates.summary
 
 
 class Survey:
@@ -103,8 +103,8 @@ class Survey:
 
     def __init__(self, settings: Settings, selection: Selection, chances: SecondChances) -> None:
         """Raises StreamAppError when a letter named by its place is not there."""
-        self.marks: set[Place] = set()
-        """Letters that had their second chance."""
+        self.marks: set[int] = set()
+        """Names of the letters that had their second chance."""
         self.ends: dict[int, int] = {}
         """Partition → offset after the last record; what comes later is not looked at."""
         self.contents: set[ContentKey] = set()
@@ -113,7 +113,7 @@ class Survey:
         for record in clients.read_topic(settings, settings.topic_name(DLQ_TOPIC)):
             self.ends[record.partition] = record.offset + 1
             if is_mark(record):
-                self.marks.add((record.partition, marked_offset(record)))
+                self.marks.add(mark_in(record))
             elif selection.has(record):
                 missing.discard((record.partition, record.offset))
                 if (key := chances.content_key(record)) is not None:
@@ -122,27 +122,35 @@ class Survey:
             raise no_letter(settings, *place)
 
 
-def _waiting(settings: Settings, selection: Selection, survey: Survey, summary: Summary) -> Iterator[Any]:
-    """Selected letters that had no second chance yet; the others are counted."""
-    for letter in read_letters(settings, selection):
-        if letter.offset >= survey.ends.get(letter.partition, 0):
-            continue  # came after the survey
-        if (letter.partition, letter.offset) in survey.marks:
+class _Fates:
+    """What becomes of each letter; keeps the accounts."""
+
+    def __init__(
+        self,
+        chances: SecondChances,
+        survey: Survey,
+        newest: _NewestContents,
+        refused: Refused,
+        summary: Summary,
+    ) -> None:
+        self._chances, self._survey, self._newest, self._refused = chances, survey, newest, refused
+        self.summary = summary
+
+    def outputs(self, letter: Any) -> tuple[Output, ...]:
+        """What has to be produced for a letter: nothing, or its copy and its mark."""
+        summary, name = self.summary, mark_of(letter)
+        if name in self._survey.marks:
             summary.redriven_before += 1
-        else:
-            yield letter
-
-
-def _chunk(letters: Iterator[Any], limit: int | None) -> list[Any]:
-    """The next letters for one transaction."""
-    chunk: list[Any] = []
-    size = 0
-    for letter in islice(letters, CHUNK_LETTERS if limit is None else min(limit, CHUNK_LETTERS)):
-        chunk.append(letter)
-        size += len(letter.key or b"") + len(letter.value or b"")
-        if size > CHUNK_BYTES:
-            break
-    return chunk
+            return ()
+        refusal = self._chances.refusal(letter, self._newest.offset(self._chances.content_key(letter)))
+        if name is None or refusal is not None:
+            code = refusal or Refusal.NO_ORIGIN
+            summary.refused[code.value] = summary.refused.get(code.value, 0) + 1
+            self._refused(letter, code)
+            return ()
+        self._survey.marks.add(name)  # it may have been written twice
+        summary.redriven += 1
+        return self._chances.outputs(letter, time.time_ns() // 1_000_000)
 
 
 @contextlib.contextmanager
@@ -202,6 +210,7 @@ class _NewestContents:
     def __init__(self, settings: Settings, survey: Survey) -> None:
         self._offsets = dict.fromkeys(survey.contents, -1)
         self._follower = Follower(settings, settings.topic_name(CONTENT_TOPIC)) if survey.contents else None
+        self.catch_up()
 
     def catch_up(self) -> None:
         """Read up to the end that ``content`` has now."""
@@ -213,7 +222,7 @@ class _NewestContents:
 
     def offset(self, key: ContentKey | None) -> int:
         """Of the newest record with a letter's key, where it first arrived; -1 when there is none."""
-        return -1 if key is None else self._offsets[key]
+        return -1 if key is None else self._offsets.get(key, -1)
 
     def close(self) -> None:
         """Close the connection."""

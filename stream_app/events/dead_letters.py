@@ -28,8 +28,8 @@ HEADERS = {
     "value-bytes": "Only if the record did not fit: length of the original value.",
     "redrives": "Only after a `dlq redrive`: how often the record was given a second chance.",
     "history": "Only after a `dlq redrive`: earlier dead letters, `reason@ms,…`, the newest 16.",
-    "redriven": "Only on the mark that a redrive leaves on `events-dlq`: offset of the letter, in the "
-    "same partition.",
+    "redriven": "Only on the mark that a redrive leaves on `events-dlq`: the letter's topic, partition, "
+    "offset, timestamp and redrives, with slashes between them.",
 }
 """Names without the prefix, and what they mean."""
 RETRY_TOPIC = "events-retry"

@@ -1,8 +1,10 @@
 """A dead letter's second chance: what is produced again, what is refused, and the mark that it leaves.
 
-Pure: reading and producing are the command's. A redriven letter stays where it is; a *mark* in the
+Pure: reading and producing are the command's. A redriven letter stays where it is; a *mark* on the
 same partition, written in the same transaction as the copy, says that it has had its chance. Marks
-come after their letters, so retention never removes one before its letter.
+come after their letters, so retention never removes one before its letter. They name a letter by its
+record's first arrival and how many chances it had had, not by its offset: a letter that was written
+twice, or moved, has its chance once.
 """
 
 from __future__ import annotations
@@ -70,10 +72,15 @@ def is_mark(record: Record) -> bool:
     return any(name == f"{PREFIX}redriven" for name, _ in record.headers)
 
 
-def marked_offset(mark: Record) -> int:
-    """Offset of the letter that was redriven; -1 if the mark is not ours."""
-    text = our_headers(mark).get("redriven", b"")
-    return int(text) if text.isdigit() and len(text) < 20 else -1
+def mark_in(record: Record) -> int:
+    """Which letter a mark is of, to be compared with :func:`mark_of`."""
+    return key64(our_headers(record).get("redriven", b""))
+
+
+def mark_of(letter: Record) -> int | None:
+    """64-bit name of a letter among marks; None when its headers do not say where it came from."""
+    origin = origin_in(letter)
+    return None if origin is None else key64(_mark(origin))
 
 
 def reason_of(letter: Record) -> str:
@@ -133,7 +140,7 @@ class SecondChances:
         if origin is None:
             raise ValueError("a letter without origin is refused")
         key, value, headers = redriven(letter, origin, reason_of(letter), now_ms)
-        mark = [(f"{PREFIX}redriven", str(letter.offset).encode()), (f"{PREFIX}time", str(now_ms).encode())]
+        mark = [(f"{PREFIX}redriven", _mark(origin)), (f"{PREFIX}time", str(now_ms).encode())]
         return (
             Output(self._target(origin), origin.partition, key, value, headers),
             Output(self._letters, letter.partition, None, None, mark),
@@ -141,3 +148,8 @@ class SecondChances:
 
     def _target(self, origin: Origin) -> str:
         return self._content if origin.topic == self._content else self._retry
+
+
+def _mark(origin: Origin) -> bytes:
+    place = (origin.topic, origin.partition, origin.offset, origin.timestamp, origin.redrives)
+    return "/".join(map(str, place)).encode()

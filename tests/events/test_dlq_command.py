@@ -60,7 +60,7 @@ def test_list_count_and_show(settings: Settings, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == ""
     assert run(settings, "list", "--json") == 0
     letters = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
-    assert [(x["reason"], x["bytes"], x["topic"]) for x in letters] == [
+    assert [(x["reason"], x["bytes"], x["origin"]["topic"]) for x in letters] == [
         ("bad_type", 10, "likes"),
         ("empty", 0, "likes"),
         ("bad_type", 5000, "likes"),

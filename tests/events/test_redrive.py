@@ -10,7 +10,7 @@ import pytest
 from stream_app.events.dead_letters import Origin, dead_letter, our_headers
 from stream_app.events.decode import EventDecoder
 from stream_app.events.reasons import Reason
-from stream_app.events.redrive import Refusal, SecondChances, is_mark, marked_offset, reason_of
+from stream_app.events.redrive import Refusal, SecondChances, is_mark, mark_in, mark_of, reason_of
 from stream_app.hashing import key64
 from stream_app.settings import Settings, build
 
@@ -109,14 +109,23 @@ def test_a_mark_names_its_letter_and_is_none_itself() -> None:
     assert (mark.topic, mark.partition) == ("events-dlq", asked.partition)
     written = Letter(mark.key, mark.value, tuple(mark.headers))
     assert is_mark(written)
-    assert marked_offset(written) == asked.offset
+    assert mark_in(written) == mark_of(asked)
+    others = [
+        letter(offset=42),
+        letter(partition=0),
+        letter("shares"),
+        letter(timestamp=NOW),
+        letter(redrives=1),
+    ]
+    assert len({mark_of(other) for other in [asked, *others]}) == 6
     assert not is_mark(asked)
     assert not is_mark(Letter(copy.key, copy.value, tuple(copy.headers)))
 
 
-@pytest.mark.parametrize("text", [b"", b"-1", b"x", b"1" * 30, None])
+@pytest.mark.parametrize("text", [b"", b"x", b"1" * 30, None])
 def test_a_foreign_mark_marks_nothing(text: bytes | None) -> None:
-    assert marked_offset(Letter(None, None, (("stream-app-redriven", text),))) == -1
+    assert mark_in(Letter(None, None, (("stream-app-redriven", text),))) != mark_of(letter())
+    assert mark_of(Letter(b"u1", b"{}", ())) is None
 
 
 def test_a_producer_cannot_forge_a_mark() -> None:
