@@ -33,6 +33,7 @@ COMMANDS = {
     "tail": "stream_app.commands.tail",
     "show": "stream_app.commands.show",
     "broker": "stream_app.commands.broker",
+    "chaos": "stream_app.commands.chaos",
 }
 
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -1,0 +1,246 @@
+"""What each kind of fault does to the run. Returns when the fault is over; recovery begins there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+
+from stream_app.chaos import disks
+from stream_app.chaos.crew import Crew, Slot
+from stream_app.chaos.feed import Feed
+from stream_app.chaos.positions import Positions
+from stream_app.chaos.schedule import Fault
+from stream_app.chaos.workload import TOPICS
+from stream_app.chaos.world import SESSION_TIMEOUT_S, SMALL_SEGMENTS, TINY_SEGMENTS, World
+from stream_app.errors import StreamAppError
+
+CONSUMED_TIMEOUT_S = 120.0
+POLL_S = 0.1
+CUTS = 4
+BURST = 400
+"""Most events of a burst."""
+DAMAGED_FILES = 3
+FULL_DISK_S = 3.0
+"""A worker that does not write in this time notices nothing."""
+MOST_WORKERS, FEWEST_WORKERS = 4, 1
+
+
+class Faults:
+    """Everything that faults act on."""
+
+    def __init__(
+        self, world: World, crew: Crew, feed: Feed, positions: Positions, add_worker: Callable[[], Slot]
+    ) -> None:
+        """``add_worker`` starts one more interests worker and returns its slot."""
+        self._world, self._crew, self._feed, self._positions = world, crew, feed, positions
+        self._add_worker = add_worker
+        self._broker = asyncio.Lock()  # one fault at a time does something to it
+        self._network = asyncio.Lock()
+        self._topics = asyncio.Lock()
+        self._members = asyncio.Lock()  # who is among the interests workers
+        self.unclean: list[str] = []
+        """Workers that were asked to end and did so with another status than 0."""
+
+    async def run(self, fault: Fault) -> str:
+        """Do it; what was hit, in words."""
+        act: Callable[[Fault], Awaitable[str]] = getattr(self, f"_{fault.kind}")
+        return await act(fault)
+
+    # -- workers
+
+    async def _kill(self, fault: Fault) -> str:
+        slot = await self._take(fault)
+        try:
+            await self._crew.kill(slot)
+        finally:
+            slot.fault.release()
+        return slot.name
+
+    async def _term(self, fault: Fault) -> str:
+        slot = await self._take(fault)
+        try:
+            self._note(slot, await self._crew.terminate(slot))
+        finally:
+            slot.fault.release()
+        return slot.name
+
+    async def _zombie(self, fault: Fault) -> str:
+        slot = await self._take(fault)
+        try:
+            self._crew.signal(slot, signal.SIGSTOP)
+            await asyncio.sleep(SESSION_TIMEOUT_S + fault.seconds)
+            self._crew.signal(slot, signal.SIGCONT)
+        finally:
+            slot.fault.release()
+        return slot.name
+
+    async def _worker_added(self, fault: Fault) -> str:
+        async with self._members:
+            slot = self._add_worker()
+            if len(self._crew.of("interests")) > MOST_WORKERS:
+                await self._retire(fault)
+        return slot.name
+
+    async def _worker_removed(self, fault: Fault) -> str:
+        async with self._members:
+            if len(self._crew.of("interests")) <= FEWEST_WORKERS:
+                self._add_worker()
+            return await self._retire(fault)
+
+    async def _retire(self, fault: Fault) -> str:
+        slot = await self._take(fault, "interests")
+        try:
+            self._note(slot, await self._crew.retire(slot))
+        finally:
+            slot.fault.release()
+        return slot.name
+
+    async def _standbys(self, fault: Fault) -> str:
+        """One after the other, so that there is always somebody to take over."""
+        async with self._members:
+            slots = self._crew.of("interests")
+            wanted = 0 if slots[0].settings.interests.standby_replicas else 1
+            for slot in slots:
+                async with slot.fault:
+                    slot.configure(standby_replicas=wanted)
+                    self._note(slot, await self._crew.terminate(slot))
+                    await asyncio.sleep(fault.seconds / 2)
+            self._crew.standby_replicas = wanted
+        return "on" if wanted else "off"
+
+    # -- broker and network
+
+    async def _broker_killed(self, fault: Fault) -> str:
+        async with self._broker:
+            await asyncio.to_thread(self._world.broker.kill)
+            await asyncio.sleep(fault.seconds / 4)
+            await asyncio.to_thread(self._world.broker.start)
+        return "broker"
+
+    async def _broker_frozen(self, fault: Fault) -> str:
+        async with self._broker:
+            os.kill(self._world.broker.pid, signal.SIGSTOP)
+            await asyncio.sleep(fault.seconds)
+            os.kill(self._world.broker.pid, signal.SIGCONT)
+        return "broker"
+
+    async def _connections_cut(self, fault: Fault) -> str:
+        cut = 0
+        async with self._network:
+            for turn in range(CUTS):
+                cut += await asyncio.to_thread(self._world.proxy.cut, fault.share, fault.number * CUTS + turn)
+                await asyncio.sleep(fault.seconds / CUTS)
+        return f"{cut} connections"
+
+    async def _network_hung(self, fault: Fault) -> str:
+        async with self._network:
+            await asyncio.to_thread(self._world.proxy.hang, fault.seconds)
+            await asyncio.sleep(fault.seconds)
+        return "all connections"
+
+    # -- local state
+
+    async def _state_deleted(self, fault: Fault) -> str:
+        slot = await self._take(fault, "interests")
+        try:
+            async with self._crew.down(slot):
+                disks.delete_below(_disk(slot).root)
+        finally:
+            slot.fault.release()
+        return slot.name
+
+    async def _state_damaged(self, fault: Fault) -> str:
+        slot = await self._take(fault, "interests")
+        try:
+            async with self._crew.down(slot):
+                files = disks.newest_files(_disk(slot).root, DAMAGED_FILES)
+                for path in files:
+                    disks.truncate(path, fault.share)
+        finally:
+            slot.fault.release()
+        return f"{slot.name}: {len(files)} files"
+
+    async def _disk_full(self, fault: Fault) -> str:
+        slot = await self._take(fault, "interests")
+        disk, process = _disk(slot), slot.process
+        try:
+            disk.fill(process.pid if process is not None else 0)
+            for _ in range(int(FULL_DISK_S / POLL_S)):
+                if not slot.running or slot.process is not process:
+                    break
+                await asyncio.sleep(POLL_S)
+        finally:
+            disk.free(slot.process.pid if slot.running and slot.process is not None else None)
+            slot.fault.release()
+        return slot.name
+
+    # -- what is sent
+
+    async def _duplicates(self, fault: Fault) -> str:
+        count = 1 + int(fault.share * BURST)
+        await asyncio.to_thread(self._feed.repeat, count)
+        return f"{count} events"
+
+    async def _reordered(self, fault: Fault) -> str:
+        count = 1 + int(fault.share * BURST)
+        await asyncio.to_thread(self._feed.shuffle, count)
+        return f"{count} events"
+
+    async def _topic_recreated(self, fault: Fault) -> str:
+        topic = TOPICS[int(fault.place * len(TOPICS))]
+        async with self._topics:
+            began = asyncio.get_running_loop().time()
+            await asyncio.to_thread(self._feed.pause, topic)
+            await self._consumed(topic)
+            await asyncio.to_thread(self._world.recreate, topic)
+            await asyncio.to_thread(self._feed.resume, topic)
+            await asyncio.to_thread(self._feed.burst, int(fault.share * BURST))
+            paused = asyncio.get_running_loop().time() - began
+        return f"{topic}, paused for {paused:.1f} s"
+
+    async def _consumed(self, topic: str) -> None:
+        """Until everything on an event topic is committed."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while (target := self._positions.target(since)) is None:
+            await asyncio.sleep(POLL_S)
+            _bounded(since, topic)
+        while not self._positions.reached(target, self._world.direct.topic_name(topic)):
+            await asyncio.sleep(POLL_S)
+            _bounded(since, topic)
+
+    async def _compacted(self, fault: Fault) -> str:
+        async with self._topics:
+            await asyncio.to_thread(self._world.compact, TINY_SEGMENTS)
+            await asyncio.sleep(2 * fault.seconds)
+            await asyncio.to_thread(self._world.compact, SMALL_SEGMENTS)
+        return "interests, content-stats"
+
+    # -- targets
+
+    async def _take(self, fault: Fault, role: str | None = None) -> Slot:
+        """A worker that no other fault is at, locked; waits until there is one."""
+        while True:
+            slots = self._crew.of(role or fault.role)
+            free = [slot for slot in slots if slot.running and not slot.fault.locked()]
+            if free:
+                slot = free[int(fault.place * len(free))]
+                await slot.fault.acquire()
+                return slot
+            await asyncio.sleep(POLL_S)
+
+    def _note(self, slot: Slot, status: int) -> None:
+        if status:
+            self.unclean.append(f"{slot.name}: {status}")
+
+
+def _disk(slot: Slot) -> disks.Disk:
+    assert slot.disk is not None, "interests workers have one"  # noqa: S101 - for the type checker
+    return slot.disk
+
+
+def _bounded(since: float, topic: str) -> None:
+    if asyncio.get_running_loop().time() - since > CONSUMED_TIMEOUT_S:
+        raise StreamAppError(f"the events on {topic} were not all taken within {CONSUMED_TIMEOUT_S:.0f} s")

@@ -1,0 +1,85 @@
+"""Where the run stands: ends of the event topics and the offsets that the interests group has committed."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Mapping
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import KafkaError
+
+from stream_app.chaos.world import World
+from stream_app.errors import BrokerUnavailableError
+from stream_app.kafka import clients
+
+LOOK_S = 0.25
+RETRY_S = 0.5
+
+Target = Mapping[tuple[TopicPartition, int], int]
+"""Offsets to be reached, by partition and the topic's life."""
+
+
+class Positions:
+    """Looks in a thread of its own; a broker that is away only makes it wait."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        settings = world.direct
+        self._group = settings.group("interests")
+        self._inputs = [
+            TopicPartition(settings.topic_name(action.topic), p)
+            for action in settings.events.actions
+            for p in range(settings.kafka.partitions)
+        ]
+        self._ends: dict[tuple[TopicPartition, int], int] = {}
+        self._committed: dict[tuple[TopicPartition, int], int] = {}
+        self._looked = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="positions", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def target(self, since: float) -> Target | None:
+        """The ends as they were at some moment after ``since`` (monotonic); None if not looked yet."""
+        return dict(self._ends) if self._looked > since else None
+
+    def reached(self, target: Target, topic: str | None = None) -> bool:
+        """Whether every offset of ``target`` (or of one topic, full name) is committed. What a topic
+        held that has been deleted since no longer counts."""
+        return all(
+            self._committed.get(place, 0) >= offset or self._world.lives.get(place[0].topic, 0) != place[1]
+            for place, offset in target.items()
+            if topic is None or place[0].topic == topic
+        )
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with (
+                contextlib.suppress(KafkaError, BrokerUnavailableError, OSError),
+                contextlib.closing(clients.admin_client(self._world.direct)) as admin,
+            ):
+                while not self._stop.wait(LOOK_S):
+                    self._look(admin)
+            self._stop.wait(RETRY_S)
+
+    def _look(self, admin: KafkaAdminClient) -> None:
+        begun, lives = time.monotonic(), dict(self._world.lives)
+        ends = admin.list_partition_offsets(dict.fromkeys(self._inputs, OffsetSpec.LATEST))
+        committed = admin.list_group_offsets({self._group: self._inputs})[self._group]
+        if lives != self._world.lives:
+            return  # a topic was created again meanwhile: which life was seen is not known
+        life = {tp: (tp, lives.get(tp.topic, 0)) for tp in self._inputs}
+        self._ends = {life[tp]: found.offset for tp, found in ends.items()}
+        self._committed = {life[tp]: max(0, found.offset) for tp, found in committed.items()}
+        self._looked = begun

@@ -1,0 +1,168 @@
+"""What a chaos run plays in: a Kafka of its own behind a proxy, topics that compact hard, settings."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError
+
+from stream_app.chaos.proxy import Proxy
+from stream_app.errors import BrokerUnavailableError, StreamAppError
+from stream_app.kafka import clients
+from stream_app.kafka.admin import create_topics
+from stream_app.kafka.broker import LocalBroker, free_port
+from stream_app.settings import Settings
+
+PARTITIONS = 4
+SESSION_TIMEOUT_S = 4.0
+REQUEST_TIMEOUT_S = 6.0
+TRANSACTION_TIMEOUT_S = 10.0
+STALL_TIMEOUT_S = 60.0
+BATCH_RECORDS = 64
+WHOLE_HISTORY = 1024
+"""Interactions that a record holds: more than any user of a run has, so that nothing is forgotten."""
+SLAB_ROWS = 256
+"""Fewer than a partition's users: rows are evicted and loaded again all the time."""
+ADMIN_PATIENCE_S = 60.0
+ADMIN_RETRY_S = 0.5
+
+BROKER_PROPERTIES = {
+    "log.cleaner.backoff.ms": "500",
+    "log.initial.task.delay.ms": "1000",
+    "log.retention.check.interval.ms": "2000",
+}
+SMALL_SEGMENTS = {
+    "segment.bytes": "1048576",  # the least that Kafka takes
+    "segment.ms": "3000",
+    "min.cleanable.dirty.ratio": "0.01",
+    # whoever watches the run reads each record before it may go
+    "min.compaction.lag.ms": "5000",
+    "max.compaction.lag.ms": "6000",
+}
+TINY_SEGMENTS = SMALL_SEGMENTS | {"segment.ms": "200", "min.cleanable.dirty.ratio": "0.0001"}
+
+T = TypeVar("T")
+
+
+class World:
+    """The broker, the proxy before it, and the settings of those who go through it or around it."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        """Starts nothing yet. ``settings`` are what the user has; only models and devices are taken."""
+        ports = [free_port()]
+        while len(ports) < 4:
+            if (port := free_port()) not in ports:
+                ports.append(port)
+        self._port, proxied, controller, front = ports
+        self.broker = LocalBroker(
+            directory / "broker",
+            port=self._port,
+            properties=BROKER_PROPERTIES
+            | {
+                "listeners": f"PLAINTEXT://127.0.0.1:{self._port},PROXIED://127.0.0.1:{proxied},"
+                f"CONTROLLER://127.0.0.1:{controller}",
+                "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self._port},PROXIED://127.0.0.1:{front}",
+                "listener.security.protocol.map": ",".join(
+                    f"{name}:PLAINTEXT" for name in ("PLAINTEXT", "PROXIED", "CONTROLLER")
+                ),
+                "inter.broker.listener.name": "PLAINTEXT",
+                "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            },
+        )
+        self.proxy = Proxy(front, proxied)
+        self.direct = _configured(settings, f"127.0.0.1:{self._port}")
+        """Settings of the driver and its oracle: straight to the broker."""
+        self.proxied = _configured(settings, f"127.0.0.1:{front}")
+        """Settings of the workers."""
+        self.lives: dict[str, int] = {}
+        """How often each event topic (full name) was created again."""
+
+    def start(self) -> None:
+        """Broker, proxy, topics."""
+        self.broker.start()
+        self.proxy.start()
+        create_topics(self.direct)
+        self.compact(SMALL_SEGMENTS)
+
+    def close(self) -> None:
+        """End both; the directory is the caller's."""
+        with contextlib.suppress(AttributeError):
+            self.proxy.stop()
+        self.broker.stop()
+
+    def compact(self, config: dict[str, str]) -> None:
+        """How hard the changelogs compact from now on."""
+        names = [self.direct.topic_name(name) for name in ("interests", "content-stats")]
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name, config) for name in names]
+        self._insist(lambda admin: admin.alter_configs(resources))
+
+    def recreate(self, topic: str) -> None:
+        """Delete a topic with everything in it, and create it again as it was declared."""
+        name = self.direct.topic_name(topic)
+        self._insist(lambda admin: admin.delete_topics([name]) if name in admin.list_topics() else None)
+        deadline = time.monotonic() + ADMIN_PATIENCE_S
+        while not self._insist(lambda _: create_topics(self.direct)):
+            if time.monotonic() > deadline:
+                raise StreamAppError("a deleted topic did not go")
+        self.lives[name] = self.lives.get(name, 0) + 1
+
+    def _insist(self, ask: Callable[[KafkaAdminClient], T]) -> T:
+        """Ask until the broker, which other faults may have taken away, does it."""
+        deadline = time.monotonic() + ADMIN_PATIENCE_S
+        while True:
+            try:
+                with contextlib.closing(clients.admin_client(self.direct)) as admin:
+                    return ask(admin)
+            except (KafkaError, BrokerUnavailableError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(ADMIN_RETRY_S)
+
+
+@contextlib.contextmanager
+def world(settings: Settings, directory: Path) -> Iterator[World]:
+    """A started world, gone at the end."""
+    made = World(settings, directory)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+def _configured(settings: Settings, address: str) -> Settings:
+    """Short sessions, small batches, quick retries: many transactions in which something can happen."""
+    replace = msgspec.structs.replace
+    return Settings(
+        kafka=replace(
+            Settings().kafka,
+            broker=address,
+            app_id="chaos",
+            topic_prefix="chaos.",
+            partitions=PARTITIONS,
+            shared_partitions=2,
+            batch_records=BATCH_RECORDS,
+            session_timeout_s=SESSION_TIMEOUT_S,
+            request_timeout_s=REQUEST_TIMEOUT_S,
+            transaction_timeout_s=TRANSACTION_TIMEOUT_S,
+        ),
+        events=replace(Settings().events, retry_delays_s=(0.3, 0.6, 1.2, 2.5)),
+        interests=replace(
+            Settings().interests,
+            recent=WHOLE_HISTORY,
+            seen=WHOLE_HISTORY,
+            slab_rows=SLAB_ROWS,
+            flush_interval_s=0.5,
+        ),
+        content=settings.content,
+        ranking=replace(settings.ranking, threads=1, candidates=50, slate_size=5, batch_users=64),
+        recommendations=Settings().recommendations,
+        observability=replace(settings.observability, stall_timeout_s=STALL_TIMEOUT_S),
+    )
