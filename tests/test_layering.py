@@ -95,6 +95,18 @@ def test_arithmetic_does_no_input_or_output(file: str) -> None:
     assert not {m for m in imports(file) if m.startswith("stream_app.kafka")}
 
 
+@pytest.mark.parametrize("entry", ["oracle", "archive"])
+def test_the_oracle_shares_no_code_with_what_it_judges(entry: str) -> None:
+    todo, seen = {f"stream_app.chaos.{entry}"}, set[str]()
+    while todo:
+        module = todo.pop()
+        seen.add(module)
+        found = {m for m in imports(f"{module.replace('.', '/')}.py") if m.startswith("stream_app")}
+        assert not {m for m in found if folder(m) in (*STAGES, "hashing", "replay", "evaluation")}, module
+        todo |= {m for m in found if folder(m) == "chaos"} - seen
+    assert "stream_app.chaos.layouts" in seen
+
+
 def test_torch_is_imported_by_the_encoder_and_the_ranking_only() -> None:
     users = {f for f in FILES if {m.split(".")[0] for m in imports(f)} & {"torch", "transformers"}}
     assert users

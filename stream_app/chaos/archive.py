@@ -1,0 +1,203 @@
+"""Follows a chaos run from outside: reads every topic into memory as it grows, whatever happens to Kafka.
+
+Start it before the first event is sent; it needs no worker. Whatever it has read may be compacted or
+deleted on the broker afterwards. Let ``min.compaction.lag.ms`` be some seconds, so that a record is
+read before it is gone, and let it read an event topic to its end (``catch_up``) before that is deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import msgspec
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import KafkaError
+
+from stream_app.chaos.archived import Archived, Kept, Sample, Spot
+from stream_app.errors import StreamAppError
+from stream_app.kafka import clients
+from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 50
+LOOK_S = 0.2
+"""Between two looks at the committed offsets."""
+RETRY_S = 0.5
+REQUEST_TIMEOUT_S = 8.0
+"""A request that takes longer is given up and tried again: the broker may be frozen."""
+STOP_TIMEOUT_S = 30.0
+
+
+class Archive:
+    """Reads in a thread of its own, from ``start`` to ``stop`` (or as a context)."""
+
+    def __init__(self, settings: Settings) -> None:
+        """``settings`` name the broker itself, without a proxy whose connections are cut."""
+        kafka = msgspec.structs.replace(settings.kafka, request_timeout_s=REQUEST_TIMEOUT_S)
+        self._settings = msgspec.structs.replace(settings, kafka=kafka)
+        self._group = settings.group("interests")
+        self.archived = Archived(settings)
+        """What was read. Stop before you look at it; ``unsettled`` may be asked at any time."""
+        self._ids: dict[str, Any] = {}  # each topic's id on the broker: another one is another life
+        self._lives: dict[str, int] = {}
+        self._partitions: list[TopicPartition] = []
+        self._positions: dict[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
+        self._looks = self._ends_seen = self._reached = 0  # numbers of looks
+        self._progress = threading.Condition()
+        self._ending = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
+
+    # -- any thread
+
+    def __enter__(self) -> Archive:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin to read. The topics may come later."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; may be called more than once."""
+        self._ending.set()
+        if self._thread.ident is not None:
+            self._thread.join(STOP_TIMEOUT_S)
+
+    def catch_up(self, timeout_s: float = 60.0) -> None:
+        """Return once all that stands on the topics now has been read. Raises StreamAppError."""
+        with self._progress:
+            begun = self._looks + 1  # the one in hand may have begun before this call
+            self._progress.wait_for(lambda: self._reached >= begun or self._failure is not None, timeout_s)
+            reached = self._reached >= begun
+        if self._failure is not None:
+            raise StreamAppError(f"the archive has ended: {self._failure!r}") from self._failure
+        if not reached:
+            behind = [tp for tp, end in self._ends.items() if self._positions.get(tp, 0) < end]
+            raise StreamAppError(f"the archive did not read to the end in {timeout_s:.0f} s: {behind[:5]}")
+
+    def unsettled(self, *, slates: bool = True) -> str | None:
+        """What the product still owes as far as has been read; None when nothing."""
+        with self._progress:
+            return self.archived.unsettled(slates=slates)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._ending.is_set():
+            try:
+                with (
+                    contextlib.closing(clients.consumer(self._settings)) as consumer,
+                    contextlib.closing(clients.admin_client(self._settings)) as admin,
+                ):
+                    self._partitions = []
+                    self._follow(consumer, admin)
+            except (KafkaError, StreamAppError, OSError) as error:
+                log.info("the broker does not answer the archive: %r", error)
+                self._ending.wait(RETRY_S)
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
+                with self._progress:
+                    self._failure = error
+                    self._progress.notify_all()
+                return
+
+    def _follow(self, consumer: KafkaConsumer, admin: KafkaAdminClient) -> None:
+        looked = 0.0
+        while not self._ending.is_set():
+            if time.monotonic() - looked >= LOOK_S:
+                self._look(consumer, admin)
+                looked = time.monotonic()
+            if not self._partitions:
+                self._ending.wait(LOOK_S)
+                continue
+            for tp, records in consumer.poll(timeout_ms=POLL_MS).items():
+                if any(r.offset < self._positions.get(tp, 0) for r in records):
+                    self._assign(consumer, admin)  # the topic may have begun another life
+                with self._progress:
+                    self._take(tp, records)
+            self._note_reached(consumer)
+
+    def _look(self, consumer: KafkaConsumer, admin: KafkaAdminClient) -> None:
+        """Which topics there are; the offsets committed; then, after these, the topics' ends."""
+        with self._progress:
+            self._looks += 1
+        if not self._assign(consumer, admin):
+            return
+        committed = admin.list_group_offsets(self._group)[self._group]
+        ends = admin.list_partition_offsets(dict.fromkeys(self._partitions, OffsetSpec.LATEST))
+        self._ends, self._ends_seen = {tp: int(end.offset) for tp, end in ends.items()}, self._looks
+        sample = Sample(
+            {
+                Spot(tp.topic, self._lives[tp.topic], tp.partition): int(mark.offset)
+                for tp, mark in committed.items()
+                if tp.topic in self._lives and mark.offset >= 0
+            },
+            {(tp.topic, tp.partition): end for tp, end in self._ends.items()},
+        )
+        with self._progress:
+            samples = self.archived.samples
+            if not samples or samples[-1].committed != sample.committed:
+                samples.append(sample)
+
+    def _assign(self, consumer: KafkaConsumer, admin: KafkaAdminClient) -> bool:
+        """Follow the partitions that there are now, new lives from their start; whether all topics exist."""
+        there = [
+            t for t in admin.describe_topics(self.archived.topics) if not t["error_code"] and t["partitions"]
+        ]
+        partitions: list[TopicPartition] = []
+        begun: list[TopicPartition] = []
+        for topic in there:
+            name = topic["name"]
+            mine = [TopicPartition(name, p["partition_index"]) for p in topic["partitions"]]
+            partitions += mine
+            if self._ids.get(name) != topic["topic_id"]:
+                self._ids[name] = topic["topic_id"]
+                self._lives[name] = self._lives.get(name, -1) + 1
+                self._positions.update(dict.fromkeys(mine, 0))
+                begun += mine
+        fresh = set(partitions) - set(self._partitions)
+        if begun or set(partitions) != set(self._partitions):
+            self._partitions = partitions
+            consumer.assign(partitions)
+            for tp in {*begun, *fresh}:
+                consumer.seek(tp, self._positions.get(tp, 0))
+        return len(there) == len(self.archived.topics)
+
+    def _take(self, tp: TopicPartition, records: Sequence[Any]) -> None:
+        spot = Spot(tp.topic, self._lives[tp.topic], tp.partition)
+        position = self._positions.get(tp, 0)
+        for record in records:
+            if record.offset >= position:
+                position = record.offset + 1
+                kept = Kept(
+                    record.offset, record.timestamp, record.key, record.value, tuple(record.headers or ())
+                )
+                self.archived.take(spot, kept)
+        self._positions[tp] = position
+
+    def _note_reached(self, consumer: KafkaConsumer) -> None:
+        if self._reached == self._ends_seen:
+            return
+        for tp, end in self._ends.items():
+            if self._positions.get(tp, 0) < end:
+                # markers of transactions take offsets that no record shows: the position tells
+                self._positions[tp] = max(self._positions.get(tp, 0), consumer.position(tp) or 0)
+                if self._positions[tp] < end:
+                    return
+        with self._progress:
+            self._reached = self._ends_seen
+            self._progress.notify_all()
