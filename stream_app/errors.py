@@ -33,6 +33,12 @@ class BrokerUnavailableError(StreamAppError):
     code = "broker_unavailable"
 
 
+class AccessError(StreamAppError):
+    """Broker and client do not accept each other: protocol, certificate, user and password, or rights."""
+
+    code = "access"
+
+
 class RecordFormatError(StreamAppError):
     """A binary record on one of our own topics has an unknown version or an impossible length."""
 
@@ -43,6 +49,12 @@ class StateDirectoryError(StreamAppError):
     """The state directory is locked by another worker, full, or not writable."""
 
     code = "state_directory"
+
+
+class StateDamagedError(StateDirectoryError):
+    """Files of the state directory cannot be read; they are rebuilt from the changelog."""
+
+    code = "state_damaged"
 
 
 class FencedError(StreamAppError):
@@ -70,6 +82,7 @@ class DeviceError(StreamAppError):
 
 
 class StalledError(StreamAppError):
-    """The worker cannot make progress; it stops so that an orchestrator restarts it."""
+    """The worker cannot make progress, or does not come to rest; it ends so that an orchestrator restarts it."""
 
     code = "stalled"
+    exit_status = 3

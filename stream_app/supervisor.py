@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import subprocess
 import sys
 import time
-from types import FrameType
 
 from stream_app.errors import StreamAppError
+from stream_app.processes import end_on_signals
 from stream_app.settings import ENV_PREFIX, Settings
-from stream_app.worker import ROLES, STOP_TIMEOUT_S
+from stream_app.worker import EXIT_S, ROLES, STOP_TIMEOUT_S
 
-log = logging.getLogger(__name__)
 POLL_S = 0.2
 
 
@@ -22,19 +19,22 @@ def run_all(settings: Settings, arguments: list[str]) -> int:
     """Run the roles until a signal asks to end (0), or until one of them fails."""
     ending = False
 
-    def end(_number: int, _frame: FrameType | None) -> None:
+    def end() -> None:
         nonlocal ending
         ending = True
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    end_on_signals(end)
     base = settings.observability.port
     workers = {}
     for place, role in enumerate(ROLES):
         port = base + place if base else 0
         environment = {**os.environ, f"{ENV_PREFIX}OBSERVABILITY_PORT": str(port)}
-        command = [sys.executable, "-m", "stream_app", *arguments, "worker", role, "--end-with-parent"]
-        workers[role] = subprocess.Popen(command, env=environment)  # noqa: S603 - our own command
+        command = [sys.executable, "-m", "stream_app", *arguments, "worker", role]
+        workers[role] = subprocess.Popen(  # noqa: S603 - our own command
+            [*command, "--end-with-parent", str(os.getpid())],
+            env=environment,
+            start_new_session=True,  # Ctrl-C on a terminal is for us, and passed on once
+        )
     try:
         while not ending:
             for role, worker in workers.items():
@@ -45,7 +45,7 @@ def run_all(settings: Settings, arguments: list[str]) -> int:
     finally:
         for worker in workers.values():
             worker.terminate()
-        deadline = time.monotonic() + STOP_TIMEOUT_S + 5
+        deadline = time.monotonic() + STOP_TIMEOUT_S + EXIT_S + 5
         for worker in workers.values():
             try:
                 worker.wait(max(0.1, deadline - time.monotonic()))

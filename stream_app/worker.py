@@ -1,23 +1,24 @@
-"""Runs one role: status pages, Faust app, stall watch, clean end on SIGTERM and SIGINT."""
+"""Runs one role: status pages, Faust app, supervision, an end within bounds."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import importlib
 import logging
-import signal
+from typing import Any
 
 from aiokafka.errors import KafkaError
 
-from stream_app.errors import BrokerUnavailableError, StreamAppError
+from stream_app.errors import BrokerUnavailableError, StalledError, StreamAppError
 from stream_app.kafka.admin import ensure_topics
-from stream_app.kafka.app import RoleApp, consumer_of
+from stream_app.kafka.app import RoleApp
+from stream_app.kafka.supervision import supervise
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
-from stream_app.observability.lag import LagGauge
+from stream_app.observability.watchdog import Watchdog
 from stream_app.observability.web import StatusServer
+from stream_app.processes import end_on_signals
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,77 +31,107 @@ ROLES = {
 COLLECT_AFTER = 100_000
 """Allocations between two collections of the youngest objects."""
 
-LAG_INTERVAL_S = 2.0
 CONNECT_RETRY_S = 2.0
 STOP_TIMEOUT_S = 30.0
+"""For finishing the batch in hand, committing, and leaving the group."""
+STALLED_STOP_S = 5.0
+"""The same for a worker that has stalled: what hangs will not end, and holds its partitions meanwhile."""
+LAST_WORDS_S = 2.0
+"""A stalled worker shows its cause on ``/healthz`` for at least this long."""
+EXIT_S = 5.0
+"""From rest to the end of the process."""
 
 
 async def run_worker(settings: Settings, role: str) -> int:
-    """Run a role until a signal asks it to end (0) or it fails (the error's exit status)."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    """Run a role until a signal asks it to end (0); raises what else ends it.
+
+    Until there is something to finish, the caller's signal handlers stand.
+    """
     health = Health(settings)
     server = StatusServer(settings, health)
     await server.start()
     try:
-        await _work(settings, role, health, stop)
+        await _wait_for_broker(settings, health)
+        app: RoleApp = importlib.import_module(ROLES[role]).create_app(settings, health)
+        await _work(settings, role, app, health)
+    except KafkaError as error:
+        raise StreamAppError(f"a Kafka client failed: {error!r}; start this worker anew") from error
     finally:
         await server.stop()
     return 0
 
 
-async def _work(settings: Settings, role: str, health: Health, stop: asyncio.Event) -> None:
-    await _wait_for_broker(settings, health, stop)
-    if stop.is_set():
-        return
-    app: RoleApp = importlib.import_module(ROLES[role]).create_app(settings, health)
+async def _work(settings: Settings, role: str, app: RoleApp, health: Health) -> None:
     # A fetched batch is tens of thousands of short-lived objects without cycles: at Python's threshold
     # of 700 the collector would go over them again and again.
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
     app.serving.append(lambda serving: _note_serving(health, role, serving))
-    start = asyncio.create_task(app.start(), name=f"{role} starting")
-    watch = asyncio.create_task(health.watch(), name="stall watch")
-    lag = asyncio.create_task(_show_lag(app), name="lag")
-    crash = asyncio.create_task(app._crashed.wait(), name="crash")
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    end_on_signals(lambda: loop.call_soon_threadsafe(stop.set))
+    watchdog = Watchdog(settings)
+    watchdog.start()
+    health.judge_readiness()
     ended = asyncio.create_task(stop.wait(), name="signal")
-    tasks = {start, watch, lag, crash, ended}
-    try:
-        while True:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if ended in done:
-                log.info("stopping: the batch in hand is finished and committed first")
-                return
-            if crash in done:
-                raise app.crash_reason or StreamAppError("the worker crashed")
-            for task in done:
-                await task  # raises what ended it; only the start ends well
-            tasks -= done
-    finally:
-        health.ready = False
-        health.waiting_for = "shutdown"
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        await _stop(app)
+    tasks: set[asyncio.Task[Any]] = {
+        ended,
+        asyncio.create_task(app.start(), name=f"{role} starting"),
+        asyncio.create_task(health.watch(watchdog.beat), name="stall watch"),
+        asyncio.create_task(supervise(settings, app, health), name="supervision"),
+        asyncio.create_task(_crashed(app), name="crash"),
+    }
+    failure = await _first_failure(tasks, ended)
+    health.ready, health.waiting_for = False, "shutdown"
+    stalled = isinstance(failure, StalledError)
+    limit = STALLED_STOP_S if stalled else STOP_TIMEOUT_S
+    watchdog.end_within(LAST_WORDS_S + limit + EXIT_S)
+    if stalled:
+        log.critical("%s", failure)
+        await asyncio.sleep(LAST_WORDS_S)
+    else:
+        log.info("stopping: the batch in hand is finished and committed first")
+    rested = await _rest(app, tasks, limit)
+    if failure is not None:
+        raise failure
+    if not rested:
+        raise StalledError(f"the worker did not come to rest within {limit:.0f} s; what was open is void")
 
 
-async def _stop(app: RoleApp) -> None:
-    try:
-        await asyncio.wait_for(app.stop(), STOP_TIMEOUT_S)
-    except TimeoutError:
-        log.critical("the worker did not come to rest within %.0f s; ending anyway", STOP_TIMEOUT_S)
+async def _first_failure(tasks: set[asyncio.Task[Any]], ended: asyncio.Task[Any]) -> BaseException | None:
+    """Of any task; None once a signal has come."""
+    pending = set(tasks)
+    while True:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if ended in done:
+            return None
+        for task in done:  # only the start ends well
+            if (error := task.exception()) is not None:
+                return error
 
 
-async def _wait_for_broker(settings: Settings, health: Health, stop: asyncio.Event) -> None:
+async def _rest(app: RoleApp, tasks: set[asyncio.Task[Any]], limit: float) -> bool:
+    """Stop the app; whether it came to rest in time."""
+    for task in tasks:
+        task.cancel()
+    stopping = asyncio.gather(app.stop(), *tasks, return_exceptions=True)
+    done, _ = await asyncio.wait([stopping], timeout=limit)
+    if done and isinstance(error := stopping.result()[0], BaseException):
+        raise error
+    return bool(done)
+
+
+async def _crashed(app: RoleApp) -> None:
+    await app._crashed.wait()
+    raise app.crash_reason or StreamAppError("the worker crashed")
+
+
+async def _wait_for_broker(settings: Settings, health: Health) -> None:
     """Create and check the topics as soon as the broker answers."""
     health.waiting_for = "the broker"
     loop = asyncio.get_running_loop()
     limit = settings.kafka.connect_timeout_s
     deadline = loop.time() + limit if limit else float("inf")
-    while not stop.is_set():
+    while True:
         try:
             await asyncio.to_thread(ensure_topics, settings)
             return
@@ -108,8 +139,7 @@ async def _wait_for_broker(settings: Settings, health: Health, stop: asyncio.Eve
             if loop.time() >= deadline:
                 raise
             log.warning("%s; trying again in %.0f s", error, CONNECT_RETRY_S)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), CONNECT_RETRY_S)
+        await asyncio.sleep(CONNECT_RETRY_S)
 
 
 def _note_serving(health: Health, role: str, serving: bool) -> None:
@@ -118,11 +148,3 @@ def _note_serving(health: Health, role: str, serving: bool) -> None:
         metrics.REBALANCES.labels(role).inc()
     else:
         health.waiting_for = "an assignment"
-
-
-async def _show_lag(app: RoleApp) -> None:
-    gauge = LagGauge()
-    while True:
-        await asyncio.sleep(LAG_INTERVAL_S)
-        if app.started and not app.rebalancing:
-            gauge.show(await consumer_of(app).lag())

@@ -19,15 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("role", choices=[*ROLES, "all"], help="what this worker does")
     parser.add_argument(
         "--end-with-parent",
-        action="store_true",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="PID",
         help="end when the process that started this worker is gone (Linux)",
     )
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean end."""
-    if args.end_with_parent:
-        end_with_parent()
+    if args.end_with_parent is not None:
+        end_with_parent(args.end_with_parent or None)
     if args.role == "all":
         options = ["--config", args.config] if args.config else []
         return run_all(settings, [*options, "--log-level", settings.observability.log_level])

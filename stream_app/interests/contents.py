@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.interests.update import Vectors
+
+MOST_PENDING = 8_000
+"""Records that may wait for the batch in hand: some 8 MB of vectors."""
+WAIT_S = 0.01
 
 
 class IndexedContents:
@@ -32,6 +37,13 @@ class IndexedContents:
                 self._apply_pending()
             finally:
                 self._lock.release()
+
+    async def take(self, records: Sequence[ConsumerRecord]) -> None:
+        """:meth:`receive` for a reader: returns once no more than MOST_PENDING records wait."""
+        self.receive(records)
+        while len(self._pending) > MOST_PENDING:
+            await asyncio.sleep(WAIT_S)
+            self.receive(())
 
     @contextmanager
     def still(self) -> Iterator[ContentIndex]:

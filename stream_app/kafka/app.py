@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import faust
 from faust.serializers.schemas import Schema
 from faust.transport.drivers.aiokafka import Transport as _DriverTransport
+from faust.types import TP
 
+from stream_app.errors import StalledError
 from stream_app.kafka.connection import faust_options
+from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.recovery import PartitionOwner, PartitionTables
 from stream_app.kafka.transport import FAUST_LOG, BatchConsumer, BatchTransport
+from stream_app.observability.health import Health
 from stream_app.settings import Settings
 
+log = logging.getLogger(__name__)
+
 Hook = Callable[[], Awaitable[None]]
+
+MAX_POLL_INTERVAL_S = 7 * 86_400.0
+"""A worker that hangs is noticed by its own supervision, long before."""
 
 
 class BatchSchema(Schema):  # type: ignore[misc]  # untyped base
@@ -42,10 +52,15 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     transactional_topics: frozenset[str]
     fetch_max_wait_ms: int
     owner: PartitionOwner | None
+    readers: list[TopicReader]
+    """Topics that are followed whole."""
+    standby_positions: Callable[[], Mapping[TP, int]]
+    """Where the warm copies of others' partitions are read on."""
     starting: list[Hook]
     stopping: list[Hook]
     serving: list[Callable[[bool], None]]
     """Told True when an assignment is served, False when it is taken away."""
+    _background: set[asyncio.Task[None]]
 
     def batches(self, topics: Sequence[str]) -> Any:
         """A Faust topic over these batch topics: its agent iterates over RecordBatch values."""
@@ -55,6 +70,42 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
         """Stop the whole worker: an invariant is broken. Never returns to normal."""
         task = asyncio.ensure_future(self.crash(error))
         self._crashing = task  # a reference, or the task may be collected before it runs
+
+    async def read_whole(self, reader: TopicReader, health: Health) -> None:
+        """Start a reader: return once it has read its topic. The worker stops when it fails later on."""
+        reader.moved = health.nearer
+        await reader.start()
+        self.readers.append(reader)
+        reader.failed.add_done_callback(self._stop_on_failure)
+
+    def _stop_on_failure(self, failed: asyncio.Future[None]) -> None:
+        if not failed.cancelled() and (error := failed.exception()) is not None:
+            self.stop_loudly(error)
+
+    def background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` beside the streams, until they have come to rest. When it ends before that, by an
+        error or without one, the worker stops."""
+        task = asyncio.create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        if task in self._background:
+            self._background.discard(task)
+            error = None if task.cancelled() else task.exception()
+            log.critical("background work %r ended: %r", task.get_name(), error)
+            self.stop_loudly(error or StalledError(f"{task.get_name()} has ended"))
+
+    async def _end_background(self) -> None:
+        tasks, self._background = self._background, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def positions(self) -> dict[TP, int]:
+        """Where each assigned partition of the batch topics is read on."""
+        consumer: BatchConsumer | None = self._consumer
+        return {} if consumer is None else consumer.positions()
 
     def _create_directories(self) -> None:
         """Faust's own data directory stays away: our state has a place of its own."""
@@ -80,6 +131,7 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
         for tell in self.serving:
             tell(False)
         await super().on_stop()  # the streams come to rest here
+        await self._end_background()
         for hook in self.stopping:
             await hook()
 
@@ -114,6 +166,8 @@ def create_faust_app(
         broker_heartbeat_interval=min(3.0, kafka.session_timeout_s / 3),
         broker_request_timeout=max(kafka.request_timeout_s, kafka.session_timeout_s),
         broker_commit_interval=1.0,
+        # aiokafka leaves the group when nothing is fetched for this long: in a long recovery nothing is
+        broker_max_poll_interval=MAX_POLL_INTERVAL_S,
         # An unresponsive broker is retried for ever by aiokafka; our own watch decides on stalls.
         stream_wait_empty=True,
         stream_buffer_maxsize=kafka.buffered_batches,
@@ -126,6 +180,8 @@ def create_faust_app(
     app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
     app.owner = None
     app.starting, app.stopping, app.serving = [], [], []
+    app.readers, app._background = [], set()
+    app.standby_positions = dict
     app.transport = BatchTransport(app.conf.broker_consumer, app, app.loop)
     app.producer_transport = _DriverTransport(app.conf.broker_producer, app, app.loop)
     return app

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaTimeoutError
 
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.observability import metrics
@@ -24,9 +25,18 @@ Apply = Callable[[Sequence[ConsumerRecord], int], Awaitable[None]]
 
 
 class ChangelogReader:
-    """Reads committed records of one partition from a position on."""
+    """Reads committed records of one partition from a position on.
 
-    def __init__(self, settings: Settings, topic: str, partition: int) -> None:
+    One that gives nothing for ``kafka.request_timeout_s`` although there is something to read raises
+    KafkaTimeoutError: a new reader may do better.
+    """
+
+    def __init__(
+        self, settings: Settings, topic: str, partition: int, moved: Callable[[], None] = lambda: None
+    ) -> None:
+        """``moved`` is called whenever the way to the end has become shorter."""
+        self._moved = moved
+        self._patience_s = settings.kafka.request_timeout_s
         self._kafka = settings.kafka
         self._tp = TopicPartition(topic, partition)
         self._consumer = AIOKafkaConsumer(
@@ -64,9 +74,15 @@ class ChangelogReader:
 
     async def read_to_end(self, apply: Apply) -> int:
         """Apply everything up to the end as it is now; returns the position reached."""
-        begun = reported = time.monotonic()
-        end, count = await self.end(), 0
-        while (position := await self.position()) < end:
+        begun = reported = moved = time.monotonic()
+        end, count, before = await self.end(), 0, -1
+        while (position := await self._known_position()) < end:
+            now = time.monotonic()
+            if position > before:
+                before, moved = position, now
+                self._moved()
+            elif now - moved > self._patience_s:
+                raise self._silence(position, end)
             count += await self._poll(apply, "recovery")
             now = time.monotonic()
             if now - reported >= PROGRESS_S:
@@ -84,8 +100,25 @@ class ChangelogReader:
 
     async def follow(self, apply: Apply) -> None:
         """Apply what comes, until cancelled."""
+        checked, before, end = time.monotonic(), await self._known_position(), 0
         while True:
             await self._poll(apply, "standby")
+            if time.monotonic() - checked > self._patience_s:
+                if (position := await self._known_position()) == before < end:
+                    raise self._silence(position, end)
+                checked, before, end = time.monotonic(), position, await self.end()
+
+    async def _known_position(self) -> int:
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await self.position()
+        except TimeoutError:
+            raise KafkaTimeoutError(f"{self._label}: the position stays unknown") from None
+
+    def _silence(self, position: int, end: int) -> KafkaTimeoutError:
+        return KafkaTimeoutError(
+            f"{self._label} gave nothing for {self._patience_s:.0f} s at offset {position} of {end}"
+        )
 
     async def _poll(self, apply: Apply, mode: str) -> int:
         fetched = await self._consumer.getmany(self._tp, timeout_ms=POLL_MS, max_records=BATCH_RECORDS)

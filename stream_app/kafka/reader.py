@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
+from faust.types import TP
 
 from stream_app.errors import BrokerUnavailableError, TopicMismatchError
 from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.positions import positions
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,12 +35,15 @@ class TopicReader:
         self,
         settings: Settings,
         topic: str,
-        apply: Callable[[list[ConsumerRecord]], None],
+        apply: Callable[[list[ConsumerRecord]], Awaitable[None] | None],
         *,
         label: str,
         read_committed: bool = True,
     ) -> None:
-        """``topic`` is the full name on the broker; ``label`` says in the log what is being read."""
+        """``topic`` is the full name on the broker; ``label`` says in the log what is being read.
+
+        Where ``apply`` returns something to wait for, nothing more is read until it is done.
+        """
         self._settings, self._kafka = settings, settings.kafka
         self._topic = topic
         self._apply = apply
@@ -50,6 +55,8 @@ class TopicReader:
         """Records applied so far."""
         self.caught_up = False
         """Whether everything that stood on the topic at the start has been applied."""
+        self.moved: Callable[[], None] = lambda: None
+        """Called whenever the way to the end has become shorter."""
         self.failed: asyncio.Future[None]
         """Made by ``start``; gets the exception that ended ``run``. The worker must stop on it."""
 
@@ -120,10 +127,15 @@ class TopicReader:
             consumer, self._consumer = self._consumer, None
             await consumer.stop()
 
+    def positions(self) -> dict[TP, int]:
+        """Where each partition is read on; nothing before ``start`` and after ``stop``."""
+        return {} if self._consumer is None else positions(self._consumer, {self._topic})
+
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
         for records in fetched.values():
-            self._apply(records)
+            if (applying := self._apply(records)) is not None:
+                await applying
             self.records += len(records)
         await asyncio.sleep(0)  # getmany does not give way while it has records: heartbeats and pages must
 
@@ -136,7 +148,11 @@ class TopicReader:
         end = await consumer.end_offsets(partitions)
         total = sum(end[p] - begin[p] for p in partitions)
         started = reported = time.monotonic()
+        before = total + 1
         while missing := sum([max(0, end[p] - await consumer.position(p)) for p in partitions]):
+            if missing < before:
+                before = missing
+                self.moved()
             now = time.monotonic()
             if now - reported >= PROGRESS_S:
                 reported = now

@@ -9,8 +9,9 @@ aiokafka internal that is relied on here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
+from mode import Service
+
+from stream_app.kafka.positions import positions
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +76,25 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         consumer = self._ensure_consumer()
         return {tp: await consumer.committed(driver.TopicPartition(tp.topic, tp.partition)) for tp in tps}
 
-    async def lag(self) -> dict[TP, int]:
-        """Records between the position and the end of each assigned partition."""
-        consumer = self._ensure_consumer()
-        lags: dict[TP, int] = {}
-        for tp in consumer.assignment():
-            state = consumer._fetcher._subscriptions.subscription.assignment.state_value(tp)
-            if state is not None and state.highwater is not None and state.has_valid_position:
-                lags[TP(tp.topic, tp.partition)] = max(0, state.highwater - state.position)
-        return lags
+    def ended_parts(self) -> Iterator[str]:
+        """Names of what has ended of this thread and of aiokafka's tasks in it."""
+        if self._thread is None or not self._thread.is_alive():
+            yield "Faust's consumer thread"
+            return
+        if not all(runs(worker, "_method_queue_do_work") for worker in self.method_queue._workers):
+            yield "the method queue of Faust's consumer thread"
+        consumer = self._consumer
+        if consumer is None or consumer._coordinator is None:
+            return
+        if consumer._fetcher._fetch_task.done():
+            yield "aiokafka's fetcher"
+        if consumer._client._sync_task.done():
+            yield "aiokafka's update of metadata"
+        if consumer._coordinator._coordination_task.done():
+            yield "aiokafka's group coordination"
+        # aiokafka hands an error to the next call of its getmany and waits for it; Faust never calls that
+        if (error := consumer._coordinator._pending_exception) is not None:
+            yield f"aiokafka's group coordination ({error!r})"
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
@@ -185,10 +199,35 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         offsets: dict[TP, int | None] = await self._thread.call_thread(self._thread.committed, list(tps))
         return offsets
 
-    async def lag(self) -> dict[TP, int]:
-        """Records not yet fetched, by partition."""
-        lags: dict[TP, int] = await self._thread.call_thread(self._thread.lag)
-        return lags
+    # -- for supervision: nothing here waits for the thread
+
+    def positions(self) -> dict[TP, int]:
+        """Where each assigned partition of the app's own topics is read on."""
+        inner = self._thread._consumer
+        return {} if inner is None else positions(inner, self.app.batch_topics)
+
+    def in_hand(self) -> set[TP]:
+        """Partitions of which something has been handed to a stream, and not yet acked or committed."""
+        unacked = {message.tp for message in list(self._unacked_messages) if not message.acked}
+        return unacked | {tp for tp, acked in list(self._acked.items()) if acked}
+
+    def call_in_thread(self, call: Callable[[], None]) -> None:
+        """Run ``call`` in the thread's loop as soon as it turns."""
+        with contextlib.suppress(RuntimeError):  # closed: an ended part
+            self._thread.thread_loop.call_soon_threadsafe(call)
+
+    def ended_parts(self) -> Iterator[str]:
+        """Names of what has ended although the consumer has not been stopped."""
+        yield from self._thread.ended_parts()
+        if not runs(self, "_commit_handler"):
+            yield "Faust's commit handler"
+        if not all(runs(worker, "_method_queue_do_work") for worker in self._method_queue._workers):
+            yield "the method queue of Faust's consumer"
+
+
+def runs(service: Service, task: str) -> bool:
+    """Whether a service's task of this name has not ended."""
+    return any(not future.done() and future.__wrapped__.__name__ == task for future in list(service._futures))
 
 
 class BatchTransport(driver.Transport):  # type: ignore[misc]  # untyped base

@@ -1,16 +1,18 @@
-"""Consumer lag as a gauge, by partition."""
+"""Lag as a gauge, by partition."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stream_app.observability import metrics
+from prometheus_client import Gauge
 
 
 class LagGauge:
     """Shows the lag of the partitions assigned now, and no longer that of those given away."""
 
-    def __init__(self) -> None:
+    def __init__(self, gauge: Gauge) -> None:
+        """``gauge`` has the labels topic and partition."""
+        self._gauge = gauge
         self._shown: set[tuple[str, int]] = set()
 
     def show(self, lags: Mapping[tuple[str, int], int]) -> None:
@@ -20,7 +22,7 @@ class LagGauge:
         Partitions that are not in ``lags`` disappear.
         """
         for topic, partition in self._shown - lags.keys():
-            metrics.CONSUMER_LAG.remove(topic, str(partition))
+            self._gauge.remove(topic, str(partition))
         for (topic, partition), records in lags.items():
-            metrics.CONSUMER_LAG.labels(topic, str(partition)).set(records)
+            self._gauge.labels(topic, str(partition)).set(records)
         self._shown = set(lags)

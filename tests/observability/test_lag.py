@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY
 
+from stream_app.observability import metrics
 from stream_app.observability.lag import LagGauge
 
 
@@ -12,7 +13,7 @@ def shown(partition: str) -> float | None:
 
 
 def test_partitions_given_away_disappear() -> None:
-    gauge = LagGauge()
+    gauge = LagGauge(metrics.CONSUMER_LAG)
     gauge.show({("lag-test", 0): 3, ("lag-test", 1): 4})
     assert (shown("0"), shown("1")) == (3, 4)
     gauge.show({("lag-test", 1): 0})
