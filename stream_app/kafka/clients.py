@@ -1,7 +1,7 @@
 """Our own Kafka clients outside the workers: producers, consumers, and reading a topic to its end.
 
-All of them give up after a bound with BrokerUnavailableError, which names the address. Topics are
-given by their full names (``settings.topic_name``).
+All of them give up after a bound with BrokerUnavailableError, which names the address, or at once with
+AccessError when they are not let in. Topics are given by their full names (``settings.topic_name``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.partitioner import murmur2
 
-from stream_app.errors import BrokerUnavailableError, TopicMismatchError
+from stream_app.errors import AccessError, TopicMismatchError
+from stream_app.kafka import diagnosis
 from stream_app.kafka.connection import kafka_python_options
 from stream_app.settings import Settings
 
@@ -32,13 +33,18 @@ UNREACHABLE = (
 
 @contextlib.contextmanager
 def naming_the_broker(settings: Settings) -> Iterator[None]:
-    """What kafka-python raises when nobody answers becomes BrokerUnavailableError with the address."""
+    """What kafka-python raises when nobody answers, or we are not let in, becomes BrokerUnavailableError
+    or AccessError, with the address."""
     try:
         yield
     except UNREACHABLE as error:
-        raise BrokerUnavailableError(
-            f"no Kafka broker answers at {settings.kafka.broker} ({type(error).__name__}): start one "
-            "(`stream-app broker`) or set STREAM_APP_BROKER=host:port"
+        raise diagnosis.cause(settings, error) from error
+    except kafka_errors.SaslAuthenticationFailedError as error:
+        raise AccessError(diagnosis.wrong_password(settings.kafka)) from error
+    except kafka_errors.AuthorizationError as error:
+        raise AccessError(
+            f"the broker at {settings.kafka.broker} does not allow us this ({type(error).__name__}): grant "
+            "the right by an ACL, or connect as somebody who has it"
         ) from error
 
 

@@ -57,10 +57,10 @@ def faust_options(settings: Settings) -> dict[str, Any]:
             username=kafka.sasl_username,
             password=_password(kafka),
             mechanism=kafka.sasl_mechanism,
-            ssl_context=_tls(kafka) if kafka.uses_tls else None,
+            ssl_context=tls_context(kafka) if kafka.uses_tls else None,
         )
     elif kafka.uses_tls:
-        options["broker_credentials"] = SSLCredentials(_tls(kafka))
+        options["broker_credentials"] = SSLCredentials(tls_context(kafka))
     return options
 
 
@@ -68,7 +68,7 @@ def _security(kafka: Kafka) -> dict[str, Any]:
     """What aiokafka and kafka-python call by the same names."""
     options: dict[str, Any] = {"security_protocol": kafka.security_protocol}
     if kafka.uses_tls:
-        options["ssl_context"] = _tls(kafka)
+        options["ssl_context"] = tls_context(kafka)
     if kafka.uses_sasl:
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.sasl_username
@@ -98,8 +98,8 @@ def _secret(name: str, given: Secret, file: str) -> Secret:
     return Secret(text)
 
 
-def _tls(kafka: Kafka) -> ssl.SSLContext:
-    """Trust and identity of a TLS client."""
+def tls_context(kafka: Kafka) -> ssl.SSLContext:
+    """Trust and identity of a TLS client. Raises ConfigurationError naming the setting."""
     where = f"kafka.ssl_ca_file = {kafka.ssl_ca_file!r}"
     try:
         context = ssl.create_default_context(cafile=kafka.ssl_ca_file or None)

@@ -27,8 +27,8 @@ from stream_app.settings import Kafka, Settings
 from tests.conftest import RunningBroker
 
 USER = "alice"
-PASSWORD = "correct horse, battery staple"  # with what a command line or an environment could trip over
-KEY_PASSWORD = "another secret of ours"
+PASSWORD = "correct horse, battery staple"  # noqa: S105  # with what a command line could trip over
+KEY_PASSWORD = "another secret of ours"  # noqa: S105  # of a key that is thrown away
 PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required"
 MECHANISMS = ("SCRAM-SHA-256", "SCRAM-SHA-512")

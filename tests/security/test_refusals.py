@@ -1,0 +1,141 @@
+"""What a person reads when broker and client do not accept each other, and that it comes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stream_app import cli
+from stream_app.demo.roles import environment
+from stream_app.secret import Secret
+from stream_app.settings import Settings
+from tests.security.conftest import PASSWORD, SecuredBroker, secured
+
+WRONG = "not the password of anybody"
+BOUND_S = 60
+"""Of a whole command on a busy machine: a command that tries for ever is what it is to catch."""
+
+Connection = Callable[[SecuredBroker], dict[str, Any]]
+
+
+def of(listener: str, **options: Any) -> Connection:
+    return lambda broker: broker.connection(listener, **options)
+
+
+def untrusted(broker: SecuredBroker) -> dict[str, Any]:
+    return broker.connection("USERS", ssl_ca_file=broker.certificates.other_authority)
+
+
+def in_the_clear(listener: str, **options: Any) -> Connection:
+    return lambda broker: {"broker": broker.broker.listener(listener)} | options
+
+
+def tls_to_plain(broker: SecuredBroker) -> dict[str, Any]:
+    return broker.connection("USERS", broker=broker.broker.address)
+
+
+def unknown_certificate(broker: SecuredBroker) -> dict[str, Any]:
+    names = broker.certificates
+    return broker.connection(
+        "CERTIFICATES", ssl_certificate_file=names.certificate("unknown"), ssl_key_file=names.key("unknown")
+    )
+
+
+UNKNOWN_USER = (
+    "the broker at {broker} refuses the user 'alice' ({mechanism}): "
+    "correct kafka.sasl_username, its password or kafka.sasl_mechanism"
+)
+REFUSED: dict[str, tuple[Connection, str]] = {
+    "wrong password, PLAIN": (
+        of("USERS", sasl_password=Secret(WRONG)),
+        UNKNOWN_USER.replace("{mechanism}", "PLAIN"),
+    ),
+    "wrong password, SCRAM": (
+        of("USERS", sasl_password=Secret(WRONG), sasl_mechanism="SCRAM-SHA-512"),
+        UNKNOWN_USER.replace("{mechanism}", "SCRAM-SHA-512"),
+    ),
+    "unknown user": (
+        of("USERS", sasl_username="bob", sasl_mechanism="SCRAM-SHA-256"),
+        UNKNOWN_USER.replace("{mechanism}", "SCRAM-SHA-256").replace("alice", "bob"),
+    ),
+    "mechanism not taken": (
+        of("CLEAR", sasl_mechanism="PLAIN"),
+        "the listener at {broker} does not take kafka.sasl_mechanism = PLAIN: set one of SCRAM-SHA-512",
+    ),
+    "another authority": (
+        untrusted,
+        "the certificate of the broker at {broker} is not trusted by kafka.ssl_ca_file = {other_ca} "
+        "(unable to get local issuer certificate): set kafka.ssl_ca_file to the certificate of the authority "
+        "that issued it",
+    ),
+    "the system's authorities": (
+        of("USERS", ssl_ca_file=""),
+        "the certificate of the broker at {broker} is not trusted by the system "
+        "(unable to get local issuer certificate): set kafka.ssl_ca_file to the certificate of the authority "
+        "that issued it",
+    ),
+    "another host": (
+        of("STRANGER"),
+        "the certificate of the broker at {broker} is not for 127.0.0.1: set kafka.broker to a name that it "
+        "has (kafka.ssl_check_hostname = false accepts any)",
+    ),
+    "plaintext to TLS": (
+        in_the_clear("CERTIFICATES"),
+        "the listener at {broker} speaks TLS only, but kafka.security_protocol = PLAINTEXT: "
+        "set SSL, or another port",
+    ),
+    "TLS to plaintext": (
+        tls_to_plain,
+        "the listener at {broker} does not speak TLS, but kafka.security_protocol = SASL_SSL: "
+        "set SASL_PLAINTEXT, or another port",
+    ),
+    "nobody to users": (
+        in_the_clear("CLEAR"),
+        "the listener at {broker} wants a user and a password, but kafka.security_protocol = PLAINTEXT: set "
+        "SASL_PLAINTEXT, kafka.sasl_mechanism (SCRAM-SHA-512), kafka.sasl_username and a password",
+    ),
+    "a user to nobody": (
+        lambda broker: broker.connection("CLEAR", broker=broker.broker.address),
+        "the listener at {broker} knows no users, but kafka.security_protocol = SASL_PLAINTEXT: "
+        "set PLAINTEXT, or another port",
+    ),
+    "no certificate": (of("CERTIFICATES"), "the broker at {broker} breaks off the TLS handshake ("),
+    "unknown certificate": (
+        unknown_certificate,
+        "the broker at {broker} refuses kafka.ssl_certificate_file = {unknown} (",
+    ),
+}
+
+
+def expected(message: str, settings: Settings, broker: SecuredBroker) -> str:
+    for name, value in {
+        "broker": settings.kafka.broker,
+        "other_ca": broker.certificates.other_authority,
+        "unknown": broker.certificates.certificate("unknown"),
+    }.items():
+        message = message.replace(f"{{{name}}}", value)
+    return message
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_command_says_what_is_wrong_and_what_to_do(
+    name: str,
+    settings: Settings,
+    secured_broker: SecuredBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    connection, message = REFUSED[name]
+    world = secured(settings, connection(secured_broker))
+    monkeypatch.setattr("stream_app.kafka.clients.CONNECT_TIMEOUT_MS", 1000)
+    for variable, value in environment(world).items():
+        monkeypatch.setenv(variable, value)
+    assert cli.run(["topics"]) == 1
+    shown = capsys.readouterr()
+    lines = shown.err.splitlines()
+    assert lines[-1].startswith(f"stream-app: [access] {expected(message, world, secured_broker)}")
+    assert len(lines) == 1
+    assert WRONG not in shown.err + shown.out
+    assert PASSWORD not in shown.err + shown.out
