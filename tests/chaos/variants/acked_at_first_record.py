@@ -1,0 +1,33 @@
+"""Broken on purpose: a batch counts as done with its first record, the others follow.
+
+A crash in between leaves an offset behind that has passed inputs whose effects are nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from aiokafka.structs import TopicPartition
+
+from stream_app.kafka.transactions import Output, PartitionTransactions
+from tests.chaos.variants import broken
+
+commit_whole = PartitionTransactions.commit
+
+
+async def commit(
+    self: PartitionTransactions, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    first, *others = [*outputs] or [None]
+    ends = await commit_whole(self, [first] if first is not None else [], offsets)
+    if others:
+        await asyncio.sleep(broken.WINDOW_S)
+        later = await commit_whole(self, [output for output in others if output is not None], {})
+        ends = {tp: max(ends.get(tp, 0), later.get(tp, 0)) for tp in {*ends, *later}}
+    return ends
+
+
+if __name__ == "__main__":
+    PartitionTransactions.commit = commit  # type: ignore[method-assign]  # what is broken
+    broken.main()

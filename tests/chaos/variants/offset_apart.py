@@ -1,0 +1,30 @@
+"""Broken on purpose: the offset is committed in a transaction of its own, after what the batch caused.
+
+A crash between the two leaves the effects without their offset: the batch is applied again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from aiokafka.structs import TopicPartition
+
+from stream_app.kafka.transactions import Output, PartitionTransactions
+from tests.chaos.variants import broken
+
+commit_whole = PartitionTransactions.commit
+
+
+async def commit(
+    self: PartitionTransactions, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+) -> dict[TopicPartition, int]:
+    ends = await commit_whole(self, outputs, {})
+    await asyncio.sleep(broken.WINDOW_S)
+    await commit_whole(self, [], offsets)
+    return ends
+
+
+if __name__ == "__main__":
+    PartitionTransactions.commit = commit  # type: ignore[method-assign]  # what is broken
+    broken.main()
