@@ -111,6 +111,8 @@ class Interests(Section, frozen=True):
     write_buffer_bytes: Annotated[int, Meta(description="Memory in which RocksDB gathers one partition's writes before it makes a file of them; up to twice as much is used while it does.", ge=65_536)] = 33_554_432
     flush_interval_s: Annotated[Positive, Meta(description="How often changed users are written to RocksDB.")] = 2.0
     expiry_interval_s: Annotated[Positive, Meta(description="How often faded users are looked for.")] = 60.0
+    sweep_interval_s: Annotated[Positive, Meta(description="How often copies of erased users' events are removed from `events-retry`, `events-dlq` and the files of the state directory, if there are any. One round rewrites the state of the partitions concerned.")] = 30.0
+    fences: Annotated[Count, Meta(description="Most erased users remembered in one partition; beyond it those with the oldest fences are forgotten, and late events of theirs would count again. A fence older than `events.max_age_days` is not needed any more.")] = 1_000_000
     standby_replicas: Annotated[int, Meta(description="Workers that keep a warm copy of each partition.", ge=0, le=8)] = 0
     stats_half_lives_h: Annotated[tuple[Positive, ...], Meta(description="Half-lives of the content statistics, in hours.", min_length=1, max_length=8)] = (0.5, 6.0, 24.0, 168.0, 720.0)
 

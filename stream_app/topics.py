@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from stream_app.settings import Settings
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 FOREVER = -1
 
 
@@ -26,11 +27,21 @@ class Topic:
     retention_ms: int
     partitioned: bool = False
     """Must have the same partition count as the ``interests`` table."""
+    tombstones_ms: int = 0
+    """Compacted topics: how long a tombstone is kept for readers who have not seen it."""
+    gone_after_ms: int = 0
+    """Users' records: when the broker is to rid its log of what was deleted; 0: when it likes."""
 
     @property
     def config(self) -> dict[str, str]:
         """Broker-side configuration entries."""
         entries = {"cleanup.policy": self.cleanup, "retention.ms": str(self.retention_ms)}
+        if self.tombstones_ms:
+            entries["delete.retention.ms"] = str(self.tombstones_ms)
+        if self.gone_after_ms:
+            # a broker cleans closed segments only: without a bound the open one may stay for weeks
+            bound = "segment.ms" if self.cleanup == "delete" else "max.compaction.lag.ms"
+            entries[bound] = str(self.gone_after_ms)
         if self.cleanup == "delete":
             # a recorded log may carry old CreateTime timestamps: retention counts from arrival
             entries["message.timestamp.type"] = "LogAppendTime"
@@ -42,17 +53,21 @@ def declare(settings: Settings) -> tuple[Topic, ...]:
     p = settings.kafka.partitions
     few = settings.kafka.shared_partitions
     week = settings.kafka.event_retention_days * DAY_MS
+    kept = max(1, int(settings.kafka.delete_retention_h * HOUR_MS))
+    soon = max(1, int(settings.kafka.compaction_lag_h * HOUR_MS))
     name = settings.topic_name
     return (
         *(
             Topic(name(a.topic), "user_id", "event (JSON)", p, "delete", week, True)
             for a in settings.events.actions
         ),
-        Topic(name("events-retry"), "user_id", "original event; headers", p, "delete", week, True),
-        Topic(name("events-dlq"), "original key", "original bytes; headers", few, "delete", week),
-        Topic(name("content"), "content_id", "content (JSON); null deletes", few, "compact", FOREVER),
-        Topic(name("content-vectors"), "content_id", "vector record", few, "compact", FOREVER),
-        Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True),
-        Topic(name("content-stats"), "content_id", "statistics record", p, "compact", FOREVER, True),
-        Topic(name("recommendations"), "user_id", "slate (JSON)", few, "compact,delete", 4 * week),
+        Topic(name("events-retry"), "user_id", "original event; headers", p, "delete", week, True, 0, soon),
+        Topic(name("events-dlq"), "original key", "original bytes; headers", few, "delete", week, False, 0, soon),
+        Topic(name("erasures"), "user_id", "erasure (JSON)", p, "delete", week, True, 0, soon),
+        Topic(name("content"), "content_id", "content (JSON); null deletes", few, "compact", FOREVER, False, kept),
+        Topic(name("content-vectors"), "content_id", "vector record", few, "compact", FOREVER, False, kept),
+        Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True, kept, soon),
+        Topic(name("content-stats"), "content_id", "statistics record", p, "compact", FOREVER, True, kept),
+        Topic(name("erasure-receipts"), "hash of user_id", "receipt (JSON)", p, "compact", FOREVER, True, kept, soon),
+        Topic(name("recommendations"), "user_id", "slate (JSON)", few, "compact,delete", 4 * week, False, kept, soon),
     )

@@ -19,6 +19,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "schemas/event.json": lambda: contracts.schema("event"),
     "schemas/content.json": lambda: contracts.schema("content"),
     "schemas/slate.json": lambda: contracts.schema("slate"),
+    "schemas/erasure.json": lambda: contracts.schema("erasure"),
+    "schemas/receipt.json": lambda: contracts.schema("receipt"),
 }
 """Path under ``docs/`` → its text."""
 

@@ -11,6 +11,8 @@ import msgspec
 from stream_app.content.schema import Content
 from stream_app.events.dead_letters import HEADERS, PREFIX
 from stream_app.events.schema import Event
+from stream_app.interests.erasure import Erasure
+from stream_app.interests.receipts import Receipt
 from stream_app.interests.statistics_record import OUTCOMES_KEY
 from stream_app.recommendations.slate import COLD_START_USER, Slate
 from stream_app.settings import Settings
@@ -19,21 +21,33 @@ from stream_app.topics import Topic, declare
 VERSION = "0.1.0"  # of the contracts: changes when a message or a topic does
 BINARY = "application/octet-stream"
 
-SCHEMAS: dict[str, type[msgspec.Struct]] = {"event": Event, "content": Content, "slate": Slate}
+SCHEMAS: dict[str, type[msgspec.Struct]] = {
+    "event": Event,
+    "content": Content,
+    "slate": Slate,
+    "erasure": Erasure,
+    "receipt": Receipt,
+}
 """File name under ``docs/schemas`` → message."""
 
 MESSAGES: dict[str, dict[str, Any]] = {
     "event (JSON)": {"name": "event"},
     "content (JSON); null deletes": {"name": "content"},
     "slate (JSON)": {"name": "slate"},
+    "erasure (JSON)": {"name": "erasure"},
+    "receipt (JSON)": {"name": "receipt"},
     "original event; headers": {
         "name": "retry",
         "summary": "An event whose content is not known yet, as it came, and headers.",
-        "headers": ("topic", "partition", "offset", "timestamp", "attempts", "not-before", "time"),
+        "headers": (
+            *("topic", "partition", "offset", "timestamp", "attempts", "not-before", "time"),
+            *("redrives", "history"),
+        ),
     },
     "original bytes; headers": {
         "name": "deadLetter",
-        "summary": "A record that was not applied, as it came, and headers that say why.",
+        "summary": "A record that was not applied, as it came, and headers that say why; or the mark that a "
+        "redrive leaves for one.",
         "headers": tuple(name for name in HEADERS if name != "not-before"),
     },
     "vector record": {
@@ -116,7 +130,7 @@ def _channel(topic: Topic, settings: Settings) -> dict[str, Any]:
 
 
 def _is_input(topic: Topic) -> bool:
-    return MESSAGES[topic.value]["name"] in ("event", "content")
+    return MESSAGES[topic.value]["name"] in ("event", "content", "erasure")
 
 
 def _operation_name(topic: Topic) -> str:

@@ -72,3 +72,8 @@ class Reason(StrEnum):
         "undo_target_gone",
         "The event to undo is no longer among the user's `interests.recent` interactions.",
     )
+    ERASED = (
+        "erased",
+        "The user was erased, and the event is of the time before (its event time is not after the receipt's "
+        "`fence`). Its key, value and headers are not kept.",
+    )

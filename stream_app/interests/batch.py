@@ -6,6 +6,7 @@ does no Kafka I/O and may run in a thread. Steps are timed in ``stream_app_state
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,13 @@ import msgspec
 import numpy as np
 from aiokafka import ConsumerRecord
 
-from stream_app.events.dead_letters import Origin, dead_letter, origin_of, retry
+from stream_app.events.dead_letters import Origin, Record, dead_letter, origin_of, retry
 from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.reasons import Reason
 from stream_app.hashing import action_code
 from stream_app.interests import update
 from stream_app.interests.contents import IndexedContents
+from stream_app.interests.receipts import Fences
 from stream_app.interests.slab import Slab
 from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
@@ -40,6 +42,7 @@ class PartitionState:
     slab: Slab
     store: PartitionStore
     statistics: PartitionStatistics
+    fences: Fences = field(default_factory=Fences)
     outcomes: Outcomes = field(default_factory=Outcomes)
     batches: int = 0
     """Batches applied so far: the clock of the slab's eviction."""
@@ -82,10 +85,13 @@ class BatchPreparation:
                 batch = self._decoder.decode(records, topic, state.partition, state.stream_time)
                 for bad in batch.rejected:
                     fates.dead_letter(bad.index, bad.reason, bad.detail)
+                refused = state.fences.refused(batch.users, batch.times)
+                for at in np.flatnonzero(refused).tolist():
+                    fates.erased(int(batch.source[at]))
             with _timed("load"):
                 rows_of_contents = self._contents.rows(batch.contents)
-                known = np.flatnonzero(rows_of_contents >= 0)
-                for at in np.flatnonzero(rows_of_contents < 0).tolist():
+                known = np.flatnonzero((rows_of_contents >= 0) & ~refused)
+                for at in np.flatnonzero((rows_of_contents < 0) & ~refused).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
@@ -203,6 +209,20 @@ class _Fates:
 
     def dead_letter(self, index: int, reason: Reason, detail: str) -> None:
         record, origin = self._records[index], self._origin(index)
+        # what is malformed has no time of its own; what is too old is older than any fence
+        time_ms = 0 if reason is Reason.TOO_OLD else origin.timestamp
+        if self._state.fences.covers(record.key, time_ms):
+            self.erased(index)
+        else:
+            self._dead_letter(record, origin, reason, detail)
+
+    def erased(self, index: int) -> None:
+        """A dead letter without anything of the record but where it was."""
+        record = self._records[index]
+        empty = dataclasses.replace(record, key=None, value=None, headers=())
+        self._dead_letter(empty, self._origin(index), Reason.ERASED, "of the time before the user's erasure")
+
+    def _dead_letter(self, record: Record, origin: Origin, reason: Reason, detail: str) -> None:
         now = self._path._now_ms()
         key, value, headers = dead_letter(record, origin, reason, detail, now)
         partition = (self._state.partition + origin.offset) % self._path._dlq_partitions

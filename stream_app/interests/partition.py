@@ -20,24 +20,26 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
 import msgspec
 import numpy as np
 from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
 
 from stream_app.content.index import ContentIndex
-from stream_app.errors import FencedError, TransactionError
+from stream_app.errors import FencedError, StateDamagedError, TransactionError
 from stream_app.hashing import action_code, model_code
 from stream_app.interests.batch import BatchPreparation, PartitionState
 from stream_app.interests.decay import remaining
+from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
+from stream_app.interests.receipts import Fences, Removed
 from stream_app.interests.record import HEADER
 from stream_app.interests.slab import Slab
+from stream_app.interests.standby import finish, resume, store_records
 from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
 from stream_app.interests.store import PartitionStore
-from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
@@ -52,8 +54,6 @@ INLINE_RECORDS = 32
 WAITING_RECORDS = 2_000
 """Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
 
-FOLLOW_RETRY_S = 1.0
-
 EXPIRY_SCAN = 20_000
 """Users on disk looked at in one round of expiry."""
 
@@ -61,11 +61,6 @@ Lost = Callable[[], None]
 Broken = Callable[[BaseException], None]
 Committed = Callable[[int], Awaitable[Mapping[str, int | None]]]
 """Committed offsets of a partition's input topics."""
-
-
-def store_directory(settings: Settings, partition: int) -> Path:
-    """Where a partition's RocksDB lives."""
-    return Path(settings.interests.data_dir) / f"{settings.group('interests')}-{partition}"
 
 
 class InterestPartition:
@@ -106,6 +101,9 @@ class InterestPartition:
             partition, [action_code(a.name) for a in settings.events.actions], interests.stats_half_lives_h
         )
         self._outcomes = Outcomes()
+        self._fences = Fences()
+        self._erasures = ErasurePreparation(settings)
+        self._receipts = ReceiptWriter(settings)
         self._state: PartitionState | None = None
         self._expected: dict[str, int | None] = {}
         self._position = 0
@@ -117,34 +115,46 @@ class InterestPartition:
 
     # -- opening and closing
 
-    async def open(self, store: PartitionStore, committed: Committed) -> None:
+    async def open(
+        self, store: PartitionStore, committed: Committed, moved: Callable[[], None] = lambda: None
+    ) -> None:
         """Fence, then recover, then learn where to read on: in this order nothing slips in between.
 
-        Raises TransactionError or a KafkaError when the broker does not play along.
+        ``moved`` is called as recovery goes on. Raises TransactionError or a KafkaError when the broker
+        does not play along.
         """
         begun = time.monotonic()
         await self._transactions.fence()
-        reader = ChangelogReader(self._settings, *self._table)
+        reader = ChangelogReader(self._settings, self._table.topic, self.partition, moved)
         try:
-            if not await reader.start(store.position):
+            if not await reader.start(await resume(store, self._settings)):
                 log.warning("%s no longer has our position: rebuilding from its start", self._table)
-                await asyncio.to_thread(store.clear)
+                await finish(store.clear)
             self._position = await reader.read_to_end(store_records(store))
         finally:
             await reader.stop()
-        statistics = ChangelogReader(self._settings, self._statistics_topic, self.partition)
-        try:
-            await statistics.start(0)
-            await statistics.read_to_end(self._take_statistics)
-        finally:
-            await statistics.stop()
+        await self._read_whole(self._statistics_topic, self._take_statistics, moved)
+        await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
+        self._show_fences()
         self._expected = dict(await committed(self.partition))
         self._state = PartitionState(
-            self.partition, self._slab, store, self._statistics, outcomes=self._outcomes
+            self.partition, self._slab, store, self._statistics, self._fences, self._outcomes
         )
         seconds = time.monotonic() - begun
         metrics.RECOVERY_SECONDS.observe(seconds)
         log.info("partition %d is open, after %.2f s", self.partition, seconds)
+
+    async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
+        reader = ChangelogReader(self._settings, topic, self.partition, moved)
+        try:
+            await reader.start(0)
+            await reader.read_to_end(take)
+        finally:
+            await reader.stop()
+
+    async def _take_receipts(self, records: Sequence[ConsumerRecord], _position: int) -> None:
+        for record in records:
+            self._fences.load(record.key, record.value)
 
     async def _take_statistics(self, records: Sequence[ConsumerRecord], _position: int) -> None:
         for record in records:
@@ -160,10 +170,13 @@ class InterestPartition:
             await self._transactions.close()
             state, self._state = self._state, None
             if state is not None:
-                if not self.lost:
-                    await asyncio.to_thread(self._write, state)
-                await asyncio.to_thread(state.store.close)
-            metrics.SLAB_ROWS.labels(self.partition).set(0)
+                try:
+                    if not self.lost:
+                        await finish(partial(self._write, state, parting=True))
+                finally:
+                    await finish(state.store.close)
+            for gauge in (metrics.SLAB_ROWS, metrics.FENCES, metrics.ERASURES_UNSWEPT):
+                gauge.labels(self.partition).set(0)
 
     async def settle(self) -> None:
         """Wait until all that was computed is committed, or lost."""
@@ -180,29 +193,36 @@ class InterestPartition:
             start = batch.start if first == 0 else int(batch.records[first - 1].offset) + 1
             await self._handle(RecordBatch(batch.topic, batch.partition, start, part))
 
+    def _admit(self, batch: RecordBatch) -> PartitionState | None:
+        """The state to apply a batch to; None when it is not to be applied."""
+        state = self._state
+        if self.lost or state is None:
+            return None
+        expected = self._expected.get(batch.topic)
+        if expected is not None and batch.start != expected:
+            # A batch that was fetched before a failure or a rebalance: reading goes on elsewhere.
+            log.warning("%s[%d]: batch out of sequence", batch.topic, batch.partition)
+            self._lose(TransactionError(f"expected offset {expected}, got {batch.start}"))
+            return None
+        self._expected[batch.topic] = batch.end
+        return state
+
     async def _handle(self, batch: RecordBatch) -> None:
         async with self._busy:
-            state = self._state
-            if self.lost or state is None:
+            if (state := self._admit(batch)) is None:
                 return
-            expected = self._expected.get(batch.topic)
-            if expected is not None and batch.start != expected:
-                # A batch that was fetched before a failure or a rebalance: reading goes on elsewhere.
-                log.warning("%s[%d]: batch out of sequence", batch.topic, batch.partition)
-                self._lose(TransactionError(f"expected offset {expected}, got {batch.start}"))
-                return
-            self._expected[batch.topic] = batch.end
             metrics.BATCH_RECORDS.labels("interests").observe(len(batch.records))
             if self._slab.capacity - np.count_nonzero(self._slab.dirty) < len(batch.records):
                 await self._flush(state)
             try:
                 # 1. compute, while the previous transaction is on its way
                 if len(batch.records) > INLINE_RECORDS:
-                    outputs = await asyncio.to_thread(
-                        self._preparation.prepare, state, batch.topic, batch.records
-                    )
+                    outputs = await finish(self._preparation.prepare, state, batch.topic, batch.records)
                 else:
                     outputs = self._preparation.prepare(state, batch.topic, batch.records)
+            except StateDamagedError as error:
+                self._lose(error)  # it is opened anew, and rebuilt
+                return
             except BaseException:
                 self.lost = True  # the slab may be ahead of the changelog now: never write it out
                 raise
@@ -240,6 +260,56 @@ class InterestPartition:
             log.warning("partition %d is lost: %s", self.partition, error)
             self._on_lost()
 
+    async def erase(self, batch: RecordBatch) -> None:
+        """Erase the users that a batch of requests names; returns when that is committed."""
+        async with self._busy:
+            if (state := self._admit(batch)) is None:
+                return
+            try:
+                await self._flush(state)  # then the store has every user, and no row is ahead of it
+                now_ms = time.time_ns() // 1_000_000
+                prepare = partial(
+                    self._erasures.prepare, self.partition, state.store, self._fences, batch.records, now_ms
+                )
+                done = await finish(prepare)
+                await self._commit(done.outputs, {TopicPartition(batch.topic, batch.partition): batch.end})
+                if not self.lost:
+                    await self._remove(state, list(done.receipts))
+                    self._fences.take(done.receipts)
+                    metrics.ERASURES.labels("erased").inc(len(done.receipts))
+                    self._show_fences()
+            except StateDamagedError as error:
+                self._lose(error)
+            except BaseException:
+                self.lost = True
+                raise
+
+    @property
+    def unswept(self) -> dict[int, int]:
+        """Erased users (key64) whose copies on other topics are still there, and the requests' offsets."""
+        return {} if self.lost else self._fences.unswept
+
+    async def swept(self, copies: Mapping[int, Removed], asked: Mapping[int, int]) -> None:
+        """The copies of these users (key64) are gone: so be what the files still hold, and the receipts
+        say so. Users who were asked for again since (``asked``: ``unswept`` then) are swept once more."""
+        async with self._busy:
+            state = self._state
+            if self.lost or state is None:
+                return
+            await self._flush(state)
+            await finish(state.store.purge)
+            receipts = self._fences.swept(copies, asked, time.time_ns() // 1_000_000)
+            await self._commit(
+                [self._receipts.output(self.partition, user, r) for user, r in receipts.items()], {}
+            )
+            if not self.lost:
+                self._fences.receipts.update(receipts)
+                self._show_fences()
+
+    def _show_fences(self) -> None:
+        metrics.FENCES.labels(self.partition).set(len(self._fences.receipts))
+        metrics.ERASURES_UNSWEPT.labels(self.partition).set(len(self._fences.unswept))
+
     # -- between batches
 
     async def flush(self) -> None:
@@ -252,12 +322,14 @@ class InterestPartition:
         await self.settle()  # only what is committed may be written
         if not self.lost:
             with metrics.STATE_SECONDS.labels("flush").time():
-                await asyncio.to_thread(self._write, state)
+                await finish(self._write, state)
 
-    def _write(self, state: PartitionState) -> None:
+    def _write(self, state: PartitionState, *, parting: bool = False) -> None:
+        """``parting``: also where nothing has changed, the store learns how far and until when it was
+        followed."""
         slab = state.slab
         rows = np.flatnonzero(slab.dirty)
-        if not len(rows):
+        if not (len(rows) or parting):
             return
         changed: list[tuple[bytes, bytes | None]] = []
         for row, value in zip(rows.tolist(), slab.encode(rows), strict=True):
@@ -266,7 +338,6 @@ class InterestPartition:
                 changed.append((user, value))
         state.store.write(changed, self._position)
         slab.dirty[rows] = False
-        slab.stored[rows] = True
 
     @property
     def stream_time(self) -> int | None:
@@ -281,21 +352,36 @@ class InterestPartition:
             if self.lost or state is None or (now := state.stream_time) is None:
                 return 0
             await self._flush(state)
-            faded = await asyncio.to_thread(self._faded, state, now)
+            await finish(state.store.purge_after, self._settings.kafka.compaction_lag_h * 3600)
+            try:
+                faded = await finish(self._faded, state, now)
+            except StateDamagedError as error:
+                self._lose(error)
+                return 0
             gone = state.statistics.faded(index.rows)
-            if self.lost or not (faded or gone):
+            oldest = now - self._settings.events.max_age_days * DAY_MS  # what is older is too old anyway
+            unfenced = self._fences.obsolete(int(oldest), self._settings.interests.fences)
+            if self.lost or not (faded or gone or unfenced):
                 return 0
             outputs = [Output(self._table.topic, self.partition, user, None) for user in faded]
             outputs += [Output(self._statistics_topic, self.partition, content, None) for content in gone]
+            outputs += [self._receipts.output(self.partition, user, None) for user in unfenced]
             await self._commit(outputs, {})
             if not self.lost:
-                state.slab.release([state.slab.index[user] for user in faded if user in state.slab.index])
-                removed: list[tuple[bytes, bytes | None]] = [(user, None) for user in faded]
-                await asyncio.to_thread(state.store.write, removed, self._position)
+                await self._remove(state, faded)
                 for content in gone:
                     state.statistics.forget(content)
+                for user in unfenced:
+                    del self._fences.receipts[user]
+                self._show_fences()
                 metrics.USERS_EXPIRED.inc(len(faded))
             return len(faded)
+
+    async def _remove(self, state: PartitionState, users: Sequence[bytes]) -> None:
+        """From memory and disk, after their tombstones are committed. No row may be dirty."""
+        state.slab.release([state.slab.index[user] for user in users if user in state.slab.index])
+        removed: list[tuple[bytes, bytes | None]] = [(user, None) for user in users]
+        await finish(state.store.write, removed, self._position)
 
     def _faded(self, state: PartitionState, now: int) -> list[bytes]:
         """Faded users among the next ones on disk; memory has just been written there."""
@@ -311,48 +397,3 @@ class InterestPartition:
                 found.append(user)
         self._scanned = last if count >= EXPIRY_SCAN else b""
         return found
-
-
-def store_records(store: PartitionStore) -> Callable[[Sequence[ConsumerRecord], int], Awaitable[None]]:
-    """Applies changelog records to a store: recovery and standbys."""
-
-    async def apply(records: Sequence[ConsumerRecord], position: int) -> None:
-        newest = {record.key: record.value for record in records}
-        await asyncio.to_thread(store.write, list(newest.items()), position)
-
-    return apply
-
-
-class StandbyPartition:
-    """A warm copy of somebody else's partition: the store follows the changelog."""
-
-    def __init__(self, settings: Settings, partition: int) -> None:
-        self.store = PartitionStore(
-            store_directory(settings, partition), settings.interests.write_buffer_bytes
-        )
-        self._settings, self._partition = settings, partition
-        self._task = asyncio.create_task(self._follow(), name=f"standby {partition}")
-
-    async def _follow(self) -> None:
-        while True:
-            reader = ChangelogReader(self._settings, self._settings.topic_name("interests"), self._partition)
-            try:
-                if not await reader.start(self.store.position):
-                    await asyncio.to_thread(self.store.clear)
-                await reader.follow(store_records(self.store))
-            except KafkaError as error:
-                log.warning("standby %d cannot follow now: %r", self._partition, error)
-            finally:
-                await reader.stop()
-            await asyncio.sleep(FOLLOW_RETRY_S)
-
-    async def release(self) -> PartitionStore:
-        """Stop following and hand the store over."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        return self.store
-
-    async def close(self) -> None:
-        """Stop following and close the store."""
-        store = await self.release()
-        await asyncio.to_thread(store.close)

@@ -21,8 +21,8 @@ from stream_app.interests.record import (
 class Slab:
     """Rows of ``record.row_dtype``; a free row is all zero.
 
-    Bookkeeping per row: ``dirty`` (differs from RocksDB), ``stored`` (RocksDB may hold the user) and
-    ``touched`` (when it was last used, in batches), which eviction goes by.
+    Bookkeeping per row: ``dirty`` (differs from RocksDB) and ``touched`` (when it was last used, in
+    batches), which eviction goes by.
     """
 
     def __init__(self, capacity: int, dimensions: int, recent: int, seen: int, model: int) -> None:
@@ -36,7 +36,6 @@ class Slab:
         self.users: list[bytes | None] = [None] * capacity
         self.index: dict[bytes, int] = {}
         self.dirty = np.zeros(capacity, np.bool_)
-        self.stored = np.zeros(capacity, np.bool_)
         self.touched = np.zeros(capacity, np.int64)
         self._free = list(range(capacity - 1, -1, -1))
         self._bytes = self.rows.view(np.uint8).reshape(-1).data
@@ -61,7 +60,6 @@ class Slab:
         self.users[row] = user
         if value is not None:
             self._load(row, value)
-            self.stored[row] = True
         return row
 
     def release(self, rows: Iterable[int]) -> None:
@@ -72,7 +70,7 @@ class Slab:
                 del self.index[user]
                 self.users[row] = None
                 self._bytes[row * self._size : (row + 1) * self._size] = bytes(self._size)
-                self.dirty[row] = self.stored[row] = False
+                self.dirty[row] = False
                 self.touched[row] = 0
                 self._free.append(row)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
@@ -145,6 +145,36 @@ def delete_topics(settings: Settings) -> list[str]:
                 raise kafka_errors.KafkaTimeoutError(f"topics still listed after {DELETE_TIMEOUT_S:.0f} s")
             time.sleep(POLL_S)
         return names
+
+
+def topic_id(settings: Settings, name: str) -> str:
+    """The broker's id of a topic: another one once the topic was deleted and created again.
+
+    Empty when the broker is older than 2.8 and has none. Raises TopicMismatchError when the topic
+    does not exist, BrokerUnavailableError.
+    """
+    with _admin(settings) as admin:
+        (found,) = admin.describe_topics([name])
+    if found["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno:
+        raise TopicMismatchError(f"topic {name} does not exist: {CREATE}")
+    return str(found["topic_id"] or "")
+
+
+def committed_offset(settings: Settings, group: str, topic: str, partition: int) -> int:
+    """A consumer group's committed offset; 0 when there is none. Raises BrokerUnavailableError."""
+    where = TopicPartition(topic, partition)
+    with _admin(settings) as admin:
+        found = admin.list_group_offsets({group: [where]})[group].get(where)
+    return max(0, found.offset) if found is not None else 0
+
+
+def delete_records(settings: Settings, before: Mapping[tuple[str, int], int]) -> None:
+    """Delete what stands before these offsets of (topic, partition); what is gone already stays gone.
+
+    Raises BrokerUnavailableError, or kafka-python's KafkaError when the broker refuses.
+    """
+    with _admin(settings) as admin:
+        admin.delete_records({TopicPartition(*where): offset for where, offset in before.items()})
 
 
 @contextlib.contextmanager

@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from stream_app.errors import StateDirectoryError
+from stream_app.errors import StateDamagedError, StateDirectoryError
 from stream_app.interests import store as store_module
 from stream_app.interests.store import PartitionStore
 
@@ -139,7 +140,7 @@ def test_a_directory_copied_while_open_is_consistent(tmp_path: Path) -> None:
 def test_damaged_files_never_give_wrong_values(
     written: Path, pattern: str, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was written; nothing and a warning; or an error that says what to do."""
+    """What was written; or nothing and a warning, and the changelog is read from its beginning."""
     files = sorted(written.glob(pattern), key=lambda path: path.stat().st_mtime)
     assert files
     newest, size = files[-1], files[-1].stat().st_size
@@ -151,15 +152,7 @@ def test_damaged_files_never_give_wrong_values(
         with newest.open("r+b") as file:
             file.truncate(0 if damage == "empty" else size // 2)
     with caplog.at_level(logging.WARNING):
-        try:
-            store = PartitionStore(written)
-        except StateDirectoryError as error:
-            message = str(error)
-            store = None
-    if store is None:
-        assert f"{written}" in message
-        assert "Delete the directory" in message
-        return
+        store = PartitionStore(written)
     if (position := check(store, 40)) < 40:
         assert position == 0
         assert "rebuilt from the changelog" in caplog.text
@@ -167,18 +160,106 @@ def test_damaged_files_never_give_wrong_values(
     store.close()
 
 
-def test_a_flipped_byte_is_an_error_that_says_what_to_do(written: Path) -> None:
+def test_what_cannot_be_read_is_an_error_once_and_rebuilt_from_then_on(
+    written: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RocksDB opens such files; only reading finds them out, and would each time."""
     for path in written.glob("*.sst"):
         damaged = bytearray(path.read_bytes())
         damaged[len(damaged) // 3] ^= 0xFF
         path.write_bytes(damaged)
     store = PartitionStore(written)
-    with pytest.raises(StateDirectoryError, match="Delete the directory") as caught:
+    with pytest.raises(StateDamagedError, match="rebuilt from the changelog") as caught:
         store.get(list(contents_at(40)))
     assert str(written) in str(caught.value)
-    with pytest.raises(StateDirectoryError, match="rebuilt from the changelog"):
+    with pytest.raises(StateDamagedError):
         contents(store)  # and not a table that ends early
     store.close()
+    again = PartitionStore(written)
+    assert check(again, 0) == 0
+    assert "rebuilt from the changelog" in caplog.text
+    write(again, 1)
+    again.close()
+    third = PartitionStore(written)
+    assert check(third, 1) == 1, "rebuilt once, not at every start"
+    third.close()
+
+
+TOPIC, OTHER = "b8aa29de-9236-4646-a8c2-f1d4c76ee9f0", "5d1f66ab-2f07-46a5-9a36-6a02a9d9b6ff"
+TRUSTED_MS = 64_800_000
+
+
+def resumed(directory: Path, topic: str, later_ms: int = 0) -> int:
+    """Position that a worker reads on from who opens the directory so much later."""
+    store = PartitionStore(directory)
+    try:
+        position = store.resume(topic, time.time_ns() // 1_000_000 + later_ms, TRUSTED_MS)
+        assert (position > 0) == bool(contents(store)), "nothing is kept without its position"
+        return position
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("topic", "later_ms", "position"),
+    [
+        (TOPIC, 0, 7),
+        (TOPIC, TRUSTED_MS - 60_000, 7),
+        (TOPIC, TRUSTED_MS + 60_000, 0),
+        (TOPIC, -TRUSTED_MS - 60_000, 0),  # a clock that was wrong tells nothing
+        (OTHER, 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_values_are_trusted_only_for_their_own_changelog_and_while_its_tombstones_stand(
+    tmp_path: Path, topic: str, later_ms: int, position: int
+) -> None:
+    store = PartitionStore(tmp_path / "s")
+    assert store.resume(TOPIC, time.time_ns() // 1_000_000, TRUSTED_MS) == 0
+    write(store, 7)
+    store.close()
+    assert resumed(tmp_path / "s", topic, later_ms) == position
+
+
+def test_while_the_changelog_is_read_its_records_say_how_far_it_was_followed(tmp_path: Path) -> None:
+    """A recovery that was cut short stands where its records do, however recent it was."""
+    store = PartitionStore(tmp_path / "s")
+    now = time.time_ns() // 1_000_000
+    assert store.resume(TOPIC, now, TRUSTED_MS) == 0
+    store.write([(b"u", b"x")], 7, now - TRUSTED_MS - 60_000)
+    store.close()
+    assert resumed(tmp_path / "s", TOPIC) == 0
+
+
+def test_values_of_an_older_layout_are_rebuilt(tmp_path: Path) -> None:
+    store = PartitionStore(tmp_path / "s")
+    store.write([(b"u", b"x")], 7)
+    store._db.put(store_module.STANDING_KEY, (7).to_bytes(8, "little"))
+    store.close()
+    assert resumed(tmp_path / "s", TOPIC) == 0
+
+
+def test_a_purge_leaves_no_byte_of_a_deleted_user(tmp_path: Path) -> None:
+    user, secret = b"zoe-whose-name-comes-last", b"what-zoe-liked"
+    store = PartitionStore(tmp_path / "s")
+    write(store, 1)
+    store.write([(user, secret * 9)], 2)
+    store.close()
+    store = PartitionStore(tmp_path / "s")
+    assert traces(tmp_path / "s", user)
+    store.write([(user, None)], 3)
+    store.purge()
+    assert not traces(tmp_path / "s", user)
+    assert not traces(tmp_path / "s", secret)
+    assert store.position == 3
+    assert contents(store) == contents_at(1)
+    store.close()
+
+
+def traces(directory: Path, text: bytes) -> list[str]:
+    """Files that hold these bytes, or their hexadecimal digits as RocksDB's log writes them."""
+    forms = (text, text.hex().encode(), text.hex().upper().encode())
+    return [path.name for path in directory.iterdir() if any(form in path.read_bytes() for form in forms)]
 
 
 def test_a_second_opener_is_told_which_setting_to_change(

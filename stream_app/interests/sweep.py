@@ -1,0 +1,169 @@
+"""Removes the copies of erased users' events: from ``events-retry``, ``events-dlq`` and ``erasures``.
+
+Kafka deletes only what stands before an offset. Of ``events-retry`` and ``erasures`` everything that
+has been consumed is garbage and goes. Of ``events-dlq`` the letters of others must stay: chunk by
+chunk
+
+1. one transaction writes a chunk's other letters anew at the end, unchanged, and commits the chunk's
+   end as an offset of a consumer group of its own;
+2. then the chunk is deleted.
+
+A crash between the two leaves a chunk twice until the next sweep, which begins by deleting what stands
+before the committed offset. The transactional id fences a sweep that another one has overtaken. All
+letters move, so that they stay in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+
+import msgspec
+from aiokafka import ConsumerRecord
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+from kafka import errors as kafka_errors
+
+from stream_app.errors import BrokerUnavailableError, TransactionError
+from stream_app.events.faults import DECODING_ERRORS
+from stream_app.hashing import key64
+from stream_app.interests.erasure import TOPIC
+from stream_app.interests.receipts import Removed
+from stream_app.kafka.admin import committed_offset, delete_records, topic_id
+from stream_app.kafka.changelog import Apply, ChangelogReader
+from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.observability import metrics
+from stream_app.settings import Settings
+
+LATER = (BrokerUnavailableError, TransactionError, KafkaError, kafka_errors.KafkaError)
+"""What ends a sweep without harm: the next one takes up where it ended."""
+
+Committed = Mapping[str, int | None]
+"""Topic → committed offset in one partition."""
+
+
+class _Named(msgspec.Struct):
+    user_id: str | None = None
+
+
+class CopySweep:
+    """Sweeps for all partitions of a worker at once. Calls must not overlap."""
+
+    def __init__(self, settings: Settings, moved: Callable[[], None] = lambda: None) -> None:
+        """``moved`` is called as a sweep goes on."""
+        self._settings, self._moved = settings, moved
+        self._read = msgspec.json.Decoder(_Named).decode
+        self._retry_topic = settings.topic_name("events-retry")
+        self._letters_topic = settings.topic_name("events-dlq")
+        self._requests_topic = settings.topic_name(TOPIC)
+        self._ends: dict[tuple[int, int], int] = {}
+
+    async def sweep(
+        self, users: Mapping[int, Collection[int]], committed: Mapping[int, Committed]
+    ) -> dict[int, dict[int, Removed]]:
+        """Remove the copies of ``users``, by partition of the interests table, as key64.
+
+        Returns whose copies are gone, and how many there were. Who still has a retry waiting is left for a
+        later sweep: when it is due it is refused, and is garbage then. Raises one of LATER.
+        """
+        retries = {p: await self._retries(p, set(of), committed[p]) for p, of in users.items()}
+        letters = await self._letters(set().union(*retries.values()))
+        done: dict[int, dict[int, Removed]] = {}
+        for p, counts in retries.items():
+            done[p] = {
+                user: Removed(retries=count, dead_letters=letters[user]) for user, count in counts.items()
+            }
+            await self._delete(self._requests_topic, p, committed[p].get(self._requests_topic) or 0)
+            for user in counts:
+                self._ends.pop((p, user), None)
+        return done
+
+    async def _retries(self, p: int, users: set[int], committed: Committed) -> dict[int, int]:
+        """Delete the consumed part of ``events-retry``; who has no copy left there, and how many it were."""
+        consumed = committed.get(self._retry_topic) or 0
+        found: list[tuple[int, int]] = []
+
+        async def look(records: Sequence[ConsumerRecord], _position: int) -> None:
+            found.extend((r.offset, user) for r in records for user in self._named_in(r) & users)
+
+        end = await self._read_all(self._retry_topic, p, look)
+        # only what was there when the user was first looked for: what comes later is of the time after
+        waiting = {
+            user for offset, user in found if consumed <= offset < self._ends.setdefault((p, user), end)
+        }
+        for user in users:
+            self._ends.setdefault((p, user), end)
+        counts = Counter(user for offset, user in found if offset < consumed)
+        if counts:
+            await self._delete(self._retry_topic, p, consumed)
+            metrics.ERASED_COPIES.labels(self._retry_topic).inc(counts.total())
+        return {user: counts[user] for user in users - waiting}
+
+    async def _letters(self, users: set[int]) -> Counter[int]:
+        """Rewrite each partition of ``events-dlq`` that has letters of these users; how many it were."""
+        counts: Counter[int] = Counter()
+        if not users:
+            return counts
+        for p in range(self._settings.kafka.shared_partitions):
+            found: Counter[int] = Counter()
+
+            async def look(
+                records: Sequence[ConsumerRecord], _position: int, found: Counter[int] = found
+            ) -> None:
+                found.update(user for r in records for user in self._named_in(r) & users)
+
+            await self._read_all(self._letters_topic, p, look)
+            if found:
+                await self._rewrite(p, users)
+                metrics.ERASED_COPIES.labels(self._letters_topic).inc(found.total())
+                counts += found
+        return counts
+
+    async def _rewrite(self, p: int, users: set[int]) -> None:
+        settings, topic = self._settings, self._letters_topic
+        # offsets of a topic that has been deleted say nothing of one that was created since
+        group = f"{settings.group('letters')}-{await asyncio.to_thread(topic_id, settings, topic)}"
+        transactions = PartitionTransactions(settings, f"{settings.kafka.app_id}-letters-{p}", group)
+        await transactions.fence()
+        try:
+            await self._delete(topic, p, await asyncio.to_thread(committed_offset, settings, group, topic, p))
+
+            async def move(records: Sequence[ConsumerRecord], position: int) -> None:
+                kept = [
+                    Output(topic, p, r.key, r.value, r.headers)
+                    for r in records
+                    if not self._named_in(r) & users
+                ]
+                await transactions.commit(kept, {TopicPartition(topic, p): position})
+                await self._delete(topic, p, position)
+
+            await self._read_all(topic, p, move)
+        finally:
+            await transactions.close()
+
+    async def _read_all(self, topic: str, p: int, apply: Apply) -> int:
+        """Everything up to the end as it is now; returns the position there."""
+        reader = ChangelogReader(self._settings, topic, p, self._moved)
+        try:
+            await reader.start(0)
+            return await reader.read_to_end(apply)
+        finally:
+            await reader.stop()
+
+    async def _delete(self, topic: str, p: int, before: int) -> None:
+        if before > 0:
+            await asyncio.to_thread(partial(delete_records, self._settings, {(topic, p): before}))
+
+    def _named_in(self, record: ConsumerRecord) -> set[int]:
+        """key64 of the users that a copy's key and value name."""
+        named = {key64(record.key)} if record.key is not None else set()
+        if record.value and b"user_id" in record.value:
+            try:
+                user = self._read(record.value).user_id
+            except DECODING_ERRORS:
+                user = None
+            if user is not None:
+                named.add(key64(user.encode(errors="surrogatepass")))
+        return named
