@@ -16,10 +16,16 @@ from typing import Literal
 import msgspec
 
 from stream_app.content.model import DEFAULT, model_source
-from stream_app.errors import BrokerUnavailableError, ConfigurationError, ModelError, TopicMismatchError
+from stream_app.errors import (
+    AccessError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    ModelError,
+    TopicMismatchError,
+)
 from stream_app.kafka import admin, distribution
 from stream_app.kafka.clients import admin_client, naming_the_broker
-from stream_app.settings import Settings
+from stream_app.settings import Kafka, Settings
 
 HELP = "check broker, topics, model, device and data directory, and say what to do about each fault"
 
@@ -62,10 +68,16 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
     try:
         with closing(admin_client(settings)) as client, naming_the_broker(settings):
             brokers = len(client.describe_cluster()["brokers"])
-    except BrokerUnavailableError as error:
+    except (BrokerUnavailableError, AccessError) as error:
         what, _, advice = str(error).partition(": ")
         yield Finding("broker", "fault", what, advice)
         return
+    except ConfigurationError as error:  # a certificate or a password file
+        what, _, advice = str(error).rpartition("; ")
+        yield Finding("broker", "fault", what, advice)
+        return
+    if settings.kafka.security_protocol != "PLAINTEXT":
+        yield Finding("connection", "ok", _security(settings.kafka))
     wanted = settings.kafka.replication_factor
     if brokers < wanted:
         yield Finding(
@@ -77,6 +89,21 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("broker", "ok", f"{settings.kafka.broker} answers, brokers: {brokers}")
     yield from _check_topics(settings)
+
+
+def _security(kafka: Kafka) -> str:
+    """How the connection is secured; a password shows as ``***``."""
+    parts = [kafka.security_protocol]
+    if kafka.uses_tls:
+        parts.append(f"trusting {kafka.ssl_ca_file or 'the authorities of the system'}")
+        if not kafka.ssl_check_hostname:
+            parts.append("whatever host name the certificate has")
+        if kafka.ssl_certificate_file:
+            parts.append(f"with the certificate {kafka.ssl_certificate_file}")
+    if kafka.uses_sasl:
+        password = kafka.sasl_password or f"from {kafka.sasl_password_file}"
+        parts.append(f"{kafka.sasl_mechanism} as {kafka.sasl_username}, password {password}")
+    return ", ".join(parts)
 
 
 def _check_topics(settings: Settings) -> Iterator[Finding]:

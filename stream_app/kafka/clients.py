@@ -16,7 +16,7 @@ from kafka import errors as kafka_errors
 from kafka.consumer.fetcher import ConsumerRecord
 from kafka.partitioner import murmur2
 
-from stream_app.errors import AccessError, TopicMismatchError
+from stream_app.errors import AccessError, BrokerUnavailableError, TopicMismatchError
 from stream_app.kafka import diagnosis
 from stream_app.kafka.connection import kafka_python_options
 from stream_app.settings import Settings
@@ -39,6 +39,10 @@ def naming_the_broker(settings: Settings) -> Iterator[None]:
         yield
     except UNREACHABLE as error:
         raise diagnosis.cause(settings, error) from error
+    except kafka_errors.RetriableError as error:  # it starts, or its partitions move
+        raise BrokerUnavailableError(
+            f"the broker at {settings.kafka.broker} cannot do this now ({type(error).__name__}): try again"
+        ) from error
     except kafka_errors.SaslAuthenticationFailedError as error:
         raise AccessError(diagnosis.wrong_password(settings.kafka)) from error
     except kafka_errors.AuthorizationError as error:

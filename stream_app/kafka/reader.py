@@ -16,7 +16,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
 from faust.types import TP
 
-from stream_app.errors import BrokerUnavailableError, TopicMismatchError
+from stream_app.errors import TopicMismatchError
+from stream_app.kafka import diagnosis
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.positions import positions
 from stream_app.settings import Settings
@@ -63,7 +64,7 @@ class TopicReader:
     async def start(self) -> None:
         """Return once the end of the topic, as it is now, has been reached; go on reading in a task.
 
-        Raises BrokerUnavailableError, TopicMismatchError when the topic is missing, and whatever
+        Raises BrokerUnavailableError, AccessError, TopicMismatchError when the topic is missing, and whatever
         ``apply`` raises.
         """
         self.failed = asyncio.get_running_loop().create_future()
@@ -79,11 +80,8 @@ class TopicReader:
         try:
             try:
                 await consumer.start()
-            except KafkaConnectionError:
-                raise BrokerUnavailableError(
-                    f"no Kafka broker answers at {self._kafka.broker}: start one (`stream-app broker`) "
-                    "or set STREAM_APP_BROKER=host:port"
-                ) from None
+            except KafkaConnectionError as error:
+                raise await asyncio.to_thread(diagnosis.cause, self._settings, error) from None
             except UnknownTopicOrPartitionError:
                 raise TopicMismatchError(
                     f"topic {self._topic} does not exist: create it with `stream-app topics --create`"
