@@ -209,12 +209,11 @@ def load(path: str | None = None, environment: Mapping[str, str] | None = None) 
     for section, kind in SECTIONS.items():
         for field in msgspec.structs.fields(kind):
             value = env.get(f"{ENV_PREFIX}{section}_{field.name}".upper())
-            if value is not None:
+            if value is not None and isinstance(tree.setdefault(section, {}), dict):
                 secret = isinstance(field.default, Secret)
-                tree.setdefault(section, {})[field.name] = (
-                    Secret(value) if secret else _parse(field.name, value)
-                )
-    if broker := env.get(f"{ENV_PREFIX}BROKER"):
+                tree[section][field.name] = Secret(value) if secret else _parse(field.name, value)
+    broker = env.get(f"{ENV_PREFIX}BROKER")
+    if broker and isinstance(tree.get("kafka", {}), dict):
         tree.setdefault("kafka", {})["broker"] = broker
     return build(tree)
 

@@ -78,3 +78,6 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("[kafka\n")
     with pytest.raises(ConfigurationError, match="not TOML"):
         load(str(tmp_path / "bad.toml"), {})
+    (tmp_path / "flat.toml").write_text("kafka = 3\n")
+    with pytest.raises(ConfigurationError, match="kafka = 3: expected `object`"):
+        load(str(tmp_path / "flat.toml"), {"STREAM_APP_KAFKA_PARTITIONS": "2", "STREAM_APP_BROKER": "b:1"})
