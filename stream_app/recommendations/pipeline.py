@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
 from stream_app.errors import RecordFormatError
 from stream_app.interests import record as interest_record
+from stream_app.interests.record import InterestRecord
 from stream_app.observability import metrics
 from stream_app.ranking.engine import RankingEngine, User
 from stream_app.ranking.ranked import Ranked
@@ -17,6 +19,9 @@ from stream_app.recommendations.slate import COLD_START_USER, Slate, SlateMaker
 from stream_app.settings import Settings
 
 T = TypeVar("T")
+
+COLD_START_PARTITION = 0
+"""The ranker that owns this partition of ``interests`` publishes the cold-start slate."""
 
 
 class Record(Protocol):
@@ -31,21 +36,46 @@ class Record(Protocol):
         """Interest record; None for a user who has faded or was erased."""
 
 
+class Batch(Protocol):
+    """Consecutive records of one partition of ``interests``."""
+
+    @property
+    def partition(self) -> int:
+        """Its number"""
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """At least one, in their order"""
+
+    @property
+    def end(self) -> int:
+        """The position after them"""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one user's slate."""
+
+    partition: int
+    """Of ``interests``, which the user belongs to"""
+    user: bytes
+    slate: Slate | None
+    """None: withdrawn"""
+
+
 class Publisher(Protocol):
     """Where slates go (:class:`stream_app.recommendations.publish.SlatePublisher`)."""
 
-    async def publish(self, slates: Iterable[Slate]) -> None:
-        """Return once all are acknowledged."""
-
-    async def withdraw(self, users: Iterable[bytes]) -> None:
-        """Return once all are acknowledged."""
+    async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = ...) -> None:
+        """Return once all stands on the topic, together with the input position of each partition in
+        ``ends``."""
 
 
 class RankerPipeline:
     """Coalesces records to one a user, ranks in a thread, publishes.
 
     Everything that changes the engine runs on the event loop; only the ranking itself is in the
-    thread, so that the loop goes on answering heartbeats. One batch is in work at a time.
+    thread, so that the loop goes on answering heartbeats. One round is in work at a time.
     """
 
     def __init__(
@@ -63,86 +93,127 @@ class RankerPipeline:
         self._batch_users = settings.ranking.batch_users
         self._queue_users = settings.ranking.queue_users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
-        self._work = asyncio.Lock()
+        self.work = asyncio.Lock()
+        """Held while anything is ranked or on its way to the topic."""
 
-    def coalesce(self, records: Iterable[Record]) -> tuple[list[User], list[bytes]]:
-        """The newest record of each user, oldest first, and the users who have gone.
+    def coalesce(self, batches: Iterable[Batch]) -> tuple[list[User], list[bytes], dict[bytes, int]]:
+        """The newest record of each user, oldest first; the users who have gone; and everybody's partition.
 
         Records that cannot be read, and keys that can be no user's (empty, or beginning with the zero
         byte of reserved keys), are counted and skipped.
         """
         newest: dict[bytes, bytes | None] = {}
-        for record in records:
-            user = record.key
-            if not user or user.startswith(b"\x00"):
-                metrics.RANKER_REJECTED.labels("interests").inc()
-                continue
-            newest.pop(user, None)  # so that the order is that of the newest records
-            newest[user] = record.value
+        places: dict[bytes, int] = {}
+        for batch in batches:
+            for record in batch.records:
+                user = record.key
+                if not user or user.startswith(b"\x00"):
+                    metrics.RANKER_REJECTED.labels("interests").inc()
+                    continue
+                newest.pop(user, None)  # so that the order is that of the newest records
+                newest[user] = record.value
+                places[user] = batch.partition
         users: list[User] = []
         gone = []
         for user, value in newest.items():
             if value is None:
                 gone.append(user)
-                continue
-            try:
-                users.append((user, interest_record.decode(value)))
-            except RecordFormatError:
-                metrics.RANKER_REJECTED.labels("interests").inc()
-        return users, gone
+            elif (record_ := _decoded(value)) is not None:
+                users.append((user, record_))
+        return users, gone, places
 
-    async def handle(self, records: Sequence[Record]) -> None:
-        """Return once every user of these records has a slate, acknowledged (or has been withdrawn).
+    async def handle(self, batches: Sequence[Batch]) -> None:
+        """Return once every user of these batches has a slate on the topic (or has been withdrawn).
 
         1. coalesce; 2. withdraw those who have gone; 3. where more users wait than
         ``ranking.queue_users``, the ones that waited longest get the cheap list; 4. rank the others,
-        each micro-batch published while the next one is ranked.
+        each micro-batch published while the next one is ranked; 5. the input's positions go with the last.
         """
-        metrics.BATCH_RECORDS.labels("ranker").observe(len(records))
-        users, gone = self.coalesce(records)  # 1.
-        async with self._work:
+        metrics.BATCH_RECORDS.labels("ranker").observe(sum(len(batch.records) for batch in batches))
+        users, gone, places = self.coalesce(batches)  # 1.
+        async with self.work:
             self._engine.observe(users)
-            await self._publisher.withdraw(gone)  # 2.
+            made = [Change(places[user], user, None) for user in gone]  # 2.
             overfull = max(len(users) - self._queue_users, 0)
             cheap, users = users[:overfull], users[overfull:]
             if cheap:  # 3.
                 self._engine.refresh()
-                await self._publisher.publish(self._current(self._engine.fallback(cheap, "queue_full")))
-            await self._rank(users)  # 4.
+                made += self._current(self._engine.fallback(cheap, "queue_full"), places)
+            made = await self._rank(users, places, made)  # 4.
+            await self._publisher.publish(made, {batch.partition: batch.end for batch in batches})  # 5.
+
+    async def renew(self, found: Mapping[bytes, tuple[int, bytes | None]], wanted: Container[bytes]) -> None:
+        """Make slates anew, from (partition, interest record) that were looked up; users without a record
+        lose theirs. Those who are no longer ``wanted`` when their turn comes have a newer one."""
+        async with self.work:
+            users: list[User] = []
+            made = []
+            for user, (partition, value) in found.items():
+                if user not in wanted:
+                    continue
+                record = None if value is None else _decoded(value)
+                if record is None:
+                    made.append(Change(partition, user, None))
+                else:
+                    users.append((user, record))
+            places = {user: partition for user, (partition, _) in found.items()}
+            await self._publisher.publish(await self._rank(users, places, made))
 
     async def renew_cold_start(self) -> None:
         """Publish the slate for whoever is not known, if it changed."""
-        async with self._work:
+        async with self.work:
             self._engine.refresh()
             nobody: list[User] = [(COLD_START_USER, None)]
             ranked = await self._in_thread(partial(self._engine.rank_prepared, nobody))
-            await self._publisher.publish(self._current(ranked))
+            slates = self._slates_of(ranked)
+            await self._publisher.publish(
+                [Change(COLD_START_PARTITION, COLD_START_USER, slate) for slate in slates]
+            )
 
     def close(self) -> None:
         """Let the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _rank(self, users: list[User]) -> None:
+    async def _rank(self, users: list[User], places: Mapping[bytes, int], made: list[Change]) -> list[Change]:
+        """Rank in micro-batches, and publish what was ``made`` before each; the last one's is returned."""
         depth = metrics.QUEUE_DEPTH.labels("ranking")
-        publishing: asyncio.Task[None] | None = None
         try:
             for start in range(0, len(users), self._batch_users):
                 depth.set(len(users) - start)
                 batch = users[start : start + self._batch_users]
                 self._engine.refresh()
-                ranked = await self._in_thread(partial(self._engine.rank_prepared, batch))
-                if publishing is not None:
+                publishing = asyncio.ensure_future(self._publisher.publish(made))
+                try:
+                    ranked = await self._in_thread(partial(self._engine.rank_prepared, batch))
+                finally:
                     await publishing
-                    self._progress()
-                publishing = asyncio.ensure_future(self._publisher.publish(self._current(ranked)))
+                made = self._current(ranked, places)
+                self._progress()
         finally:
             depth.set(0)
-            if publishing is not None:
-                await publishing
+        return made
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _current(self, ranked: Iterable[Ranked]) -> list[Slate]:
+    def _current(self, ranked: Iterable[Ranked], places: Mapping[bytes, int]) -> list[Change]:
+        """The users' slates; whoever would be shown nothing has none, and so gets the cold-start slate."""
+        rankings = list(ranked)
+        slates = self._slates_of(rankings)
+        return [
+            Change(places[one.user_id], one.user_id, slate if slate.items else None)
+            for one, slate in zip(rankings, slates, strict=True)
+        ]
+
+    def _slates_of(self, ranked: Iterable[Ranked]) -> list[Slate]:
         """Slates without the contents whose deletion was read while the device ranked."""
         return [self._slates.slate(self._engine.without_deleted(one)) for one in ranked]
+
+
+def _decoded(value: bytes) -> InterestRecord | None:
+    """None, and counted, when it cannot be read."""
+    try:
+        return interest_record.decode(value)
+    except RecordFormatError:
+        metrics.RANKER_REJECTED.labels("interests").inc()
+        return None

@@ -1,23 +1,78 @@
-"""Publishing on a real broker: keys, acknowledgement, what is left out, tombstones."""
+"""Publishing on a real broker: keys, transactions, what is left out, tombstones, one owner."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
+from aiokafka import TopicPartition
+from kafka import KafkaAdminClient
 from prometheus_client import REGISTRY
 
-from stream_app.errors import BrokerUnavailableError
+from stream_app.kafka import clients
 from stream_app.kafka.clients import read_topic
+from stream_app.kafka.fenced import FencedPartition
 from stream_app.ranking.ranked import Item, Parts
+from stream_app.recommendations.ledger import SlateLedger
+from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.publish import SlatePublisher
 from stream_app.recommendations.slate import Cause, Slate, decode, rfc3339
 from stream_app.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("topics")
+
+
+class Owner:
+    """A ranker's view of two partitions."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.rejoins = 0
+        self._settings = settings
+        self._partitions: dict[int, FencedPartition] = {}
+        self.ledger = SlateLedger(settings)
+        self.publisher: SlatePublisher
+
+    def __getitem__(self, number: int) -> FencedPartition | None:
+        """As FencedPartitions has it."""
+        partition = self._partitions.get(number)
+        return None if partition is None or partition.lost else partition
+
+    async def __aenter__(self) -> Owner:
+        for number in (0, 1):
+            self._partitions[number] = partition = FencedPartition(
+                self._settings,
+                TopicPartition(self._settings.topic_name("interests"), number),
+                f"{self._settings.kafka.app_id}-slates-{number}",
+                group=self._settings.group("ranker"),
+                writes=[self._settings.topic_name("recommendations")],
+                on_lost=self._rejoin,
+            )
+            await partition.open(self._nothing_yet)
+        owned: Any = self
+        self.publisher = SlatePublisher(self._settings, owned, self.ledger)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for partition in self._partitions.values():
+            await partition.close()
+
+    def crash_before_commits(self) -> None:
+        """From now on transactions stay open, as at a crash just before their commit."""
+        for partition in self._partitions.values():
+            partition._transactions._producer.commit_transaction = self._crash
+
+    async def _crash(self) -> None:
+        raise asyncio.CancelledError
+
+    async def _nothing_yet(self, _source: TopicPartition) -> None:
+        return None
+
+    def _rejoin(self) -> None:
+        self.rejoins += 1
 
 
 def slate(user: str, *contents: str) -> Slate:
@@ -26,45 +81,60 @@ def slate(user: str, *contents: str) -> Slate:
     return Slate(user, now, "m", Cause("likes", 0, 1, now, now), "personal", items)
 
 
-def run(settings: Settings, work: Callable[[SlatePublisher], Awaitable[None]]) -> None:
+def shown(partition: int, user: str, *contents: str) -> Change:
+    return Change(partition, user.encode(), slate(user, *contents))
+
+
+def withdrawn(partition: int, user: str) -> Change:
+    return Change(partition, user.encode(), None)
+
+
+def run(settings: Settings, work: Callable[[Owner], Awaitable[None]]) -> None:
     async def scenario() -> None:
-        publisher = SlatePublisher(settings)
-        await publisher.start()
-        try:
-            await asyncio.wait_for(work(publisher), 60)
-        finally:
-            await publisher.stop()
-            await publisher.stop()
+        async with Owner(settings) as owner:
+            await work(owner)
 
-    asyncio.run(scenario())
+    asyncio.run(asyncio.wait_for(scenario(), 60))
 
 
-def on_topic(settings: Settings) -> list[tuple[bytes, bytes | None]]:
-    return [(r.key, r.value) for r in read_topic(settings, settings.topic_name("recommendations"))]
+def on_topic(settings: Settings) -> dict[str, list[list[str] | None]]:
+    """What each user was shown, one after the other; None where it was withdrawn."""
+    found: dict[str, list[list[str] | None]] = {}
+    for record in read_topic(settings, settings.topic_name("recommendations")):
+        contents = None if record.value is None else [i.content_id for i in decode(record.value).items]
+        found.setdefault(record.key.decode(), []).append(contents)
+    return found
+
+
+def committed(settings: Settings) -> dict[int, int]:
+    admin: KafkaAdminClient = clients.admin_client(settings)
+    try:
+        group = settings.group("ranker")
+        return {tp.partition: m.offset for tp, m in admin.list_group_offsets(group)[group].items()}
+    finally:
+        admin.close()
 
 
 def metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"stream_app_{name}", labels) or 0.0
 
 
-def test_slates_arrive_and_repeats_do_not(settings: Settings) -> None:
+def test_slates_arrive_with_their_offsets_and_repeats_do_not(settings: Settings) -> None:
     fresh = metric("freshness_seconds_count")
     unchanged = metric("slates_total", result="unchanged")
 
-    async def work(publisher: SlatePublisher) -> None:
-        await publisher.publish([slate("a", "x", "y"), slate("b", "x")])
-        await publisher.publish([slate("a", "x", "y"), slate("b", "z")])
-        publisher.forget()
-        await publisher.publish([slate("a", "x", "y")])
+    async def work(owner: Owner) -> None:
+        publish = owner.publisher.publish
+        await publish([shown(0, "a", "x", "y"), shown(1, "b", "x")])
+        await publish([shown(0, "a", "x", "y"), shown(1, "b", "z")], {0: 5, 1: 7})
+        owner.ledger.forget(0)
+        await publish([shown(0, "a", "x", "y"), shown(1, "b", "z")], {1: 9})
 
     run(settings, work)
-    found = on_topic(settings)
-    of = {
-        u: [[i.content_id for i in decode(v).items] for k, v in found if k == u and v] for u in (b"a", b"b")
-    }
-    assert of == {b"a": [["x", "y"], ["x", "y"]], b"b": [["x"], ["z"]]}
+    assert on_topic(settings) == {"a": [["x", "y"], ["x", "y"]], "b": [["x"], ["z"]]}
+    assert committed(settings) == {0: 5, 1: 9}
     assert metric("freshness_seconds_count") - fresh == 4
-    assert metric("slates_total", result="unchanged") - unchanged == 1
+    assert metric("slates_total", result="unchanged") - unchanged == 2
 
 
 def test_repeats_are_published_when_the_setting_says_so(settings: Settings) -> None:
@@ -72,41 +142,53 @@ def test_repeats_are_published_when_the_setting_says_so(settings: Settings) -> N
         settings, recommendations=msgspec.structs.replace(settings.recommendations, skip_unchanged=False)
     )
 
-    async def work(publisher: SlatePublisher) -> None:
+    async def work(owner: Owner) -> None:
         for _ in range(3):
-            await publisher.publish([slate("a", "x")])
+            await owner.publisher.publish([shown(0, "a", "x")])
 
     run(always, work)
-    assert len(on_topic(settings)) == 3
+    assert on_topic(settings) == {"a": [["x"]] * 3}
 
 
 def test_a_withdrawn_user_gets_a_tombstone_and_may_come_back(settings: Settings) -> None:
-    async def work(publisher: SlatePublisher) -> None:
-        await publisher.publish([slate("a", "x")])
-        await publisher.withdraw([b"a"])
-        await publisher.publish([slate("a", "x")])
+    async def work(owner: Owner) -> None:
+        await owner.publisher.publish([shown(0, "a", "x")])
+        await owner.publisher.publish([withdrawn(0, "a")])
+        await owner.publisher.publish([shown(0, "a", "x")])
 
     run(settings, work)
-    values = [v for _, v in on_topic(settings)]
-    assert [v is None for v in values] == [False, True, False]
+    assert on_topic(settings) == {"a": [["x"], None, ["x"]]}
 
 
-def test_what_is_remembered_is_bounded(settings: Settings) -> None:
-    small = msgspec.structs.replace(
-        settings, recommendations=msgspec.structs.replace(settings.recommendations, remembered_users=2)
-    )
+def test_a_crash_before_the_commit_neither_repeats_nor_loses_a_slate(settings: Settings) -> None:
+    async def first(owner: Owner) -> None:
+        await owner.publisher.publish([shown(0, "a", "old")], {0: 3})
+        owner.crash_before_commits()
+        with pytest.raises(asyncio.CancelledError):
+            await owner.publisher.publish([shown(0, "a", "new"), shown(1, "b", "new")], {0: 4, 1: 1})
 
-    async def work(publisher: SlatePublisher) -> None:
-        await publisher.publish([slate(u, "x") for u in "abc"])
-        await publisher.publish([slate(u, "x") for u in "cba"])  # a was forgotten, c and b were not
+    async def second(owner: Owner) -> None:
+        assert committed(settings) == {0: 3}
+        assert on_topic(settings) == {"a": [["old"]]}
+        await owner.publisher.publish([shown(0, "a", "new"), shown(1, "b", "new")], {0: 4, 1: 1})
 
-    run(small, work)
-    assert sorted(k for k, _ in on_topic(settings)) == [b"a", b"a", b"b", b"c"]
+    run(settings, first)
+    run(settings, second)
+    assert on_topic(settings) == {"a": [["old"], ["new"]], "b": [["new"]]}
+    assert committed(settings) == {0: 4, 1: 1}
 
 
-def test_no_broker_is_named_clearly(settings: Settings) -> None:
-    nowhere = msgspec.structs.replace(
-        settings, kafka=msgspec.structs.replace(settings.kafka, broker="127.0.0.1:1")
-    )
-    with pytest.raises(BrokerUnavailableError, match=r"127\.0\.0\.1:1"):
-        asyncio.run(SlatePublisher(nowhere).start())
+def test_a_ranker_that_was_taken_for_dead_overwrites_nothing(settings: Settings) -> None:
+    async def work(zombie: Owner) -> None:
+        await zombie.publisher.publish([shown(0, "erased", "x"), shown(1, "a", "old")], {0: 1, 1: 1})
+        async with Owner(settings) as heir:
+            await heir.publisher.publish([withdrawn(0, "erased"), shown(1, "a", "new")], {0: 2, 1: 2})
+            await zombie.publisher.publish([shown(0, "erased", "y"), shown(1, "a", "older")], {0: 2, 1: 2})
+            assert zombie.rejoins == 2
+            await zombie.publisher.publish([shown(0, "erased", "z")], {0: 3})  # lost: not even tried
+            await heir.publisher.publish([shown(1, "a", "newer")], {1: 3})
+            assert heir.rejoins == 0
+
+    run(settings, work)
+    assert on_topic(settings) == {"erased": [["x"], None], "a": [["old"], ["new"], ["newer"]]}
+    assert committed(settings) == {0: 2, 1: 3}

@@ -175,7 +175,7 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
         await send(small, "content-vectors", records)
         await send(small, "interests", [(b"u", liked(small, index, 1))])
         with monkeypatch.context() as patched:
-            patched.setattr(SlatePublisher, "withdraw", refuse)
+            patched.setattr(SlatePublisher, "publish", refuse)
             async with running(create_app(small, Health(small))) as app:
                 await asyncio.wait_for(app._crashed.wait(), 30)
                 assert isinstance(app.crash_reason, KafkaTimeoutError)

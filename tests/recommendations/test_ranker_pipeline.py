@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -12,7 +12,8 @@ from prometheus_client import REGISTRY
 from stream_app.content.index import ContentIndex
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.recommendations.pipeline import RankerPipeline
+from stream_app.recommendations.pipeline import COLD_START_PARTITION, Change, RankerPipeline
+from stream_app.recommendations.publish import NO_OFFSETS
 from stream_app.recommendations.slate import COLD_START_USER, Slate
 from stream_app.settings import Settings
 from tests.ranking import ranking_world as world
@@ -27,26 +28,47 @@ class Arrived:
     value: bytes | None
 
 
+@dataclass(frozen=True)
+class Fetched:
+    """A batch as far as the pipeline reads it."""
+
+    partition: int
+    records: list[Arrived]
+
+    @property
+    def end(self) -> int:
+        return len(self.records)
+
+
 @dataclass
 class Shelf:
     """A publisher that keeps what it is given, as the topic would."""
 
     slates: dict[str, Slate] = field(default_factory=dict)
-    published: int = 0
+    places: dict[bytes, int] = field(default_factory=dict)
+    calls: list[tuple[int, dict[int, int]]] = field(default_factory=list)  # changes, positions
     withdrawn: list[bytes] = field(default_factory=list)
     refuses: bool = False
 
-    async def publish(self, slates: Iterable[Slate]) -> None:
-        if self.refuses:
-            raise ConnectionError("the broker is gone")
-        for slate in slates:
-            self.slates[slate.user_id] = slate
-            self.published += 1
+    @property
+    def published(self) -> int:
+        return sum(changes for changes, _ in self.calls)
 
-    async def withdraw(self, users: Iterable[bytes]) -> None:
-        for user in users:
-            self.withdrawn.append(user)
-            self.slates.pop(user.decode(), None)
+    async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = NO_OFFSETS) -> None:
+        if self.refuses and changes:
+            raise ConnectionError("the broker is gone")
+        self.calls.append((len(changes), dict(ends)))
+        for change in changes:
+            self.places[change.user] = change.partition
+            if change.slate is None:
+                self.withdrawn.append(change.user)
+                self.slates.pop(change.user.decode(), None)
+            else:
+                self.slates[change.slate.user_id] = change.slate
+
+
+def batch(records: Sequence[Arrived], partition: int = 0) -> list[Fetched]:
+    return [Fetched(partition, list(records))]
 
 
 def built(**ranking: object) -> tuple[Settings, ContentIndex, RankerPipeline, Shelf]:
@@ -70,20 +92,17 @@ def test_coalesce_keeps_the_newest_record_of_each_user() -> None:
     config, index, pipeline, _ = built()
     old, new = liked(config, index, 1), liked(config, index, 2)
     before = rejected()
-    users, gone = pipeline.coalesce(
-        [
-            Arrived(b"a", old),
-            Arrived(b"b", old),
-            Arrived(b"c", old),
-            Arrived(b"a", new),
-            Arrived(b"b", None),
-            Arrived(b"d", None),
-            Arrived(b"d", new),
-            Arrived(b"e", b"no record"),
-            Arrived(None, new),
-            Arrived(COLD_START_USER, new),
-        ]
-    )
+    first = [Arrived(b"a", old), Arrived(b"b", old), Arrived(b"c", old), Arrived(b"a", new)]
+    second = [
+        Arrived(b"b", None),
+        Arrived(b"d", None),
+        Arrived(b"d", new),
+        Arrived(b"e", b"no record"),
+        Arrived(None, new),
+        Arrived(COLD_START_USER, new),
+    ]
+    users, gone, places = pipeline.coalesce([Fetched(3, first), Fetched(1, second)])
+    assert places == {b"a": 3, b"b": 1, b"c": 3, b"d": 1, b"e": 1}
     assert [u for u, _ in users] == [b"c", b"a", b"d"]
     assert users[1][1] is not None
     assert users[1][1].interactions["content"] == [index.keys[2]]
@@ -94,26 +113,30 @@ def test_coalesce_keeps_the_newest_record_of_each_user() -> None:
 def test_every_user_of_a_batch_gets_a_slate_and_who_has_gone_loses_it() -> None:
     config, index, pipeline, shelf = built(batch_users=4)
     records = [Arrived(b"user-%d" % i, liked(config, index, i)) for i in range(11)]
-    asyncio.run(pipeline.handle(records))
+    asyncio.run(pipeline.handle(batch(records, 2)))
     assert sorted(shelf.slates) == sorted(f"user-{i}" for i in range(11))
     assert all(s.kind == "personal" and len(s.items) == 10 for s in shelf.slates.values())
+    assert set(shelf.places.values()) == {2}
+    # micro-batch after micro-batch, and the position with the last one
+    assert [call for call in shelf.calls if call[0]] == [(4, {}), (4, {}), (3, {2: 11})]
     for i in range(11):
         assert f"content-{i}" not in [item.content_id for item in shelf.slates[f"user-{i}"].items]
-    asyncio.run(pipeline.handle([Arrived(b"user-3", None)]))
+    asyncio.run(pipeline.handle(batch([Arrived(b"user-3", None)])))
     assert shelf.withdrawn == [b"user-3"]
     assert "user-3" not in shelf.slates
 
 
 def test_a_backlog_costs_one_ranking_a_user() -> None:
     config, index, pipeline, shelf = built()
-    asyncio.run(pipeline.handle([Arrived(b"u", liked(config, index, i)) for i in range(50)]))
+    asyncio.run(pipeline.handle(batch([Arrived(b"u", liked(config, index, i)) for i in range(50)])))
     assert shelf.published == 1
     assert shelf.slates["u"].items[0].reasons[0].content_id == "content-49"
 
 
 def test_beyond_the_queue_the_longest_waiting_get_the_cheap_list() -> None:
     config, index, pipeline, shelf = built(queue_users=3)
-    asyncio.run(pipeline.handle([Arrived(b"user-%d" % i, liked(config, index, i)) for i in range(8)]))
+    records = [Arrived(b"user-%d" % i, liked(config, index, i)) for i in range(8)]
+    asyncio.run(pipeline.handle(batch(records)))
     kinds = [shelf.slates[f"user-{i}"].kind for i in range(8)]
     assert kinds == ["fallback"] * 5 + ["personal"] * 3
 
@@ -127,21 +150,52 @@ def test_slates_stand_at_the_stream_time_of_their_batch() -> None:
         shown = shelf.slates["u"].items[0].content_id.encode()
         return int(index.created_at[index.rows[shown]])
 
-    asyncio.run(pipeline.handle([record]))
+    asyncio.run(pipeline.handle(batch([record])))
     assert world.NOW - 2 * ago < newest() <= world.NOW - ago + 300_000  # not what was yet to come
-    asyncio.run(pipeline.handle([Arrived(b"v", liked(config, index, 2)), record]))
+    asyncio.run(pipeline.handle(batch([Arrived(b"v", liked(config, index, 2)), record])))
     assert newest() > world.NOW - ago
 
 
 def test_contents_deleted_between_batches_are_gone() -> None:
     config, index, pipeline, shelf = built()
     record = Arrived(b"u", liked(config, index, 1))
-    asyncio.run(pipeline.handle([record]))
+    asyncio.run(pipeline.handle(batch([record])))
     shown = {item.content_id.encode() for item in shelf.slates["u"].items}
     for id_ in shown:
         index.delete(id_)
-    asyncio.run(pipeline.handle([record]))
+    asyncio.run(pipeline.handle(batch([record])))
     assert not shown & {item.content_id.encode() for item in shelf.slates["u"].items}
+
+
+def test_who_would_be_shown_nothing_has_no_slate() -> None:
+    config, index, pipeline, shelf = built()
+    record = Arrived(b"u", liked(config, index, 1))
+    asyncio.run(pipeline.handle(batch([record])))
+    for id_ in list(index.rows):
+        index.delete(id_)
+    asyncio.run(pipeline.handle(batch([record])))
+    assert shelf.withdrawn == [b"u"]
+
+
+def test_slates_are_made_anew_from_records_that_were_looked_up() -> None:
+    config, index, pipeline, shelf = built()
+    record = liked(config, index, 1)
+    asyncio.run(pipeline.handle(batch([Arrived(b"ranked since", record)])))
+    made = shelf.slates["ranked since"]
+    found = {
+        b"there": (3, record),
+        b"gone": (2, None),
+        b"unreadable": (1, b"no record"),
+        b"ranked since": (0, record),
+    }
+    before = rejected()
+    asyncio.run(pipeline.renew(found, wanted=found.keys() - {b"ranked since"}))
+    assert shelf.slates.keys() == {"ranked since", "there"}
+    assert shelf.slates["ranked since"] is made
+    assert sorted(shelf.withdrawn) == [b"gone", b"unreadable"]
+    assert shelf.places == {b"there": 3, b"gone": 2, b"unreadable": 1, b"ranked since": 0}
+    assert rejected() - before == 1
+    assert [ends for _, ends in shelf.calls if ends] == [{0: 1}]  # of the batch, and no other
 
 
 def test_the_cold_start_slate_is_published_under_its_key() -> None:
@@ -150,6 +204,7 @@ def test_the_cold_start_slate_is_published_under_its_key() -> None:
     slate = shelf.slates[COLD_START_USER.decode()]
     assert slate.kind == "cold_start"
     assert slate.caused_by is None
+    assert shelf.places == {COLD_START_USER: COLD_START_PARTITION}
     assert len(slate.items) == 10
 
 
@@ -157,7 +212,7 @@ def test_what_cannot_be_published_is_not_finished() -> None:
     config, index, pipeline, shelf = built(batch_users=2)
     shelf.refuses = True
     with pytest.raises(ConnectionError):
-        asyncio.run(pipeline.handle([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)]))
+        asyncio.run(pipeline.handle(batch([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)])))
     shelf.refuses = False
-    asyncio.run(pipeline.handle([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)]))
+    asyncio.run(pipeline.handle(batch([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)])))
     assert len(shelf.slates) == 5
