@@ -139,14 +139,18 @@ class Archive:
             return
         committed = admin.list_group_offsets(self._group)[self._group]
         ends = admin.list_partition_offsets(dict.fromkeys(self._partitions, OffsetSpec.LATEST))
-        self._ends, self._ends_seen = {tp: int(end.offset) for tp, end in ends.items()}, self._looks
+        now = {tp: int(end.offset) for tp, end in ends.items()}
+        if self._reached == self._ends_seen:
+            # one goal after the other: a newer end, with a newer open transaction before it, would
+            # be out of reach for as long as anything is written
+            self._ends, self._ends_seen = now, self._looks
         sample = Sample(
             {
                 Spot(tp.topic, self._lives[tp.topic], tp.partition): int(mark.offset)
                 for tp, mark in committed.items()
                 if tp.topic in self._lives and mark.offset >= 0
             },
-            {(tp.topic, tp.partition): end for tp, end in self._ends.items()},
+            {(tp.topic, tp.partition): end for tp, end in now.items()},
         )
         with self._progress:
             samples = self.archived.samples
@@ -172,6 +176,7 @@ class Archive:
         fresh = set(partitions) - set(self._partitions)
         if begun or set(partitions) != set(self._partitions):
             self._partitions = partitions
+            self._ends = {tp: end for tp, end in self._ends.items() if tp in partitions and tp not in begun}
             consumer.assign(partitions)
             for tp in {*begun, *fresh}:
                 consumer.seek(tp, self._positions.get(tp, 0))

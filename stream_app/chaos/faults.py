@@ -8,6 +8,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from stream_app.chaos import disks
+from stream_app.chaos.archive import Archive
 from stream_app.chaos.crew import Crew, Slot
 from stream_app.chaos.feed import Feed
 from stream_app.chaos.positions import Positions
@@ -31,10 +32,17 @@ class Faults:
     """Everything that faults act on."""
 
     def __init__(
-        self, world: World, crew: Crew, feed: Feed, positions: Positions, add_worker: Callable[[], Slot]
+        self,
+        world: World,
+        crew: Crew,
+        feed: Feed,
+        positions: Positions,
+        archive: Archive,
+        add_worker: Callable[[], Slot],
     ) -> None:
         """``add_worker`` starts one more interests worker and returns its slot."""
         self._world, self._crew, self._feed, self._positions = world, crew, feed, positions
+        self._archive = archive
         self._add_worker = add_worker
         self._broker = asyncio.Lock()  # one fault at a time does something to it
         self._network = asyncio.Lock()
@@ -194,6 +202,7 @@ class Faults:
             began = asyncio.get_running_loop().time()
             await asyncio.to_thread(self._feed.pause, topic)
             await self._consumed(topic)
+            await asyncio.to_thread(self._archive.catch_up, CONSUMED_TIMEOUT_S)
             await asyncio.to_thread(self._world.recreate, topic)
             await asyncio.to_thread(self._feed.resume, topic)
             await asyncio.to_thread(self._feed.burst, int(fault.share * BURST))

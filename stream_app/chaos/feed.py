@@ -113,7 +113,8 @@ class Feed:
         """Close the connections, whatever is still under way."""
         self._ending.set()
         for client in self._clients.values():
-            client.close(0)
+            with contextlib.suppress(KafkaError):  # of what is still under way
+                client.close(0)
 
     # -- the thread
 

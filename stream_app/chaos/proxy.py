@@ -89,7 +89,7 @@ class Relay:
             self.away.clear()
             await self.away.wait()
             server.close()
-            while not await _answers(self._target):
+            while not await _answers(self._target):  # noqa: ASYNC110 - nobody tells us
                 await asyncio.sleep(RETRY_S)
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stream_app.chaos.archive import Archive
 from stream_app.chaos.crew import Crew, Slot, with_port
 from stream_app.chaos.disks import TMPFS, disk
 from stream_app.chaos.faults import Faults
@@ -25,6 +26,7 @@ RECOVERY_TIMEOUT_S = 120.0
 MOST_OPEN = 5
 """Faults that may be under way or recovered from at a time."""
 POLL_S = 0.1
+SETTLE_TIMEOUT_S, SETTLE_POLL_S = 60.0, 0.5
 SECONDS_A_FAULT = 4.5
 FLUSH_RATE = 3_000.0
 """Events a second once all faults are over and some of the events are still to be sent."""
@@ -46,6 +48,7 @@ class Run:
     """One run's parts, and what happened so far."""
 
     world: World
+    archive: Archive
     directory: Path
     faults: Sequence[Fault]
     events: int
@@ -86,8 +89,20 @@ class Run:
                 await asyncio.sleep(POLL_S)
             await asyncio.to_thread(self.feed.stop)
             await self._recovery(positions)
+            await self._settled()
         finally:
             positions.stop()
+
+    async def _settled(self) -> None:
+        """Until nothing waits to be tried again and every user has the slate that is due, or for so long
+        that the oracle may say what is missing."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            self._check()
+            await asyncio.to_thread(self.archive.catch_up)
+            if await asyncio.to_thread(self.archive.unsettled) is None:
+                return
+            await asyncio.sleep(SETTLE_POLL_S)
 
     def close(self) -> None:
         """End whatever still runs."""
@@ -99,7 +114,7 @@ class Run:
     # -- faults
 
     async def _all_faults(self, positions: Positions) -> None:
-        acting = Faults(self.world, self.crew, self.feed, positions, self._add_interests)
+        acting = Faults(self.world, self.crew, self.feed, positions, self.archive, self._add_interests)
         self.unclean = acting.unclean
         open_faults: set[asyncio.Task[None]] = set()
         try:

@@ -10,9 +10,9 @@ from statistics import median
 
 import msgspec
 
+from stream_app.chaos.oracle import TOLERANCE, verdict
 from stream_app.chaos.run import Run
 from stream_app.errors import StreamAppError
-from stream_app.replay.accounting import read_outcomes
 
 
 class Recovery(msgspec.Struct):
@@ -33,8 +33,25 @@ class Summary(msgspec.Struct, kw_only=True):
     events: int
     """Event records that the broker acknowledged."""
     lost: int
+    """Of these, by the oracle: nowhere."""
     doubled: int
+    """Of these, by the oracle: in two places; or effects without an event."""
     counters_equal: bool
+    """The product's own accounts are the oracle's."""
+    max_relative_error: float
+    """Largest of all users' vectors and masses."""
+    committed_ahead: int
+    """Offsets that were committed before what they vouch for stood on the topics."""
+    users: int
+    slates: int
+    inputs: int
+    """Event records that the oracle found on the topics."""
+    accounts: dict[str, int]
+    """What became of the events."""
+    wrong: dict[str, int]
+    """Whatever else the oracle found, by name."""
+    differences: list[str]
+    """The first of each kind, in words."""
     recovery_s: Recovery
     recovery_by_kind: dict[str, Recovery]
     restarts: dict[str, int]
@@ -49,13 +66,11 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 async def summarize(run: Run, seed: int, began: float) -> Summary:
-    """Let everything settle, hear the oracle, end the workers."""
-    deadline = time.monotonic() + 60
-    outcomes = await asyncio.to_thread(read_outcomes, run.world.direct)
-    while outcomes.retrying and time.monotonic() < deadline:
-        await asyncio.sleep(0.5)
-        outcomes = await asyncio.to_thread(read_outcomes, run.world.direct)
+    """End the workers in order and hear the oracle."""
     statuses = await run.crew.stop()
+    await asyncio.to_thread(run.archive.catch_up)
+    run.archive.stop()
+    found = await asyncio.to_thread(verdict, run.archive.archived)
     by_kind: dict[str, list[float]] = defaultdict(list)
     for done in run.recovered:
         by_kind[done.fault.kind].append(done.seconds)
@@ -64,9 +79,17 @@ async def summarize(run: Run, seed: int, began: float) -> Summary:
         faults=len(run.recovered),
         by_kind=dict(Counter(done.fault.kind for done in run.recovered)),
         events=run.feed.events,
-        lost=max(0, run.feed.events - outcomes.accounted),
-        doubled=max(0, outcomes.accounted - run.feed.events),
-        counters_equal=outcomes.accounted == run.feed.events and not outcomes.retrying,
+        lost=found.lost,
+        doubled=found.doubled,
+        counters_equal=found.counters_equal,
+        max_relative_error=found.max_relative_error,
+        committed_ahead=found.committed_ahead,
+        inputs=found.inputs,
+        users=found.users,
+        slates=found.slates,
+        accounts=found.accounts,
+        wrong={name: getattr(found, name) for name in found.wrongs if name not in Summary.__struct_fields__},
+        differences=found.differences,
         recovery_s=_recovery([done.seconds for done in run.recovered]),
         recovery_by_kind={kind: _recovery(seconds) for kind, seconds in sorted(by_kind.items())},
         restarts=dict(run.crew.restarts),
@@ -83,13 +106,26 @@ def _recovery(seconds: list[float]) -> Recovery:
 
 def problems(summary: Summary) -> list[str]:
     """What keeps a run from being good, in words; empty when nothing does."""
-    found = []
-    if summary.lost:
-        found.append(f"{summary.lost:,} of {summary.events:,} events are lost")
-    if summary.doubled:
-        found.append(f"{summary.doubled:,} events are counted twice")
+    found = [
+        f"{count:,} {what}"
+        for count, what in (
+            (summary.lost, f"of {summary.events:,} events are lost"),
+            (summary.doubled, "events are counted twice"),
+            (summary.committed_ahead, "offsets were committed too early"),
+            *((count, name.replace("_", " ")) for name, count in summary.wrong.items()),
+        )
+        if count
+    ]
     if not summary.counters_equal:
-        found.append("the counters are not equal")
+        found.append("the product's accounts are not those of the oracle")
+    if summary.max_relative_error > TOLERANCE:
+        found.append(f"a user's state is wrong by {summary.max_relative_error:.2g}, relative")
+    if summary.unclean:
+        found.append(f"SIGTERM did not end these with status 0: {', '.join(summary.unclean)}")
+    if summary.inputs != summary.events:
+        found.append(
+            f"{summary.events:,} events were acknowledged, {summary.inputs:,} were found on the topics"
+        )
     return found
 
 
@@ -98,13 +134,13 @@ def describe(summary: Summary) -> str:
     rows = [
         (name.replace("_", " "), str(value))
         for name, value in msgspec.structs.asdict(summary).items()
-        if not isinstance(value, dict | Recovery)
+        if name not in ("by_kind", "recovery_s", "recovery_by_kind", "differences")
     ]
     rows += [
         (f"  {kind}", f"{summary.by_kind[kind]} times, recovered in p50 {r.p50:.1f} s, at most {r.max:.1f} s")
         for kind, r in summary.recovery_by_kind.items()
     ]
-    return "\n".join(f"{name:<20}{value}" for name, value in rows)
+    return "\n".join([*(f"{name:<20}{value}" for name, value in rows), *summary.differences])
 
 
 def write(path: Path, summary: Summary) -> None:

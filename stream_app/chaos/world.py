@@ -22,7 +22,7 @@ from stream_app.settings import Settings
 
 PARTITIONS = 4
 SESSION_TIMEOUT_S = 4.0
-REQUEST_TIMEOUT_S = 6.0
+REQUEST_TIMEOUT_S = 8.0
 TRANSACTION_TIMEOUT_S = 10.0
 STALL_TIMEOUT_S = 60.0
 BATCH_RECORDS = 64
@@ -160,9 +160,11 @@ def _configured(settings: Settings, address: str) -> Settings:
             seen=WHOLE_HISTORY,
             slab_rows=SLAB_ROWS,
             flush_interval_s=0.5,
+            min_mass=0.0,  # nobody fades: the oracle compares every user
         ),
         content=settings.content,
         ranking=replace(settings.ranking, threads=1, candidates=50, slate_size=5, batch_users=64),
-        recommendations=Settings().recommendations,
+        # a slate that shows the same is published again: the oracle looks for the event that caused it
+        recommendations=replace(Settings().recommendations, skip_unchanged=False),
         observability=replace(settings.observability, stall_timeout_s=STALL_TIMEOUT_S),
     )

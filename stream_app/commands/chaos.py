@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from stream_app.chaos.archive import Archive
 from stream_app.chaos.run import Run
 from stream_app.chaos.schedule import KINDS, schedule
 from stream_app.chaos.summary import Summary, describe, problems, summarize, write
@@ -75,8 +76,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
             stack.callback(shutil.rmtree, directory, ignore_errors=True)
         _say(f"starting Kafka and workers (files in {directory})")
         around = stack.enter_context(world(settings, directory))
+        archive = stack.enter_context(Archive(around.direct))
         command = shlex.split(args.worker_command)
-        a_run = Run(around, directory, faults, events, command, args.workers, _say)
+        a_run = Run(around, archive, directory, faults, events, command, args.workers, _say)
         summary = asyncio.run(_play(a_run, args.seed, began))
     if args.summary:
         write(args.summary, summary)
