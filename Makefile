@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench docs clean
+.PHONY: help install demo test fuzz lint bench docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,6 +23,9 @@ demo: install  ## run the whole pipeline on a local Apache Kafka: make demo ARGS
 
 test: install  ## the whole default test suite
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: install  ## a million seeded byte strings through the decoders: FUZZ_SEED=7 make fuzz
+	$(BIN)/python -m pytest -s tests/events/test_fuzz.py $(ARGS)
 
 lint: install  ## ruff and mypy --strict
 	$(BIN)/ruff check .
