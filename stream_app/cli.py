@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": "stream_app.commands.replay",
     "topics": "stream_app.commands.topics",
     "dlq": "stream_app.commands.dlq",
+    "erase": "stream_app.commands.erase",
     "doctor": "stream_app.commands.doctor",
     "tail": "stream_app.commands.tail",
     "show": "stream_app.commands.show",

@@ -13,12 +13,14 @@ from faust.types import TP
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
-from stream_app.errors import TransactionError
+from stream_app.errors import BrokerUnavailableError, TransactionError
 from stream_app.events.dead_letters import origin_of
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
-from stream_app.interests.partition import InterestPartition, StandbyPartition, store_directory
+from stream_app.interests.partition import InterestPartition
+from stream_app.interests.standby import StandbyPartition, store_directory
 from stream_app.interests.store import PartitionStore
+from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 
 ROLE = "interests"
 OPEN_RETRY_S = 1.0
+SWEEP = "sweep"
 
 
 class InterestsWorker:
@@ -38,36 +41,30 @@ class InterestsWorker:
         self._settings, self._app, self._health = settings, app, health
         self._model = model_id(settings)
         self._inputs = sorted(app.transactional_topics)
-        self._retry_topic = settings.topic_name("events-retry")
         self._contents = IndexedContents(ContentIndex(settings, self._model))
         self._preparation = BatchPreparation(settings, self._contents)
         self._reader = TopicReader(
-            settings, settings.topic_name("content-vectors"), self._contents.receive, label="contents"
+            settings, settings.topic_name("content-vectors"), self._contents.take, label="contents"
         )
+        self._copies = CopySweep(settings, self._sweeping)
         self._partitions: dict[int, InterestPartition] = {}
         self._standbys: dict[int, StandbyPartition] = {}
         self._moving = asyncio.Event()  # partitions are about to be given up
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
         self._computing = asyncio.Lock()  # one batch at a time: they share the processor and the index
-        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Read the contents whole before the first event is taken."""
         self._health.waiting_for = "the content index"
-        await self._reader.start()
-        self._reader.failed.add_done_callback(self._stop_on_failure)
+        await self._app.read_whole(self._reader, self._health)
         interests = self._settings.interests
-        self._tasks = [
-            asyncio.create_task(self._every(interests.flush_interval_s, self._flush), name="flush"),
-            asyncio.create_task(self._every(interests.expiry_interval_s, self._expire), name="expiry"),
-        ]
+        self._app.background("flush", self._every(interests.flush_interval_s, "flush", self._flush))
+        self._app.background("expiry", self._every(interests.expiry_interval_s, "expiry", self._expire))
+        self._app.background(SWEEP, self._every(interests.sweep_interval_s, SWEEP, self._sweep))
         self._health.waiting_for = "an assignment"
 
     async def stop(self) -> None:
         """Close everything; the streams have come to rest."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._reader.stop()
         await self._close(set(self._partitions), set(self._standbys))
 
@@ -81,7 +78,7 @@ class InterestsWorker:
             await self._close(gone, set(self._standbys) - standbys - actives)
             await asyncio.gather(*(self._open(p) for p in sorted(actives - self._partitions.keys())))
             for p in sorted(standbys - self._standbys.keys() - actives):
-                self._standbys[p] = StandbyPartition(self._settings, p)
+                self._standbys[p] = StandbyPartition(self._settings, p, self._app.stop_loudly)
             self._moving.clear()  # before anything is fetched again: a retry left off now would be skipped
             log.info("serving %d partitions, %d standbys", len(actives), len(standbys))
 
@@ -114,8 +111,8 @@ class InterestsWorker:
                 on_broken=self._app.stop_loudly,
             )
             try:
-                await partition.open(store, self._committed)
-            except (TransactionError, KafkaError) as error:
+                await partition.open(store, self._committed, self._health.nearer)
+            except (TransactionError, BrokerUnavailableError, KafkaError) as error:
                 # the broker is away: try again for as long as the partition is ours
                 log.warning("partition %d cannot be opened yet: %s", number, error)
                 await partition.close()
@@ -143,6 +140,10 @@ class InterestsWorker:
         offsets = await consumer_of(self._app).committed([TP(topic, partition) for topic in self._inputs])
         return {tp.topic: offset for tp, offset in offsets.items()}
 
+    def standby_positions(self) -> dict[TP, int]:
+        """Where each warm copy has got to."""
+        return dict(standby.position for standby in self._standbys.values())
+
     def _rejoin(self) -> None:
         consumer_of(self._app).request_rejoin()
 
@@ -150,14 +151,23 @@ class InterestsWorker:
 
     async def handle(self, batch: RecordBatch) -> None:
         """Feed one batch of events to its partition."""
+        async with self._computing:
+            await self._feed(batch, InterestPartition.handle)
+
+    async def handle_erasures(self, batch: RecordBatch) -> None:
+        """Feed one batch of requests to its partition."""
+        await self._feed(batch, InterestPartition.erase)
+
+    async def _feed(
+        self, batch: RecordBatch, take: Callable[[InterestPartition, RecordBatch], Awaitable[None]]
+    ) -> None:
         partition = self._partitions.get(batch.partition)
         if partition is None:
             return
         watch = f"{batch.topic}[{batch.partition}]"
         self._health.expect(watch)
         try:
-            async with self._computing:
-                await partition.handle(batch)
+            await take(partition, batch)
         finally:
             self._health.progress(watch)
 
@@ -191,23 +201,23 @@ class InterestsWorker:
         return int(1000 * max(self._settings.events.retry_delays_s, default=0.0))
 
     async def _moves_within(self, seconds: float) -> bool:
+        self._health.expect(ROLE, after_s=seconds)  # in hand, though nothing is to be done yet
         try:
             await asyncio.wait_for(self._moving.wait(), max(0.001, seconds))
         except TimeoutError:
             return False
+        finally:
+            self._health.progress(ROLE)
         return True
 
     # -- now and then
 
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    async def _every(self, seconds: float, name: str, work: Callable[[], Awaitable[None]]) -> None:
         while True:
             await asyncio.sleep(seconds)
-            try:
-                await work()
-            except Exception as error:  # noqa: BLE001 - e.g. a full disk: the worker must not go on
-                log.critical("background work failed: %r", error)
-                self._app.stop_loudly(error)
-                return
+            self._health.expect(name)
+            await work()
+            self._health.progress(name)
 
     async def _flush(self) -> None:
         for partition in list(self._partitions.values()):
@@ -222,19 +232,36 @@ class InterestsWorker:
         for partition in list(self._partitions.values()):
             await partition.expire(self._contents.index)
 
-    def _stop_on_failure(self, failed: asyncio.Future[None]) -> None:
-        if not failed.cancelled() and (error := failed.exception()) is not None:
-            self._app.stop_loudly(error)
+    async def _sweep(self) -> None:
+        """Remove the copies of erased users' events, if there are any."""
+        asked = {number: users for number, p in self._partitions.items() if (users := p.unswept)}
+        if not asked:
+            return
+        try:
+            committed = {number: await self._committed(number) for number in asked}
+            gone = await self._copies.sweep(asked, committed)
+        except LATER as error:
+            log.warning("copies of erased users' events cannot be removed yet: %s", error)
+            return
+        for number, copies in gone.items():
+            partition = self._partitions.get(number)
+            if partition is not None and copies:
+                await partition.swept(copies, asked[number])
+
+    def _sweeping(self) -> None:
+        self._health.progress(SWEEP)
+        self._health.expect(SWEEP)
 
 
 def create_app(settings: Settings, health: Health) -> RoleApp:
     """The interests role's app, not started."""
     events = [settings.topic_name(action.topic) for action in settings.events.actions]
     retries = settings.topic_name("events-retry")
+    erasures = settings.topic_name("erasures")
     app = create_faust_app(
         settings,
         ROLE,
-        batch_topics=[*events, retries],
+        batch_topics=[*events, retries, erasures],
         transactional=True,
         standby_replicas=settings.interests.standby_replicas,
     )
@@ -249,6 +276,7 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     )
     worker = InterestsWorker(settings, app, health)
     app.owner = worker
+    app.standby_positions = worker.standby_positions
     app.starting.append(worker.start)
     app.stopping.append(worker.stop)
     app.serving.append(worker.note_serving)
@@ -262,6 +290,11 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     async def retries_agent(batches: Any) -> None:
         async for batch in batches:
             await _or_stop(app, worker.handle_retries(batch))
+
+    @app.agent(app.batches([erasures]), name="erasures")  # type: ignore[untyped-decorator]
+    async def erasures_agent(batches: Any) -> None:
+        async for batch in batches:
+            await _or_stop(app, worker.handle_erasures(batch))
 
     return app
 
