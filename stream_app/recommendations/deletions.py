@@ -19,7 +19,6 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
-import numpy as np
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 
@@ -136,7 +135,7 @@ class DeletedContents:
     async def _affected(self, deleted: set[int]) -> dict[bytes, int]:
         """3. user → partition of at most ``AT_ONCE`` users who are shown any of these contents."""
         async with self._pipeline.work:  # what is on its way to the topic is in the ledger then
-            named = self._ledger.naming(np.fromiter(deleted, np.uint64, len(deleted)))
+            named = await self._ledger.naming(deleted)
         sound = self._partitions.sound
         found = {user: partition for user, partition in named.items() if partition in sound}
         incomplete = self._ledger.incomplete & sound

@@ -11,6 +11,7 @@ all users could be remembered is *incomplete*, and is searched on the topic inst
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 
@@ -131,12 +132,21 @@ class SlateLedger:
 
     # -- who is shown what
 
-    def naming(self, contents: NDArray[np.uint64]) -> dict[bytes, int]:
-        """user → partition, for the remembered users whose slates name any of these contents (their keys)."""
-        high = len(self._users)
-        found = np.isin(self._keys[:high], contents).any(axis=1)
-        rows = np.flatnonzero(found & (self._partitions[:high] >= 0))
-        return {self._users[row]: int(self._partitions[row]) for row in rows.tolist()}
+    async def naming(self, contents: Collection[int]) -> dict[bytes, int]:
+        """user → partition, for the remembered users whose slates name any of these contents (their keys).
+
+        Nothing may be published meanwhile. The search has a thread of its own: with 200,000 slates it
+        takes a tenth of a second.
+        """
+        if not contents:
+            return {}
+        wanted = np.sort(np.fromiter(contents, np.uint64, len(contents)))
+        rows = await asyncio.to_thread(_naming, self._keys[: len(self._users)], wanted)
+        return {
+            self._users[row]: int(self._partitions[row])
+            for row in rows.tolist()
+            if self._partitions[row] >= 0  # else forgotten meanwhile
+        }
 
     # -- rows
 
@@ -172,3 +182,9 @@ class SlateLedger:
     def _release(self, row: int) -> None:
         self._keys[row], self._partitions[row], self._users[row] = 0, -1, b""
         self._free.append(row)
+
+
+def _naming(keys: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """Rows of keys [N, k] with any of the ``wanted``, which are sorted and at least one."""
+    place = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
+    return np.flatnonzero((wanted[place] == keys).any(axis=1))
