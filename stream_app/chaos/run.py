@@ -21,8 +21,8 @@ from stream_app.errors import StreamAppError
 from stream_app.kafka.broker import free_port
 from stream_app.settings import Settings
 
-START_TIMEOUT_S = 120.0
-RECOVERY_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 300.0
+RECOVERY_TIMEOUT_S = 240.0
 MOST_OPEN = 5
 """Faults that may be under way or recovered from at a time."""
 POLL_S = 0.1
