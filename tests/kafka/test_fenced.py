@@ -1,0 +1,162 @@
+"""Fenced partitions on real Kafka: the next batch only, one owner, all or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+from kafka import KafkaProducer
+
+from stream_app.kafka import clients
+from stream_app.kafka.fenced import FencedPartition
+from stream_app.kafka.once import read_once
+from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.transactions import Output
+from stream_app.kafka.transport import RecordBatch
+from stream_app.settings import Settings
+
+pytestmark = pytest.mark.usefixtures("topics")
+
+
+class Owner:
+    """Someone who holds a partition of ``content``."""
+
+    def __init__(self, settings: Settings, number: int = 0) -> None:
+        self.rejoins = 0
+        self.vectors = settings.topic_name("content-vectors")
+        self._source = TopicPartition(settings.topic_name("content"), number)
+        self.partition = FencedPartition(
+            settings,
+            self._source,
+            f"{settings.kafka.app_id}-content-{number}",
+            group=settings.group("content"),
+            writes=[self.vectors],
+            on_lost=self._rejoin,
+        )
+
+    async def open(self, committed: int | None) -> FencedPartition:
+        async def known(_source: TopicPartition) -> int | None:
+            return committed
+
+        await self.partition.open(known)
+        return self.partition
+
+    def batch(self, start: int, *offsets: int) -> RecordBatch:
+        topic, partition = self._source
+        records = [ConsumerRecord(topic, partition, o, 0, 0, b"k", b"v", None, 0, 0, ()) for o in offsets]
+        return RecordBatch(topic, partition, start, records)
+
+    def output(self, key: bytes, value: bytes | None) -> Output:
+        return self.partition.output(self.vectors, key, value)
+
+    def _rejoin(self) -> None:
+        self.rejoins += 1
+
+
+def on_topic(settings: Settings) -> list[bytes | None]:
+    return [r.value for r in clients.read_topic(settings, settings.topic_name("content-vectors"))]
+
+
+def test_only_the_next_batch_is_accepted(settings: Settings) -> None:
+    async def life() -> None:
+        owner = Owner(settings)
+        partition = await owner.open(committed=7)
+        assert partition.accepts(owner.batch(7, 8, 9))  # 7 was compacted away
+        assert partition.accepts(owner.batch(10, 10))
+        assert not partition.accepts(owner.batch(12, 12))
+        assert partition.lost
+        assert owner.rejoins == 1
+        assert not partition.accepts(owner.batch(11, 11))
+        assert not await partition.commit([owner.output(b"k", b"v")], 12)
+        assert owner.rejoins == 1
+        await partition.close()
+
+    asyncio.run(life())
+    assert on_topic(settings) == []
+
+
+def test_without_a_committed_offset_any_first_batch_is_accepted(settings: Settings) -> None:
+    async def life() -> None:
+        owner = Owner(settings)
+        partition = await owner.open(committed=None)
+        assert partition.accepts(owner.batch(3, 4))
+        assert not partition.accepts(owner.batch(3, 4))
+        await partition.close()
+
+    asyncio.run(life())
+
+
+def test_who_was_fenced_brings_no_deleted_content_back(settings: Settings) -> None:
+    async def life() -> None:
+        zombie, heir = Owner(settings), Owner(settings)
+        old = await zombie.open(committed=None)
+        assert await old.commit([zombie.output(b"k", b"vector")], 1)
+        new = await heir.open(committed=1)
+        assert await new.commit([heir.output(b"k", None)], 2)
+        assert not await old.commit([zombie.output(b"k", b"older vector")], 2)
+        assert (old.lost, zombie.rejoins) == (True, 1)
+        assert await new.commit([], 3)
+        assert (new.lost, heir.rejoins) == (False, 0)
+        await old.close()
+        await new.close()
+        assert not await new.commit([], 4)
+
+    asyncio.run(life())
+    assert on_topic(settings) == [b"vector", None]
+
+
+def test_keys_go_where_the_default_partitioner_puts_them(settings: Settings) -> None:
+    keys = [b"key-%d" % n for n in range(20)]
+    producer: KafkaProducer
+    with clients.producer(settings) as producer:
+        for key in keys:
+            placed = producer.send(settings.topic_name("content-vectors"), key=key, value=b"v").get(30)
+            assert placed.partition == partition_of(key, 2)
+
+    async def life() -> None:
+        owner = Owner(settings)
+        await owner.open(committed=None)
+        assert [owner.output(key, b"v").partition for key in keys] == [partition_of(k, 2) for k in keys]
+        await owner.partition.close()
+
+    asyncio.run(life())
+
+
+def test_reading_once_waits_for_what_is_committed_behind_an_open_transaction(settings: Settings) -> None:
+    """Two owners write to one partition; the one that began first commits last."""
+
+    async def life() -> None:
+        first, second = Owner(settings, 0), Owner(settings, 1)
+        await first.open(None)
+        await second.open(None)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        commit = first.partition._transactions._producer.commit_transaction
+
+        async def late() -> None:
+            begun.set()
+            await go_on.wait()
+            await commit()
+
+        first.partition._transactions._producer.commit_transaction = late
+        slow = asyncio.create_task(first.partition.commit([first.output(b"k", b"first")]))
+        await begun.wait()
+        assert await second.partition.commit([second.output(b"k", b"second")])
+        found: list[bytes | None] = []
+
+        async def take(records: object) -> None:
+            found.extend(record.value for record in records)  # type: ignore[attr-defined]
+
+        reading = asyncio.create_task(read_once(settings, first.vectors, take))
+        done, _ = await asyncio.wait([reading], timeout=1.0)
+        assert not done, "it must not take the last stable offset for the end"
+        go_on.set()
+        assert await slow
+        assert await asyncio.wait_for(reading, 30) == 2
+        assert found == [b"first", b"second"]
+        found.clear()
+        assert await read_once(settings, first.vectors, take, {1 - partition_of(b"k", 2)}) == 0
+        await first.partition.close()
+        await second.partition.close()
+
+    asyncio.run(asyncio.wait_for(life(), 60))
