@@ -28,6 +28,7 @@ from rocksdict import (
     DBCompressionType,
     Options,
     Rdict,
+    ReadOptions,
     WriteBatch,
     WriteOptions,
 )
@@ -94,8 +95,14 @@ class PartitionStore:
                     "that can be written"
                 ) from error
             try:
+                options = self._options()
                 return Rdict(
-                    str(self._directory), options=self._options(), access_type=AccessType.read_write()
+                    str(self._directory),
+                    options=options,
+                    # not named, it would come with the options that it was last open with: another
+                    # write buffer, a cache of its own, and no filter
+                    column_families={"default": options},
+                    access_type=AccessType.read_write(),
                 )
             except Exception as error:  # rocksdict raises nothing more specific
                 text = str(error)
@@ -214,7 +221,9 @@ class PartitionStore:
 
         Raises StateDamagedError.
         """
-        items = self._db.iter()
+        passing = ReadOptions()
+        passing.fill_cache(False)  # or every round would replace what is looked up by what is passed by
+        items = self._db.iter(passing)
         items.seek(max(after, STANDING_KEY) + b"\x00")  # the position comes before every user
         for _ in range(limit):
             if not items.valid():

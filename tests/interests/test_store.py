@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import signal
 import subprocess
@@ -94,6 +95,31 @@ def test_scanning_in_pieces_meets_every_user_once(tmp_path: Path) -> None:
         found += piece
         after = piece[-1]
     assert found == [b"u%03d" % user for user in range(USERS)]
+    store.close()
+
+
+def test_settings_hold_for_a_directory_that_is_there_already(tmp_path: Path) -> None:
+    for write_buffer_bytes in (1 << 20, 2 << 20):
+        store = PartitionStore(tmp_path / "s", write_buffer_bytes)
+        write(store, 1)
+        store.close()
+    log = (tmp_path / "s" / "LOG").read_text()
+    assert re.findall(r"Options\.write_buffer_size: (\d+)", log) == [str(2 << 20)]
+    assert re.findall(r"filter_policy: (\w+)", log) == ["bloomfilter"]
+
+
+def test_a_scan_leaves_the_cache_to_what_is_looked_up(tmp_path: Path) -> None:
+    """Expiry passes by every user every minute: read into the cache, they would push the others out."""
+    store = PartitionStore(tmp_path / "s")
+    users = [(b"user-%03d" % number, bytes([number]) * 10_000) for number in range(200)]
+    store.write(users, 1)
+    store.close()  # now it is in files
+    store = PartitionStore(tmp_path / "s")
+    before = store._cache.get_usage()
+    assert len(list(store.scan(b"", 1_000))) == len(users)
+    assert store._cache.get_usage() - before < 200_000
+    assert store.get([user for user, _ in users]) == [value for _, value in users]
+    assert store._cache.get_usage() - before > 1_000_000
     store.close()
 
 
