@@ -26,7 +26,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from kafka import errors as kafka_errors
 
-from stream_app.errors import BrokerUnavailableError, TransactionError
+from stream_app.errors import BrokerUnavailableError, FencedError, TransactionError
 from stream_app.events.faults import DECODING_ERRORS
 from stream_app.hashing import key64
 from stream_app.interests.erasure import TOPIC
@@ -37,7 +37,7 @@ from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
-LATER = (BrokerUnavailableError, TransactionError, KafkaError, kafka_errors.KafkaError)
+LATER = (BrokerUnavailableError, FencedError, TransactionError, KafkaError, kafka_errors.KafkaError)
 """What ends a sweep without harm: the next one takes up where it ended."""
 
 Committed = Mapping[str, int | None]
@@ -106,7 +106,11 @@ class CopySweep:
         counts: Counter[int] = Counter()
         if not users:
             return counts
+        # offsets of a topic that has been deleted say nothing of one that was created since
+        topic = await asyncio.to_thread(topic_id, self._settings, self._letters_topic)
+        group = f"{self._settings.group('letters')}-{topic}"
         for p in range(self._settings.kafka.shared_partitions):
+            await self._delete_done(p, group)
             found: Counter[int] = Counter()
 
             async def look(
@@ -116,19 +120,19 @@ class CopySweep:
 
             await self._read_all(self._letters_topic, p, look)
             if found:
-                await self._rewrite(p, users)
+                await self._rewrite(p, group, users)
                 metrics.ERASED_COPIES.labels(self._letters_topic).inc(found.total())
                 counts += found
         return counts
 
-    async def _rewrite(self, p: int, users: set[int]) -> None:
-        settings, topic = self._settings, self._letters_topic
-        # offsets of a topic that has been deleted say nothing of one that was created since
-        group = f"{settings.group('letters')}-{await asyncio.to_thread(topic_id, settings, topic)}"
-        transactions = PartitionTransactions(settings, f"{settings.kafka.app_id}-letters-{p}", group)
+    async def _rewrite(self, p: int, group: str, users: set[int]) -> None:
+        topic = self._letters_topic
+        transactions = PartitionTransactions(
+            self._settings, f"{self._settings.kafka.app_id}-letters-{p}", group
+        )
         await transactions.fence()
         try:
-            await self._delete(topic, p, await asyncio.to_thread(committed_offset, settings, group, topic, p))
+            await self._delete_done(p, group)  # a rival may have got on before it was fenced
 
             async def move(records: Sequence[ConsumerRecord], position: int) -> None:
                 kept = [
@@ -142,6 +146,11 @@ class CopySweep:
             await self._read_all(topic, p, move)
         finally:
             await transactions.close()
+
+    async def _delete_done(self, p: int, group: str) -> None:
+        """Delete the chunk that a sweep wrote anew and did not come to delete."""
+        done = await asyncio.to_thread(committed_offset, self._settings, group, self._letters_topic, p)
+        await self._delete(self._letters_topic, p, done)
 
     async def _read_all(self, topic: str, p: int, apply: Apply) -> int:
         """Everything up to the end as it is now; returns the position there."""
