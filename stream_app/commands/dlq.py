@@ -16,7 +16,7 @@ import msgspec
 from stream_app.commands.dlq_letters import Selection, no_letter, read_letters, read_marks
 from stream_app.commands.dlq_redrive import Summary, redrive
 from stream_app.errors import ConfigurationError
-from stream_app.events.dead_letters import our_headers
+from stream_app.events.dead_letters import our_headers, written_ms
 from stream_app.events.reasons import Reason
 from stream_app.events.redrive import Refusal, mark_of, reason_of
 from stream_app.replay.progress import Progress
@@ -131,10 +131,17 @@ def _summary(record: Any, redriven: bool) -> dict[str, object]:
 
 def _line(record: Any, redriven: bool) -> str:
     ours = _ours(record)
-    when = datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
+    when = _rfc3339(written_ms(record))
     place = f"{ours.get('topic', '?')}/{ours.get('partition', '?')}/{ours.get('offset', '?')}"
     detail = ours.get("detail", "") + (" (redriven)" if redriven else "")
     return f"{record.partition} {record.offset}  {when}  {reason_of(record):<19}  from {place}  {detail}"
+
+
+def _rfc3339(time_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError):
+        return f"{time_ms} ms"
 
 
 def _count(letters: Iterator[Any], *, as_json: bool) -> None:

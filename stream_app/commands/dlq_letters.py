@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stream_app.errors import StreamAppError
-from stream_app.events.dead_letters import our_headers
+from stream_app.events.dead_letters import our_headers, written_ms
 from stream_app.events.redrive import DLQ_TOPIC, is_mark, mark_in, reason_of
 from stream_app.kafka import clients
 from stream_app.settings import Settings
@@ -37,8 +37,8 @@ class Selection:
     def has(self, letter: Any) -> bool:
         """Whether a letter (kafka-python's record; it has no types) is asked for."""
         return (
-            (self.since_ms is None or letter.timestamp >= self.since_ms)
-            and (self.until_ms is None or letter.timestamp < self.until_ms)
+            (self.since_ms is None or written_ms(letter) >= self.since_ms)
+            and (self.until_ms is None or written_ms(letter) < self.until_ms)
             and (not self.places or (letter.partition, letter.offset) in self.places)
             and (not self.reasons or reason_of(letter) in self.reasons)
             and (self.topic is None or our_headers(letter).get("topic") == self.topic.encode())

@@ -124,6 +124,15 @@ def our_headers(record: Record) -> dict[str, bytes]:
     }
 
 
+def written_ms(copy: Record) -> int:
+    """When a copy was first written, ms. Its Kafka timestamp is a later one if an erasure made the
+    letters of others move."""
+    try:
+        return _number(our_headers(copy), "time")
+    except (KeyError, ValueError):
+        return copy.timestamp
+
+
 def dead_letter(
     record: Record, origin: Origin, reason: Reason, detail: str, now_ms: int
 ) -> tuple[bytes | None, bytes | None, Headers]:
@@ -174,7 +183,7 @@ def redriven(
     It keeps its first arrival, so that an event without an id gets the same one, and what is
     produced twice is recognised. ``reason`` is the letter's.
     """
-    history = (*origin.history, f"{reason}@{letter.timestamp}")[-MAX_HISTORY:]
+    history = (*origin.history, f"{reason}@{written_ms(letter)}")[-MAX_HISTORY:]
     return _again(letter, replace(origin, redrives=origin.redrives + 1, history=history), 0, 0, now_ms)
 
 

@@ -148,8 +148,8 @@ def test_a_second_chance_starts_anew_where_the_record_first_arrived_and_keeps_it
             _, _, headers = retry(record, replace(origin, attempt=attempt), 5, 5)
             record = Consumed(b"u", b"{}", headers=tuple(headers))
             origin = origin_of(record, "events-retry", 2)
-        _, _, headers = dead_letter(record, origin, Reason.UNKNOWN_CONTENT, "", 6)
-        letter = Consumed(b"u", b"{}", offset=70 + n, timestamp=n, headers=tuple(headers))
+        _, _, headers = dead_letter(record, origin, Reason.UNKNOWN_CONTENT, "", n)
+        letter = Consumed(b"u", b"{}", offset=70 + n, timestamp=10**13, headers=tuple(headers))
         found = origin_in(letter)
         assert found is not None
         assert (found.attempt, found.redrives) == (2, n - 1)

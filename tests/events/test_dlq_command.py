@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -31,7 +32,9 @@ def put(settings: Settings, *letters: tuple[Reason, Consumed]) -> None:
     with contextlib.closing(clients.producer(settings)) as client:
         for reason, record in letters:
             origin = Origin("likes", 1, record.offset, record.timestamp, 0, 0)
-            key, value, headers = dead_letter(record, origin, reason, "what was wrong", 1)
+            key, value, headers = dead_letter(
+                record, origin, reason, "what was wrong", time.time_ns() // 1_000_000
+            )
             client.send(settings.topic_name("events-dlq"), value, key, headers, partition=0)
         client.flush()
 

@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.commands.dlq_letters import Selection, read_letters
 from stream_app.commands.dlq_redrive import Summary, redrive
-from stream_app.events.dead_letters import our_headers
+from stream_app.events.dead_letters import our_headers, written_ms
 from stream_app.events.redrive import SecondChances
 from stream_app.hashing import key64
 from stream_app.interests.statistics_record import Outcomes
@@ -94,9 +94,9 @@ def test_a_hopeless_letter_comes_back_with_its_history_and_no_more_often_than_is
             assert accounts == Outcomes(dead_lettered=2 + chance)
         for _ in range(2):
             assert again(world) == Summary(redriven_before=2, refused={"too_often": 1})
-        letters = sorted(read_letters(world, Selection()), key=lambda letter: letter.timestamp)
+        letters = sorted(read_letters(world, Selection()), key=written_ms)
         assert [our_headers(letter).get("redrives") for letter in letters] == [None, b"1", b"2"]
-        history = ",".join(f"unknown_content@{letter.timestamp}" for letter in letters[:2])
+        history = ",".join(f"unknown_content@{written_ms(letter)}" for letter in letters[:2])
         assert our_headers(letters[2])["history"] == history.encode()
         for letter in letters:
             ours = our_headers(letter)
