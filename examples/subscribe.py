@@ -22,6 +22,7 @@ def main(only: str | None) -> None:
         "recommendations",
         bootstrap_servers=os.environ.get("STREAM_APP_BROKER", "127.0.0.1:9092"),
         auto_offset_reset="earliest",
+        isolation_level="read_committed",  # slates come in transactions; one that was aborted never counted
         enable_auto_commit=False,
     )
     slates: dict[str, dict[str, Any]] = {}

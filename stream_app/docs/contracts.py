@@ -67,7 +67,8 @@ MESSAGES: dict[str, dict[str, Any]] = {
 """``Topic.value`` → its message. A topic whose value is not here cannot be documented."""
 
 RESERVED_KEYS = {
-    "recommendations": f" Key {COLD_START_USER.decode()!r}: the slate for users who have none of their own.",
+    "recommendations": f" Key {COLD_START_USER.decode()!r}: the slate for users who have none of their own. "
+    "Slates are produced in transactions: read with `isolation.level=read_committed`.",
     "content-stats": f" Key {OUTCOMES_KEY.decode()!r}: the partition's account of its input records (JSON).",
 }
 
