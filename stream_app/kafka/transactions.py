@@ -134,7 +134,10 @@ class PartitionTransactions:
         self, builder: object, tp: TopicPartition
     ) -> tuple[int, asyncio.Future[aiokafka.structs.RecordMetadata]]:
         count = builder.record_count()  # type: ignore[attr-defined]  # aiokafka is untyped
-        return count, await self._producer.send_batch(builder, tp.topic, partition=tp.partition)
+        future = await self._producer.send_batch(builder, tp.topic, partition=tp.partition)
+        # where a transaction fails before it is awaited, its error is the transaction's
+        future.add_done_callback(lambda sent: sent.cancelled() or sent.exception())
+        return count, future
 
     async def close(self) -> None:
         """Stop the producer; bounded, an open transaction is left for the next owner to abort."""
