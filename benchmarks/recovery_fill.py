@@ -110,7 +110,8 @@ async def fill_contents(settings: Settings, contents: int) -> None:
 
 def _unit_vectors(rng: np.random.Generator, count: int, dimensions: int) -> NDArray[np.float16]:
     vectors = rng.standard_normal((count, dimensions), np.float32)
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    unit: NDArray[np.float16] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    return unit
 
 
 def _engagements(rng: np.random.Generator, contents: int, codes: list[int]) -> Contributions:
@@ -119,7 +120,7 @@ def _engagements(rng: np.random.Generator, contents: int, codes: list[int]) -> C
         contents=np.arange(contents),
         actions=np.array(codes, np.uint16)[rng.integers(0, len(codes), contents)],
         times=NEWEST_MS - rng.integers(0, 7 * DAY_MS, contents),
-        signs=np.ones(contents),
+        signs=np.ones(contents, np.int8),
     )
 
 

@@ -187,7 +187,7 @@ class Soak:
                     roles.check()
                 if now - sampled >= SAMPLE_S:
                     sampled = now
-                    row = {
+                    row: dict[str, float | None] = {
                         "seconds": now - began,
                         "sent": float(load.events),
                         "contents_sent": float(load.contents),

@@ -7,6 +7,7 @@ import time
 from collections import deque
 
 import msgspec
+from kafka import KafkaProducer
 
 from stream_app.demo.world import read_posts
 from stream_app.kafka import clients
@@ -44,7 +45,7 @@ class Load:
         self._words = [word for post in read_posts() for word in post.text.split()]
         self._standing: deque[str] = deque()
         self._sent: deque[tuple[str, bytes, bytes]] = deque(maxlen=FOLLOW_UP_AFTER)
-        self._producer: clients.KafkaProducer | None = None
+        self._producer: KafkaProducer | None = None
 
     def open(self) -> None:
         """Connect."""
