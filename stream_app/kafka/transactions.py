@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import aiokafka
 import aiokafka.producer.sender
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_app.errors import FencedError, TransactionError
@@ -83,14 +83,26 @@ class PartitionTransactions:
         try:
             async with asyncio.timeout(self._timeout):
                 ends = await self._commit(outputs, offsets)
-        except ProducerFenced as error:
-            metrics.TRANSACTIONS.labels("fenced").inc()
-            raise FencedError("another worker owns this partition now") from error
-        except (KafkaError, TimeoutError) as error:
+        except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
+            cause = self._cause(error)
+            if isinstance(cause, ProducerFenced):
+                metrics.TRANSACTIONS.labels("fenced").inc()
+                raise FencedError("another worker owns this partition now") from error
             metrics.TRANSACTIONS.labels("failed").inc()
-            raise TransactionError(f"transaction failed: {error!r}") from error
+            raise TransactionError(f"transaction failed: {cause!r}") from error
         metrics.TRANSACTIONS.labels("committed").inc()
         return ends
+
+    def _cause(self, error: BaseException) -> BaseException:
+        """What has ended the transaction. Where the broker refuses it between two of our steps, the next
+        step only says that there is none."""
+        if isinstance(error, KafkaError | TimeoutError):
+            return error
+        ended = self._producer._txn_manager.wait_for_transaction_end()
+        refusal: BaseException | None = ended.exception() if ended is not None and ended.done() else None
+        if refusal is None:
+            raise error
+        return refusal
 
     async def _commit(
         self, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, ProducerFenced
+from aiokafka.structs import RecordMetadata
 from kafka import KafkaAdminClient
 
 from stream_app.errors import FencedError, TransactionError
@@ -127,6 +128,30 @@ def test_a_fenced_producer_says_so_at_its_next_transaction(settings: Settings) -
         assert committed(settings) is None
         await other.commit([output(settings, b"other id")], {})  # ids do not disturb each other
         await asyncio.gather(old.close(), new.close(), other.close())
+
+    run(steps())
+
+
+def test_a_fence_that_shows_between_two_steps_is_a_fence(settings: Settings) -> None:
+    """The broker has refused the records before their offset is sent: aiokafka then says of the offset
+    only that there is no transaction."""
+
+    async def steps() -> None:
+        old, new = producer(settings), producer(settings)
+        await old.fence()
+        await new.fence()
+        send = old._send
+
+        async def refused(outputs: Iterable[Output]) -> list[tuple[int, asyncio.Future[RecordMetadata]]]:
+            futures = await send(outputs)
+            await asyncio.wait([future for _, future in futures])
+            return futures
+
+        old._send = refused  # type: ignore[method-assign]  # the records' fate is known before the next step
+        with pytest.raises(FencedError, match="another worker owns"):
+            await old.commit([output(settings, b"zombie")], mark(settings, 5))
+        assert values(settings) == []
+        await asyncio.gather(old.close(), new.close())
 
     run(steps())
 
