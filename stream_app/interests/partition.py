@@ -358,7 +358,7 @@ class InterestPartition:
             except StateDamagedError as error:
                 self._lose(error)
                 return 0
-            gone = state.statistics.faded(index.rows)
+            gone = state.statistics.dispensable(index.rows, self._settings.content.capacity)
             oldest = now - self._settings.events.max_age_days * DAY_MS  # what is older is too old anyway
             unfenced = self._fences.obsolete(int(oldest), self._settings.interests.fences)
             if self.lost or not (faded or gone or unfenced):

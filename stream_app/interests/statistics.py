@@ -74,18 +74,22 @@ class PartitionStatistics:
         self._t_ref[last], self._counts[last] = 0, 0.0
         return True
 
-    def faded(self, known: Container[bytes]) -> list[bytes]:
-        """Contents that are not ``known`` and whose counts have faded; never the newest, which keeps
-        the stream time.
+    def dispensable(self, known: Container[bytes], capacity: int) -> list[bytes]:
+        """Contents to give up: not ``known``, and their counts have faded, or they are the ones longest
+        not engaged with of more than ``capacity``. Never the newest, which keeps the stream time.
 
         Not being known alone says little: with a new encoder the index is empty until every content
-        has been encoded again.
+        has been encoded again. An index holds ``capacity`` contents at most, so what is beyond is never
+        all known; and counts begin only for known contents.
         """
         if not self._ids:
             return []
         t_ref = self._t_ref[: len(self._ids)]
         before = t_ref.max() - FADED_HALF_LIVES * self._half_lives_ms.max()
-        return [self._ids[row] for row in np.flatnonzero(t_ref < before) if self._ids[row] not in known]
+        oldest_first = np.argsort(t_ref, kind="stable")[:-1].tolist()
+        unknown = [row for row in oldest_first if self._ids[row] not in known]
+        excess = len(self._ids) - capacity
+        return [self._ids[row] for place, row in enumerate(unknown) if place < excess or t_ref[row] < before]
 
     def add(self, moved: Contributions, ids: Sequence[bytes | None]) -> list[tuple[bytes, bytes]]:
         """Count a batch. ``ids`` maps content rows to content ids.

@@ -455,7 +455,7 @@ def test_faded_statistics_of_deleted_contents_can_be_dropped_but_never_the_strea
     for number in range(3):
         world.forget(number)
     with world.contents.still() as index:
-        faded = world.state.statistics.faded(index.rows)
+        faded = world.state.statistics.dispensable(index.rows, 1000)
     assert faded == [b"c2"], "c0 is the newest, c1 has not faded, c3 is still there"
     assert world.state.statistics.forget(b"c2")
     assert not world.state.statistics.forget(b"c2")
