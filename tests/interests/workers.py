@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -37,14 +37,27 @@ PATIENCE_S = 90.0
 class Worker:
     """One worker process with a state directory and a log of its own."""
 
-    def __init__(self, settings: Settings, name: str, directory: Path, role: str = "interests") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        directory: Path,
+        role: str = "interests",
+        *,
+        module: str = "stream_app",
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        """``module`` stands for ``stream_app`` where a worker is not as it should be; ``more`` is
+        added to its environment."""
         interests = msgspec.structs.replace(settings.interests, data_dir=str(directory / name))
-        self._environment = os.environ | environment(msgspec.structs.replace(settings, interests=interests))
+        used = msgspec.structs.replace(settings, interests=interests)
+        self._environment = os.environ | environment(used) | (more or {})
+        self._module = module
         self._role = role
         self.log = directory / f"{name}.log"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "stream_app", "worker", self._role, "--end-with-parent"]
+        command = [sys.executable, "-m", self._module, "worker", self._role, "--end-with-parent"]
         with self.log.open("a") as log:
             self._process = subprocess.Popen(command, env=self._environment, stderr=log)
 
@@ -65,8 +78,9 @@ class Worker:
         return self._process.poll() is None
 
     def wait_for(self, text: str) -> None:
-        """Until the log has a line with ``text``."""
-        wait_until(lambda: text in self.log.read_text(), f"{text!r} in the log", self.log)
+        """Until the log has a line with ``text``; no longer than the worker runs."""
+        wait_until(lambda: text in self.log.read_text() or not self.running, f"{text!r} in the log", self.log)
+        assert text in self.log.read_text(), f"ended without {text!r}:\n{self.log.read_text()[-3000:]}"
 
 
 @contextlib.contextmanager
