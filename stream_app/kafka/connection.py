@@ -14,6 +14,7 @@ from typing import Any
 from faust.auth import SASLCredentials, SSLCredentials
 from yarl import URL
 
+import stream_app.kafka.header_names  # noqa: F401 - whoever reads with these options reads odd header names
 from stream_app.errors import ConfigurationError
 from stream_app.secret import Secret
 from stream_app.settings import Kafka, Settings
@@ -26,12 +27,16 @@ NOT_PEM = "not PEM"
 
 def aiokafka_options(settings: Settings, client_id: str) -> dict[str, Any]:
     """For AIOKafkaProducer and AIOKafkaConsumer. Raises ConfigurationError naming the setting."""
-    kafka = settings.kafka
+    addresses = settings.kafka.broker.split(",")
+    return {"bootstrap_servers": addresses, **single_connection_options(settings, client_id)}
+
+
+def single_connection_options(settings: Settings, client_id: str) -> dict[str, Any]:
+    """For aiokafka's ``create_conn``: one connection to one host and port. Raises ConfigurationError."""
     return {
-        "bootstrap_servers": kafka.broker.split(","),
         "client_id": client_id,
-        "request_timeout_ms": int(kafka.request_timeout_s * 1000),
-        **_security(kafka),
+        "request_timeout_ms": int(settings.kafka.request_timeout_s * 1000),
+        **_security(settings.kafka),
     }
 
 
