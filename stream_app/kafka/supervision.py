@@ -115,6 +115,9 @@ class Movement:
             if self._health.ready and not self._app.rebalancing:
                 self._lag.show(_lags(events, ends))
                 self._look(events | topics, ends, seconds)
+            if self._app._consumer is not None:
+                for circle in self._app._consumer.in_circles(self._timeout_s):
+                    self._health.fail(circle)
             self._standby_lag.show(_lags(standbys, ends))
             self._look_at_standbys(standbys, ends, seconds)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,10 @@ FAUST_LOG = logging.getLogger("faust")
 IDLE_SLEEP_S = 0.002
 """Pause when every partition is back-pressured. Faust sleeps 1 s there, which showed as gaps in
 throughput of up to a second whenever all streams were full."""
+
+
+IN_CIRCLES = 5
+"""So many failures at one offset, for long enough, are no passing trouble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
 
     async def committed(self, tps: list[TP]) -> dict[TP, int | None]:
         """Committed offsets as the broker has them now."""
-        consumer = self._ensure_consumer()
-        return {tp: await consumer.committed(driver.TopicPartition(tp.topic, tp.partition)) for tp in tps}
+        coordinator = self._ensure_consumer()._coordinator
+        # all in one request: aiokafka's own call takes one each
+        found = await coordinator.fetch_committed_offsets(
+            [driver.TopicPartition(tp.topic, tp.partition) for tp in tps]
+        )
+        offsets = {TP(tp.topic, tp.partition): int(mark.offset) for tp, mark in found.items()}
+        return {tp: offset if (offset := offsets.get(tp, -1)) >= 0 else None for tp in tps}
 
     def ended_parts(self) -> Iterator[str]:
         """Names of what has ended of this thread and of aiokafka's tasks in it."""
@@ -97,6 +107,16 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             yield f"aiokafka's group coordination ({error!r})"
 
 
+@dataclass(slots=True)
+class _Opened:
+    """A partition's committed offsets as it was opened last, and since when they are the same."""
+
+    offsets: dict[TP, int | None]
+    first: float
+    rejoins: int
+    again: int = 0
+
+
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     """Faust's aiokafka consumer, delivering record batches for ``app.batch_topics``."""
 
@@ -104,6 +124,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._next_start: dict[TP, int] = {}
+        self._rejoins = 0
+        self._opened: dict[tuple[TP, ...], _Opened] = {}
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> _ConsumerThread:
@@ -192,12 +214,21 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     def request_rejoin(self) -> None:
         """Ask the group for a new assignment: how a partition that failed is opened anew."""
+        self._rejoins += 1
         self._thread.request_rejoin()
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, int | None]:
         """Committed offsets as the broker has them now."""
         offsets: dict[TP, int | None] = await self._thread.call_thread(self._thread.committed, list(tps))
+        self._note_opened(tuple(sorted(offsets)), offsets)
         return offsets
+
+    def _note_opened(self, tps: tuple[TP, ...], offsets: dict[TP, int | None]) -> None:
+        before = self._opened.get(tps)
+        if before is None or before.offsets != offsets:
+            self._opened[tps] = _Opened(offsets, time.monotonic(), self._rejoins)
+        elif before.rejoins < self._rejoins:
+            before.again, before.rejoins = before.again + 1, self._rejoins
 
     # -- for supervision: nothing here waits for the thread
 
@@ -210,6 +241,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         """Partitions of which something has been handed to a stream, and not yet acked or committed."""
         unacked = {message.tp for message in list(self._unacked_messages) if not message.acked}
         return unacked | {tp for tp, acked in list(self._acked.items()) if acked}
+
+    def in_circles(self, seconds: float) -> Iterator[str]:
+        """Partitions that fail and are opened anew, always at the same offset, for so long."""
+        now = time.monotonic()
+        for tps, opened in self._opened.items():
+            if opened.again >= IN_CIRCLES and now - opened.first > seconds:
+                yield (
+                    f"partition {tps[0].partition} was opened {opened.again} times more at the same offset"
+                )
 
     def call_in_thread(self, call: Callable[[], None]) -> None:
         """Run ``call`` in the thread's loop as soon as it turns."""

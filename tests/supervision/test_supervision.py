@@ -16,12 +16,13 @@ import msgspec
 import pytest
 from aiokafka.errors import KafkaError
 
-from stream_app.errors import StalledError
+from stream_app.errors import StalledError, TransactionError
 from stream_app.interests.app import create_app
 from stream_app.kafka.app import RoleApp
 from stream_app.kafka.changelog import ChangelogReader
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.supervision import ENDED_LOOKS, LOOK_S, supervise
+from stream_app.kafka.transactions import PartitionTransactions
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 from tests.interests.closed_form import Sent
@@ -317,6 +318,24 @@ def test_a_producer_that_ended_costs_a_new_assignment_and_nothing_else(world: Se
             await asyncio.to_thread(send_events, world)
             await until(lambda: sum(p._outcomes.applied for p in owner._partitions.values()) == 40)
             assert one.health.stalled() is None
+
+    run(life())
+
+
+def test_a_batch_that_fails_again_and_again_is_noticed(
+    world: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each failure loses the partition, which is opened anew and reads the batch again."""
+
+    async def refuse(*_: object) -> None:
+        raise TransactionError("too large")
+
+    async def life() -> None:
+        monkeypatch.setattr(PartitionTransactions, "commit", refuse)
+        async with running(world) as one:
+            await one.until_ready()
+            await asyncio.to_thread(send_events, world)
+            assert "at the same offset" in await one.cause()
 
     run(life())
 
