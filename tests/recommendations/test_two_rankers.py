@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -85,8 +87,7 @@ def all_ranked(config: Settings, turn: int) -> bool:
 
 
 def test_two_rankers_share_the_users_and_one_takes_over(config: Settings, tmp_path: Path) -> None:
-    first, second = (Worker(config, name, tmp_path, "ranker") for name in ("first", "second"))
-    try:
+    with rankers(tmp_path, first=config, second=config) as (first, second):
         first.start()
         second.start()
         for worker in (first, second):
@@ -104,7 +105,65 @@ def test_two_rankers_share_the_users_and_one_takes_over(config: Settings, tmp_pa
         send(config, 1)
         wait_until(lambda: all_ranked(config, 1), "a new slate of every user", second.log)
         assert second.stop() == 0
+
+
+def newest(config: Settings) -> dict[bytes, bytes | None]:
+    records = clients.read_topic(config, config.topic_name("recommendations"))
+    return {record.key: record.value for record in records}
+
+
+def erase(config: Settings) -> None:
+    """The interests worker's tombstone for every user."""
+    with contextlib.closing(clients.producer(config)) as producer:
+        for user in range(USERS):
+            producer.send(config.topic_name("interests"), key=b"user-%d" % user, value=None)
+        producer.flush()
+
+
+def test_a_ranker_that_was_taken_for_dead_shows_erased_users_nothing(
+    config: Settings, tmp_path: Path
+) -> None:
+    # every record its own batch, and published whether or not it is news: a long backlog
+    short = msgspec.structs.replace(
+        config, kafka=msgspec.structs.replace(config.kafka, session_timeout_s=3.0)
+    )
+    crawling = msgspec.structs.replace(
+        short,
+        kafka=msgspec.structs.replace(short.kafka, batch_records=1),
+        recommendations=msgspec.structs.replace(config.recommendations, skip_unchanged=False),
+    )
+    with rankers(tmp_path, zombie=crawling, heir=short) as (zombie, heir):
+        zombie.start()
+        zombie.wait_for("serving 4 partitions")
+        for turn in range(10):
+            send(config, turn)
+        wait_until(lambda: len(newest(config)) > 10, "the first slates", zombie.log)
+        zombie.signal(signal.SIGSTOP)  # in the middle of its backlog
+        heir.start()
+        heir.wait_for("serving 4 partitions")  # the zombie's session has timed out
+        erase(config)
+
+        def all_gone() -> bool:
+            slates = newest(config)
+            return all(b"user-%d" % u in slates and slates[b"user-%d" % u] is None for u in range(USERS))
+
+        wait_until(all_gone, "every slate to be withdrawn", heir.log)
+        zombie.signal(signal.SIGCONT)
+        zombie.wait_for("another worker owns this partition now")
+        zombie.wait_for("serving 2 partitions")
+        assert all_gone()
+        assert zombie.stop() == 0
+        assert heir.stop() == 0
+
+
+@contextlib.contextmanager
+def rankers(directory: Path, **configs: Settings) -> Iterator[list[Worker]]:
+    """Workers that are yet to be started, gone at the end."""
+    made = [Worker(config, name, directory, "ranker") for name, config in configs.items()]
+    try:
+        yield made
     finally:
-        for worker in (first, second):
+        for worker in made:
             with contextlib.suppress(AttributeError):  # one that was not started
+                worker.signal(signal.SIGCONT)
                 worker.kill()
