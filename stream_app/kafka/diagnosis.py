@@ -20,7 +20,7 @@ from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaError, SaslAuthenticationFailed
 
 from stream_app.errors import AccessError, BrokerUnavailableError, StreamAppError
-from stream_app.kafka.connection import aiokafka_options, tls_context
+from stream_app.kafka.connection import single_connection_options, tls_context
 from stream_app.settings import Kafka, Settings
 
 TIMEOUT_S = 3.0
@@ -87,11 +87,10 @@ def _problem(settings: Settings, address: str) -> str | None:
 
 async def _is_refused(settings: Settings, host: str, port: int) -> bool:
     """Whether the broker does not know this user with this password."""
-    options = aiokafka_options(settings, f"{settings.kafka.app_id}-diagnosis")
-    del options["bootstrap_servers"]
+    client_id = f"{settings.kafka.app_id}-diagnosis"
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            connection = await create_conn(host, port, **options)
+            connection = await create_conn(host, port, **single_connection_options(settings, client_id))
     except SaslAuthenticationFailed:
         return True
     except (KafkaError, OSError):
