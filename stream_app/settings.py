@@ -157,7 +157,7 @@ class Recommendations(Section, frozen=True):
     """Publishing of slates."""
 
     skip_unchanged: Annotated[bool, Meta(description="Publish nothing when a user's slate did not change.")] = True
-    remembered_users: Annotated[Count, Meta(description="Users whose last slate is remembered to notice that.")] = 200_000
+    remembered_users: Annotated[Count, Meta(description="Users whose last slate is remembered, to notice that and to find those who are shown a content that is deleted. Beyond it nobody is missed, but each deletion has `recommendations` searched.")] = 200_000
     cold_start_interval_s: Annotated[Positive, Meta(description="How often the cold-start slate is renewed.")] = 10.0
 
 

@@ -37,7 +37,7 @@ RANK_SECONDS = Histogram("stream_app_rank_seconds", "Seconds of one micro-batch 
 SLATES = Counter("stream_app_slates", "Slates by result.", ["result"])
 SLATES_RENEWED = Counter("stream_app_slates_renewed", "Slates made anew because a content in them was deleted.")
 LEDGER_SEARCHES = Counter("stream_app_ledger_searches", "Searches of `recommendations` for slates with deleted contents, because there are more users than `recommendations.remembered_users`.")
-FRESHNESS_SECONDS = Histogram("stream_app_freshness_seconds", "From an event's Kafka timestamp to the acknowledged slate.", buckets=_FRESH)
+FRESHNESS_SECONDS = Histogram("stream_app_freshness_seconds", "From an event's Kafka timestamp to the committed slate.", buckets=_FRESH)
 CONSUMER_LAG = Gauge("stream_app_consumer_lag", "Records not yet processed.", ["topic", "partition"])
 STANDBY_LAG = Gauge("stream_app_standby_lag", "Changelog records that a warm copy is behind.", ["topic", "partition"])
 QUEUE_DEPTH = Gauge("stream_app_queue_depth", "Entries waiting in a queue.", ["queue"])
