@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +13,10 @@ import pytest
 
 from stream_app import cli
 from stream_app.demo.roles import environment
+from stream_app.errors import AccessError, BrokerUnavailableError
+from stream_app.kafka.admin import create_topics
+from stream_app.kafka.diagnosis import cause
+from stream_app.kafka.reader import TopicReader
 from stream_app.secret import Secret
 from stream_app.settings import Settings
 from tests.security.conftest import PASSWORD, SecuredBroker, secured
@@ -139,3 +147,61 @@ def test_a_command_says_what_is_wrong_and_what_to_do(
     assert len(lines) == 1
     assert WRONG not in shown.err + shown.out
     assert PASSWORD not in shown.err + shown.out
+
+
+def test_a_reader_in_a_worker_says_the_same(settings: Settings, secured_broker: SecuredBroker) -> None:
+    """aiokafka hides the cause as well; a wrong password, and a broker that nobody vouches for."""
+    for name in ("wrong password, SCRAM", "another authority"):
+        connection, message = REFUSED[name]
+        world = secured(settings, connection(secured_broker))
+
+        async def scenario(world: Settings = world) -> None:
+            await TopicReader(world, world.topic_name("content"), lambda records: None, label="test").start()
+
+        with pytest.raises(AccessError) as error:
+            asyncio.run(asyncio.wait_for(scenario(), BOUND_S))
+        assert str(error.value) == expected(message, world, secured_broker)
+
+
+def test_any_host_name_will_do_if_one_says_so(settings: Settings, secured_broker: SecuredBroker) -> None:
+    world = secured(settings, secured_broker.connection("STRANGER", ssl_check_hostname=False))
+    assert create_topics(world)
+
+    async def scenario() -> int:
+        reader = TopicReader(world, world.topic_name("content"), lambda records: None, label="test")
+        await reader.start()
+        await reader.stop()
+        return reader.records
+
+    assert asyncio.run(asyncio.wait_for(scenario(), BOUND_S)) == 0
+
+
+def test_a_broker_that_is_not_there_is_not_called_unwilling(settings: Settings) -> None:
+    """A worker tries again what is not there, and not what refuses it."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        world = secured(settings, {"broker": f"127.0.0.1:{nobody.getsockname()[1]}"})
+        error = cause(world, TimeoutError())
+    assert isinstance(error, BrokerUnavailableError)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\x00\x00\x04abcd", b"\x15\x03"]
+)
+@pytest.mark.parametrize("protocol", ["PLAINTEXT", "SSL"])
+def test_what_is_no_kafka_is_judged_by_nothing(answer: bytes, protocol: str, settings: Settings) -> None:
+    """Whatever answers, or hangs up: no exception, and no cause that was not shown."""
+    world = secured(settings, {"security_protocol": protocol})
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        world = secured(world, {"broker": f"127.0.0.1:{server.getsockname()[1]}"})
+        threading.Thread(target=answer_all, args=(server, answer), daemon=True).start()
+        assert isinstance(cause(world, TimeoutError()), BrokerUnavailableError)
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def answer_all(server: socket.socket, answer: bytes) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(answer)
