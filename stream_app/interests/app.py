@@ -13,7 +13,7 @@ from faust.types import TP
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
-from stream_app.errors import BrokerUnavailableError, TransactionError
+from stream_app.errors import BrokerUnavailableError, StateDirectoryError, TransactionError
 from stream_app.events.dead_letters import origin_of
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
@@ -66,7 +66,11 @@ class InterestsWorker:
     async def stop(self) -> None:
         """Close everything; the streams have come to rest."""
         await self._reader.stop()
-        await self._close(set(self._partitions), set(self._standbys))
+        try:
+            await self._close(set(self._partitions), set(self._standbys))
+        except StateDirectoryError as error:
+            # raised, it would keep the app from coming to rest; nothing is lost, the changelog has it
+            log.critical("state could not be written out at the end: %s", error)
 
     # -- partitions come and go
 
@@ -129,12 +133,16 @@ class InterestsWorker:
         closing = asyncio.gather(
             *(self._partitions.pop(p).close() for p in partitions),
             *(self._standbys.pop(p).close() for p in standbys),
+            return_exceptions=True,  # one that fails must not leave the others half closed
         )
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
             await closing  # half closed, a store would stay locked
             raise
+        for outcome in closing.result():
+            if outcome is not None:
+                raise outcome
 
     async def _committed(self, partition: int) -> dict[str, int | None]:
         offsets = await consumer_of(self._app).committed([TP(topic, partition) for topic in self._inputs])

@@ -260,7 +260,8 @@ class PartitionStore:
 
     def clear(self) -> None:
         """Start over with an empty database."""
-        self._db.close()
+        with contextlib.suppress(Exception):  # what cannot be written out any more is not wanted either
+            self._db.close()
         self._remove()
         self._db = self._open()
         self._standing()
@@ -268,14 +269,13 @@ class PartitionStore:
     def close(self) -> None:
         """Close; what was written is durable, so that the next start reads little.
 
-        Raises StateDirectoryError when it cannot be written out; it is closed all the same.
+        Raises StateDirectoryError when it cannot be written out; then it stays open.
         """
         try:
             self._db.flush()
+            self._db.close()
         except Exception as error:  # rocksdict raises nothing more specific
             raise self._unwritable(error) from error
-        finally:
-            self._db.close()
 
     def _unreadable(self, error: Exception) -> StateDamagedError:
         """Also sees to it that the files are not opened again, lest the error comes back for ever."""
