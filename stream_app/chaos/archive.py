@@ -18,7 +18,12 @@ from typing import Any
 import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import KafkaError
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    NotCoordinatorError,
+)
 
 from stream_app.chaos.archived import Archived, Kept, Sample, Spot
 from stream_app.errors import StreamAppError
@@ -137,7 +142,10 @@ class Archive:
             self._looks += 1
         if not self._assign(consumer, admin):
             return
-        committed = admin.list_group_offsets(self._group)[self._group]
+        try:
+            committed = admin.list_group_offsets(self._group)[self._group]
+        except (CoordinatorNotAvailableError, NotCoordinatorError, CoordinatorLoadInProgressError):
+            return  # it is being set up, or comes back: the next look tells
         ends = admin.list_partition_offsets(dict.fromkeys(self._partitions, OffsetSpec.LATEST))
         now = {tp: int(end.offset) for tp, end in ends.items()}
         if self._reached == self._ends_seen:
