@@ -82,7 +82,7 @@ class DeviceError(StreamAppError):
 
 
 class StalledError(StreamAppError):
-    """The worker cannot make progress, or does not come to rest; it ends so that an orchestrator restarts it."""
+    """The worker cannot make progress or come to rest; it ends so that an orchestrator restarts it."""
 
     code = "stalled"
     exit_status = 3
