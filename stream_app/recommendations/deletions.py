@@ -134,8 +134,9 @@ class DeletedContents:
 
     async def _affected(self, deleted: set[int]) -> dict[bytes, int]:
         """3. user → partition of at most ``AT_ONCE`` users who are shown any of these contents."""
-        async with self._pipeline.work:  # what is on its way to the topic is in the ledger then
-            named = await self._ledger.naming(deleted)
+        async with self._pipeline.work:
+            pass  # what was on its way to the topic is in the ledger now, and what comes names none of them
+        named = await self._ledger.naming(deleted)
         sound = self._partitions.sound
         found = {user: partition for user, partition in named.items() if partition in sound}
         incomplete = self._ledger.incomplete & sound

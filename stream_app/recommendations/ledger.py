@@ -135,8 +135,8 @@ class SlateLedger:
     async def naming(self, contents: Collection[int]) -> dict[bytes, int]:
         """user → partition, for the remembered users whose slates name any of these contents (their keys).
 
-        Nothing may be published meanwhile. The search has a thread of its own: with 200,000 slates it
-        takes a tenth of a second.
+        The search has a thread of its own: with 200,000 slates it takes a tenth of a second. A slate that
+        is noted meanwhile may count or not.
         """
         if not contents:
             return {}

@@ -61,6 +61,8 @@ class Change:
     user: bytes
     slate: Slate | None
     """None: withdrawn"""
+    timely: bool = True
+    """Whether its cause has just come. A slate made anew long after tells nothing about freshness."""
 
 
 class Publisher(Protocol):
@@ -138,7 +140,7 @@ class RankerPipeline:
             cheap, users = users[:overfull], users[overfull:]
             if cheap:  # 3.
                 self._engine.refresh()
-                made += self._current(self._engine.fallback(cheap, "queue_full"), places)
+                made += self._current(self._engine.fallback(cheap, "queue_full"), places, True)
             made = await self._rank(users, places, made)  # 4.
             await self._publisher.publish(made, {batch.partition: batch.end for batch in batches})  # 5.
 
@@ -157,7 +159,7 @@ class RankerPipeline:
                 else:
                     users.append((user, record))
             places = {user: partition for user, (partition, _) in found.items()}
-            await self._publisher.publish(await self._rank(users, places, made))
+            await self._publisher.publish(await self._rank(users, places, made, timely=False))
 
     async def renew_cold_start(self) -> None:
         """Publish the slate for whoever is not known, if it changed."""
@@ -174,7 +176,9 @@ class RankerPipeline:
         """Let the thread end."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _rank(self, users: list[User], places: Mapping[bytes, int], made: list[Change]) -> list[Change]:
+    async def _rank(
+        self, users: list[User], places: Mapping[bytes, int], made: list[Change], *, timely: bool = True
+    ) -> list[Change]:
         """Rank in micro-batches, and publish what was ``made`` before each; the last one's is returned."""
         depth = metrics.QUEUE_DEPTH.labels("ranking")
         try:
@@ -187,7 +191,7 @@ class RankerPipeline:
                     ranked = await self._in_thread(partial(self._engine.rank_prepared, batch))
                 finally:
                     await publishing
-                made = self._current(ranked, places)
+                made = self._current(ranked, places, timely)
                 self._progress()
         finally:
             depth.set(0)
@@ -196,12 +200,12 @@ class RankerPipeline:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _current(self, ranked: Iterable[Ranked], places: Mapping[bytes, int]) -> list[Change]:
+    def _current(self, ranked: Iterable[Ranked], places: Mapping[bytes, int], timely: bool) -> list[Change]:
         """The users' slates; whoever would be shown nothing has none, and so gets the cold-start slate."""
         rankings = list(ranked)
         slates = self._slates_of(rankings)
         return [
-            Change(places[one.user_id], one.user_id, slate if slate.items else None)
+            Change(places[one.user_id], one.user_id, slate if slate.items else None, timely)
             for one, slate in zip(rankings, slates, strict=True)
         ]
 

@@ -70,7 +70,7 @@ class SlatePublisher:
                 withdrawn += 1
                 continue
             self._ledger.note(change.user, change.partition, fingerprint(slate), content_keys(slate))
-            if slate.caused_by is not None:
+            if slate.caused_by is not None and change.timely:
                 received = milliseconds(slate.caused_by.received_at) / 1000
                 metrics.FRESHNESS_SECONDS.observe(max(now - received, 0.0))
         metrics.SLATES.labels("withdrawn").inc(withdrawn)
