@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -129,9 +130,10 @@ def test_slates_arrive_with_their_offsets_and_repeats_do_not(settings: Settings)
         await publish([shown(0, "a", "x", "y"), shown(1, "b", "z")], {0: 5, 1: 7})
         owner.ledger.forget(0)
         await publish([shown(0, "a", "x", "y"), shown(1, "b", "z")], {1: 9})
+        await publish([replace(shown(0, "c", "x"), timely=False)])  # its cause is no news
 
     run(settings, work)
-    assert on_topic(settings) == {"a": [["x", "y"], ["x", "y"]], "b": [["x"], ["z"]]}
+    assert on_topic(settings) == {"a": [["x", "y"], ["x", "y"]], "b": [["x"], ["z"]], "c": [["x"]]}
     assert committed(settings) == {0: 5, 1: 9}
     assert metric("freshness_seconds_count") - fresh == 4
     assert metric("slates_total", result="unchanged") - unchanged == 2

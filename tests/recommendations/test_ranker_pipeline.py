@@ -48,6 +48,7 @@ class Shelf:
     places: dict[bytes, int] = field(default_factory=dict)
     calls: list[tuple[int, dict[int, int]]] = field(default_factory=list)  # changes, positions
     withdrawn: list[bytes] = field(default_factory=list)
+    timely: dict[bytes, bool] = field(default_factory=dict)
     refuses: bool = False
 
     @property
@@ -60,6 +61,7 @@ class Shelf:
         self.calls.append((len(changes), dict(ends)))
         for change in changes:
             self.places[change.user] = change.partition
+            self.timely[change.user] = change.timely
             if change.slate is None:
                 self.withdrawn.append(change.user)
                 self.slates.pop(change.user.decode(), None)
@@ -194,6 +196,7 @@ def test_slates_are_made_anew_from_records_that_were_looked_up() -> None:
     assert shelf.slates["ranked since"] is made
     assert sorted(shelf.withdrawn) == [b"gone", b"unreadable"]
     assert shelf.places == {b"there": 3, b"gone": 2, b"unreadable": 1, b"ranked since": 0}
+    assert (shelf.timely[b"ranked since"], shelf.timely[b"there"]) == (True, False)
     assert rejected() - before == 1
     assert [ends for _, ends in shelf.calls if ends] == [{0: 1}]  # of the batch, and no other
 
