@@ -70,8 +70,7 @@ class Arrivals:
     def hash_of(self, arrival: Arrival, event: Event) -> int:
         """How records name this event."""
         place = arrival.origin
-        name = event.name if event.name is not None else f"{place.topic}-{place.partition}-{place.offset}"
-        return event_hash(name)
+        return event_hash(event.name if event.name is not None else "-".join(map(str, place)))
 
     def accounts(self) -> dict[int, Counter[str]]:
         """By partition, what became of each input: the product's own account must say the same."""

@@ -52,7 +52,7 @@ class DecodedBatch:
     actions: NDArray[np.int64]
     """[E], index into ``settings.events.actions``"""
     events: NDArray[np.uint64]
-    """[E], key64 of the event id, or of "topic-partition-offset" where none was given"""
+    """[E], key64 of the event id, or of "topic-partition-offset-timestamp" where none was given"""
     named: NDArray[np.bool_]
     """[E], an event id was given"""
     times: NDArray[np.int64]
@@ -130,10 +130,11 @@ class EventDecoder:
                     check_id("content_id", event.content_id, max_id)
                 name = event.event_id
                 if name is None:
+                    # with its time: offsets start at 0 again when the topic is deleted and made anew
                     if place is None:
-                        name_key = key64(f"{topic}-{partition}-{record.offset}")
+                        name_key = key64(f"{topic}-{partition}-{record.offset}-{arrival}")
                     else:
-                        name_key = key64(f"{place.topic}-{place.partition}-{place.offset}")
+                        name_key = key64(f"{place.topic}-{place.partition}-{place.offset}-{arrival}")
                 else:
                     if not (0 < len(name.encode()) <= max_id and name.isprintable()):
                         check_id("event_id", name, max_id)

@@ -20,7 +20,7 @@ class Event(msgspec.Struct, gc=False):
         str | None,
         Meta(
             description="Unique name of the event: it lets repeated sends be recognised and an undo name its "
-            "original. Missing: topic-partition-offset."
+            "original. Missing: topic-partition-offset-timestamp."
         ),
     ] = None
     occurred_at: Annotated[

@@ -25,6 +25,7 @@ from functools import partial
 import msgspec
 import numpy as np
 from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import FencedError, StateDamagedError, TransactionError
@@ -53,6 +54,9 @@ INLINE_RECORDS = 32
 
 WAITING_RECORDS = 2_000
 """Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
+
+PAUSE_S = 0.5
+"""Without a batch of a topic for so long, the topic may have been deleted and created again unseen."""
 
 EXPIRY_SCAN = 20_000
 """Users on disk looked at in one round of expiry."""
@@ -106,6 +110,8 @@ class InterestPartition:
         self._receipts = ReceiptWriter(settings)
         self._state: PartitionState | None = None
         self._expected: dict[str, int | None] = {}
+        self._committed: Committed
+        self._vouched: dict[str, float] = {}  # topic → when its offsets were last seen to be ours
         self._position = 0
         self._waiting: list[Output] = []  # computed, and to be committed with the next transaction
         self._offsets: dict[TopicPartition, int] = {}
@@ -136,6 +142,7 @@ class InterestPartition:
         await self._read_whole(self._statistics_topic, self._take_statistics, moved)
         await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
         self._show_fences()
+        self._committed = committed
         self._expected = dict(await committed(self.partition))
         self._state = PartitionState(
             self.partition, self._slab, store, self._statistics, self._fences, self._outcomes
@@ -207,9 +214,32 @@ class InterestPartition:
         self._expected[batch.topic] = batch.end
         return state
 
+    async def _same_topic(self, batch: RecordBatch) -> bool:
+        """Whether the batch is of the topic that the offsets before it are of.
+
+        A topic that is deleted takes the group's offsets with it. One that was created again meanwhile
+        and has outgrown the position where we stood goes on giving batches there, as if nothing
+        had happened; but its first records would be skipped. Whoever was not asleep sees the topic
+        missing, so that it is enough to look after a pause.
+        """
+        now = time.monotonic()
+        expected = self._expected.get(batch.topic)
+        if expected is not None and now - self._vouched.get(batch.topic, 0.0) > PAUSE_S:
+            await self.settle()
+            try:
+                async with asyncio.timeout(self._settings.kafka.request_timeout_s):
+                    found = (await self._committed(self.partition)).get(batch.topic)
+            except (KafkaError, TimeoutError) as error:
+                self._lose(error)
+                return False
+            if found is None or found < expected:  # ahead: another owner's, by whom we are fenced
+                self._lose(TransactionError(f"{batch.topic} is not what it was: {expected} was committed"))
+        self._vouched[batch.topic] = now
+        return not self.lost
+
     async def _handle(self, batch: RecordBatch) -> None:
         async with self._busy:
-            if (state := self._admit(batch)) is None:
+            if not await self._same_topic(batch) or (state := self._admit(batch)) is None:
                 return
             metrics.BATCH_RECORDS.labels("interests").observe(len(batch.records))
             if self._slab.capacity - np.count_nonzero(self._slab.dirty) < len(batch.records):

@@ -22,6 +22,10 @@ from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
 
+METADATA_MAX_AGE_MS = 2_000
+"""A topic that is deleted and created again is noticed by its metadata alone: aiokafka's 5 minutes
+would leave it unread for so long."""
+
 Hook = Callable[[], Awaitable[None]]
 
 MAX_POLL_INTERVAL_S = 7 * 86_400.0
@@ -166,6 +170,7 @@ def create_faust_app(
         broker_heartbeat_interval=min(3.0, kafka.session_timeout_s / 3),
         broker_request_timeout=max(kafka.request_timeout_s, kafka.session_timeout_s),
         broker_commit_interval=1.0,
+        consumer_metadata_max_age_ms=METADATA_MAX_AGE_MS,
         # aiokafka leaves the group when nothing is fetched for this long: in a long recovery nothing is
         broker_max_poll_interval=MAX_POLL_INTERVAL_S,
         # An unresponsive broker is retried for ever by aiokafka; our own watch decides on stalls.

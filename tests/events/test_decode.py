@@ -77,16 +77,22 @@ def test_all_columns_of_a_full_event() -> None:
 def test_defaults_of_a_bare_event() -> None:
     batch = decode(Consumed(b"u1", event(likes_cats=[1, {"x": None}]), 41), topic="shares")
     assert batch.actions.tolist() == [2]
-    assert batch.events.tolist() == [key64("shares-3-41")]
+    assert batch.events.tolist() == [key64(f"shares-3-41-{NOW}")]
     assert batch.named.tolist() == [False]
     assert batch.times.tolist() == [NOW]
     assert batch.undo.tolist() == [False]
 
 
+def test_an_offset_that_comes_again_is_another_event() -> None:
+    """A topic that was deleted and created again counts from 0 once more."""
+    before, after = (decode(Consumed(b"u1", event(), 41, timestamp=NOW + t)) for t in (0, 1))
+    assert before.events.tolist() != after.events.tolist()
+
+
 def test_null_counts_as_missing() -> None:
     batch = decode(Consumed(b"u1", event(event_id=None, occurred_at=None, undo=None, text=None), 9))
     assert batch.times.tolist() == [NOW]
-    assert batch.events.tolist() == [key64("likes-3-9")]
+    assert batch.events.tolist() == [key64(f"likes-3-9-{NOW}")]
 
 
 def test_dtypes_hold_for_an_empty_batch() -> None:
@@ -230,7 +236,7 @@ def test_a_retry_is_decoded_as_what_it_was() -> None:
     batch = decode(again, topic="events-retry")
     assert batch.actions.tolist() == [2]
     assert batch.received.tolist() == batch.times.tolist() == [NOW - 60_000]
-    assert batch.events.tolist() == [key64("shares-1-12")]
+    assert batch.events.tolist() == [key64(f"shares-1-12-{NOW - 60_000}")]
     seen = origin_of(again, "events-retry", 1)
     assert (seen.topic, seen.partition, seen.offset) == ("shares", 1, 12)
     assert (seen.attempt, seen.not_before_ms) == (1, NOW + 5)

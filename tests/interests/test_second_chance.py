@@ -64,7 +64,7 @@ def test_a_letter_is_applied_once_the_content_is_there_as_if_it_came_in_time(
         assert wait_for_outcomes(world, 2, worker.log) == Outcomes(applied=1, dead_lettered=1)
         record = states(world)[b"u"]
         (interaction,) = record.interactions
-        place = f"{world.topic_name('shares')}-{first.partition}-{first.offset}"
+        place = f"{world.topic_name('shares')}-{first.partition}-{first.offset}-{first.timestamp}"
         assert interaction["event"] == key64(place)
         assert interaction["time"] == record.header["received_at"] == record.t_ref == first.timestamp
         assert (record.header["partition"], record.header["offset"]) == (first.partition, first.offset)
