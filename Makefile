@@ -34,6 +34,9 @@ lint: install  ## ruff and mypy --strict
 bench: install  ## the state path against an idiomatic Faust agent
 	$(BIN)/python benchmarks/state_path.py $(ARGS)
 
+chaos: install  ## break workers, broker, network and disks on purpose: make chaos ARGS="--faults 200 --seed 1"
+	$(BIN)/stream-app chaos $(ARGS)
+
 docs: install  ## regenerate the reference pages under docs/
 	$(BIN)/python -m stream_app.docs
 
