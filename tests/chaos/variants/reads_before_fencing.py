@@ -1,11 +1,13 @@
 """Broken on purpose: a new owner reads the changelog first, and fences the old owner only then.
 
-What the old owner, stopped in the middle of a transaction, still commits in between is missed.
+What the old owner, stopped in the middle of a transaction, still commits in between is missed. The
+reading takes as long as that needs: here the old owner always wakes just before it is fenced.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +19,8 @@ from stream_app.kafka.transactions import Output, PartitionTransactions
 from tests.chaos.variants import broken
 
 READ_S = 6.0
-"""How long the reading seems to take: until after a stopped worker has woken."""
+"""The reading takes no longer, if nobody commits anything."""
+LOOK_S = 0.05
 
 open_fenced = InterestPartition.open
 commit_at_once = PartitionTransactions.commit
@@ -28,7 +31,9 @@ async def open_unfenced(
     self: InterestPartition, store: PartitionStore, committed: Committed, *more: Any, **named: Any
 ) -> None:
     async def fence_now(partition: int) -> Mapping[str, int | None]:
-        await asyncio.sleep(READ_S)
+        before, begun = await committed(partition), time.monotonic()
+        while await committed(partition) == before and time.monotonic() - begun < READ_S:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
         await fence(self._transactions)
         return await committed(partition)
 
