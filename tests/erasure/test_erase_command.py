@@ -1,4 +1,4 @@
-"""``stream-app erase`` without a worker: what it produces, what it refuses, what it says without an answer."""
+"""``stream-app erase`` without a worker: what it produces, what it refuses, what it says without answer."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import resource
 import shutil
 from pathlib import Path
@@ -167,25 +168,32 @@ def fed(settings: Settings) -> Settings:
 @pytest.mark.parametrize("fault", ["directory gone", "disk full"])
 def test_a_directory_that_fails_under_a_running_worker(fed: Settings, tmp_path: Path, fault: str) -> None:
     """It stops and says why and what to do; after the restart everything is there, counted once."""
-    sent = history(3000, 400, 20, seed=8)
-    third = len(sent) // 3
+    sent = history(5000, 400, 20, seed=8)
+    rest = iter(range(1000, len(sent), 50))
     with workers(fed, tmp_path, "w") as (worker,):
         worker.wait_for("serving 2 partitions")
-        produce(fed, sent[:third])
-        wait_for_outcomes(fed, third, worker.log)
+        produce(fed, sent[:1000])
+        wait_for_outcomes(fed, 1000, worker.log)
         data = tmp_path / "w"
         if fault == "directory gone":
             shutil.rmtree(data)
         else:
             # RocksDB's tables no longer fit, the log still does
             resource.prlimit(worker._process.pid, resource.RLIMIT_FSIZE, (32_768, resource.RLIM_INFINITY))
-        produce(fed, sent[third : 2 * third])
-        wait_until(lambda: not worker.running, "the worker to stop", worker.log)
+
+        def stopped() -> bool:
+            """RocksDB writes in the background, and tells with a later write: so there must be more."""
+            for start in itertools.islice(rest, 1):
+                produce(fed, sent[start : start + 50])
+            return not worker.running
+
+        wait_until(stopped, "the worker to stop", worker.log)
         assert worker.stop() == 1
         text = worker.log.read_text()
         assert f"stream-app: [state_directory] cannot write {data}" in text
         assert "set interests.data_dir" in text
         worker.start()
-        produce(fed, sent[2 * third :])
+        for start in rest:
+            produce(fed, sent[start : start + 50])
         wait_for_outcomes(fed, len(sent), worker.log)
         assert worst_error(fed, sent, unit_vectors(20, 32)) <= 1e-5
