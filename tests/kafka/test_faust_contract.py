@@ -82,6 +82,7 @@ OVERRIDDEN = [
     (BatchConsumer, driver.Consumer, "on_partitions_revoked", ["revoked"]),
     (BatchConsumer, driver.Consumer, "_commit_offsets", ["offsets", "start_new_transaction"]),
     (BatchConsumer, driver.Consumer, "_new_consumer_thread", []),
+    (BatchConsumer, driver.Consumer, "verify_event_path", ["now", "tp"]),
     (RoleApp, faust.App, "_on_partitions_revoked", ["revoked"]),
     (RoleApp, faust.App, "_create_directories", []),
     (RoleApp, faust.App, "on_rebalance_end", []),
@@ -249,6 +250,17 @@ async def test_transactional_topics_are_never_committed_by_faust(monkeypatch: py
         if inspect.isfunction(f) and "self._commit(" in inspect.getsource(f)
     ]
     assert callers == ["_commit_offsets"]
+
+
+@in_loop
+async def test_fausts_watch_of_commits_does_not_see_transactions(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its errors come from here; without a started thread to ask, Faust's own would raise."""
+    consumer = make_consumer()
+    monkeypatch.setattr(consumer, "assignment", lambda: {TP("own", 0)})
+    await consumer.verify_all_partitions_active()
+    assert not caplog.records
 
 
 def test_the_app_waits_for_its_streams_before_partitions_are_given_up() -> None:
