@@ -58,6 +58,10 @@ WAITING_RECORDS = 2_000
 PAUSE_S = 0.5
 """Without a batch of a topic for so long, the topic may have been deleted and created again unseen."""
 
+MARKERS_S = 3.0
+LOOK_S = 0.02
+"""A transaction's offsets show once its marker is written, a moment after the commit was answered."""
+
 EXPIRY_SCAN = 20_000
 """Users on disk looked at in one round of expiry."""
 
@@ -229,6 +233,9 @@ class InterestPartition:
             try:
                 async with asyncio.timeout(self._settings.kafka.request_timeout_s):
                     found = (await self._committed(self.partition)).get(batch.topic)
+                    while found is not None and found < expected and time.monotonic() - now < MARKERS_S:
+                        await asyncio.sleep(LOOK_S)
+                        found = (await self._committed(self.partition)).get(batch.topic)
             except (KafkaError, TimeoutError) as error:
                 self._lose(error)
                 return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +14,12 @@ from aiokafka import ConsumerRecord
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.vectors import ContentVector
+from stream_app.errors import BrokerUnavailableError
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.store import PartitionStore
+from stream_app.kafka.admin import committed_offset
 from stream_app.kafka.transport import RecordBatch
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
@@ -49,8 +52,25 @@ class Owner:
         self.rejoins += 1
 
     async def open(self, committed: int) -> None:
-        async def offsets(_partition: int) -> Mapping[str, int | None]:
-            return {self.topic: committed}
+        opened = False
+
+        async def offsets(partition: int) -> Mapping[str, int | None]:
+            """What stood there before, and from then on what the broker has."""
+            nonlocal opened
+            if not opened:
+                opened = True
+                return {self.topic: committed}
+            group = self.settings.group("interests")
+            for _ in range(100):
+                with contextlib.suppress(
+                    BrokerUnavailableError
+                ):  # a fresh broker's coordinator takes its time
+                    found = await asyncio.to_thread(
+                        committed_offset, self.settings, group, self.topic, partition
+                    )
+                    return {self.topic: max(found, committed)}
+                await asyncio.sleep(0.1)
+            raise AssertionError("the broker does not tell the group's offsets")
 
         self.partition = InterestPartition(
             self.settings,
