@@ -38,7 +38,7 @@ def run_all(settings: Settings, arguments: list[str]) -> int:
     try:
         while not ending:
             for role, worker in workers.items():
-                if (status := worker.poll()) is not None:
+                if (status := worker.poll()) is not None and not ending:
                     raise StreamAppError(f"the {role} worker ended with status {status}")
             time.sleep(POLL_S)
         return 0
