@@ -26,6 +26,7 @@ from tests.erasure.erasing import (
     files_naming,
     letters,
     receipt_of,
+    receipts,
     topics_naming,
 )
 from tests.interests.workers import (
@@ -174,6 +175,35 @@ def test_events_of_before_stay_out_and_newer_ones_begin_a_new_record(
             check_fenced(world, [3, 4], refused=4, kept=1)
             assert accounts.dead_lettered == 5
             assert accounts.applied + accounts.dead_lettered == send.sent
+
+
+def test_kill_9_in_the_middle_of_many_erasures(world: Settings, send: Sender, tmp_path: Path) -> None:
+    go, stay = [f"goes-{n}" for n in range(40)], [f"stays-{n}" for n in range(20)]
+    with workers(world, tmp_path, "w") as (worker,):
+        for user in (*go, *stay):
+            send.event(user, 1)
+            send.raw(user.encode(), b"no event")
+        wait_for_outcomes(world, send.flushed(), worker.log)
+        kept = [letter for letter in letters(world) if (letter[1] or b"").startswith(b"stays-")]
+        for part in (go[:20], go[20:]):
+            assert erased(world, *part, "--no-wait")[0] == 0
+            wait_until(lambda: bool(receipts(world)), "the first receipts", worker.log)
+            worker.kill()
+            worker.start()
+
+        def done() -> bool:
+            found = receipts(world)
+            return len(found) == len(go) and all(r.swept_at is not None for r in found.values())
+
+        wait_until(done, "all receipts", worker.log)
+        assert {r.removed.records for r in receipts(world).values()} == {1}
+        assert states(world).keys() == {user.encode() for user in stay}
+        assert sorted(letters(world), key=repr) == sorted(kept, key=repr)
+        for user in go:
+            send.event(user, 2, now_ms() - 3_600_000)
+        accounts = wait_for_outcomes(world, send.flushed(), worker.log)
+        assert states(world).keys() == {user.encode() for user in stay}
+        assert (accounts.applied, accounts.dead_lettered) == (60, 100)
 
 
 def check_fenced(world: Settings, contents: list[int], refused: int, kept: int) -> None:

@@ -14,7 +14,7 @@ from stream_app.interests import sweep as sweep_module
 from stream_app.interests.receipts import Removed
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka import changelog, clients
-from stream_app.kafka.admin import committed_offset
+from stream_app.kafka.admin import committed_offset, delete_records
 from stream_app.settings import Settings
 from tests.erasure.erasing import NEIGHBOUR, VICTIM, beginnings, letters, topics_naming
 from tests.interests.workers import wait_until
@@ -82,14 +82,13 @@ def test_a_crash_between_rewriting_and_deleting_neither_loses_nor_doubles_a_lett
 ) -> None:
     stay = survivors(filled)
     calls = 0
-    real = sweep_module.delete_records
 
     def failing(settings: Settings, before: dict[tuple[str, int], int]) -> None:
         nonlocal calls
         calls += 1
         if calls == call:
             raise BrokerUnavailableError("killed here")
-        real(settings, before)
+        delete_records(settings, before)
 
     monkeypatch.setattr(sweep_module, "delete_records", failing)
     with pytest.raises(BrokerUnavailableError):

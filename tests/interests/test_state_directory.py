@@ -15,6 +15,7 @@ from stream_app.interests import standby as standby_module
 from stream_app.interests.standby import StandbyPartition, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.admin import create_topics, delete_topics
+from stream_app.kafka.changelog import ChangelogReader
 from stream_app.settings import Settings
 from tests.interests.test_partition import Owner, small, users_on_disk
 from tests.interests.workers import (
@@ -55,7 +56,7 @@ def follow(settings: Settings) -> set[bytes]:
         before: set[int | None] = {None}
         standby = StandbyPartition(settings, 0, lambda error: pytest.fail(repr(error)))
         before.add(standby.store._stood_ms)
-        reader = standby_module.ChangelogReader(settings, settings.topic_name("interests"), 0)
+        reader = ChangelogReader(settings, settings.topic_name("interests"), 0)
         await reader.start(0)
         end = await reader.end()
         await reader.stop()
