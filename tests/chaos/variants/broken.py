@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from stream_app import cli
 
@@ -13,6 +14,8 @@ WINDOW_S = 0.3
 """Pause between two steps that must be one: a fault that hits at random hits there often."""
 
 
-def main() -> None:
-    """Run the command line."""
+def main(break_it: Callable[[], None]) -> None:
+    """Run the command line; only workers of the interests role are broken."""
+    if "interests" in sys.argv:
+        break_it()
     sys.exit(cli.run(sys.argv[1:]))

@@ -25,6 +25,9 @@ async def commit(
     return ends
 
 
-if __name__ == "__main__":
+def break_it() -> None:
     PartitionTransactions.commit = commit  # type: ignore[method-assign]  # what is broken
-    broken.main()
+
+
+if __name__ == "__main__":
+    broken.main(break_it)

@@ -51,8 +51,11 @@ async def commit_slowly(
     return await commit_at_once(self, outputs, offsets)
 
 
-if __name__ == "__main__":
+def break_it() -> None:
     InterestPartition.open = open_unfenced  # type: ignore[method-assign]  # what is broken
     PartitionTransactions.fence = not_yet  # type: ignore[method-assign]
     PartitionTransactions.commit = commit_slowly  # type: ignore[method-assign]
-    broken.main()
+
+
+if __name__ == "__main__":
+    broken.main(break_it)

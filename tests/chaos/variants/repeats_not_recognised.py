@@ -16,6 +16,9 @@ def nothing_known(
     return np.zeros(len(events), np.bool_), np.zeros(len(events), np.bool_)
 
 
-if __name__ == "__main__":
+def break_it() -> None:
     update._known = nothing_known  # what is broken
-    broken.main()
+
+
+if __name__ == "__main__":
+    broken.main(break_it)
