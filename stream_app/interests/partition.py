@@ -60,7 +60,7 @@ PAUSE_S = 0.5
 
 MARKERS_S = 3.0
 LOOK_S = 0.02
-"""A transaction's offsets show once its marker is written, a moment after the commit was answered."""
+"""The first offsets of all show once their transaction's marker is written, a moment after the commit."""
 
 EXPIRY_SCAN = 20_000
 """Users on disk looked at in one round of expiry."""
@@ -233,13 +233,13 @@ class InterestPartition:
             try:
                 async with asyncio.timeout(self._settings.kafka.request_timeout_s):
                     found = (await self._committed(self.partition)).get(batch.topic)
-                    while found is not None and found < expected and time.monotonic() - now < MARKERS_S:
+                    while found is None and time.monotonic() - now < MARKERS_S:  # or none was there yet
                         await asyncio.sleep(LOOK_S)
                         found = (await self._committed(self.partition)).get(batch.topic)
             except (KafkaError, TimeoutError) as error:
                 self._lose(error)
                 return False
-            if found is None or found < expected:  # ahead: another owner's, by whom we are fenced
+            if found is None:  # any other: our newest only shows a moment later, or another owner fences us
                 self._lose(TransactionError(f"{batch.topic} is not what it was: {expected} was committed"))
         self._vouched[batch.topic] = now
         return not self.lost

@@ -76,6 +76,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         coordinator = self._ensure_consumer()._coordinator
         self.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
 
+    async def seek_to_start(self, tps: list[TP]) -> dict[TP, int]:
+        """Seek to the first offset that there is of each; these offsets."""
+        consumer = self._ensure_consumer()
+        beginnings = await consumer.beginning_offsets([driver.TopicPartition(*tp) for tp in tps])
+        for tp, offset in beginnings.items():
+            consumer.seek(tp, offset)
+        return {TP(tp.topic, tp.partition): int(offset) for tp, offset in beginnings.items()}
+
     async def committed(self, tps: list[TP]) -> dict[TP, int | None]:
         """Committed offsets as the broker has them now."""
         coordinator = self._ensure_consumer()._coordinator
@@ -189,8 +197,19 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     # -- positions
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets; batches start there."""
+        """Seek to the committed offsets, or where there are none to the beginning; batches start there.
+
+        Faust leaves the latter where they are: what had been fetched, and dropped because the streams
+        did not flow yet, would be skipped.
+        """
         await super().perform_seek()
+        fresh = [
+            tp
+            for tp in self.assignment()
+            if tp.topic in self.app.batch_topics and not self._read_offset.get(tp)
+        ]
+        if fresh:
+            self._read_offset.update(await self._thread.call_thread(self._thread.seek_to_start, fresh))
         self._next_start = {tp: offset for tp, offset in self._read_offset.items() if offset is not None}
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
