@@ -22,7 +22,7 @@ from stream_app.hashing import action_code
 from stream_app.secret import Secret
 
 ENV_PREFIX = "STREAM_APP_"
-OWN_TOPICS = ("events-retry", "events-dlq", "content", "content-vectors", "interests", "content-stats", "recommendations")
+OWN_TOPICS = ("events-retry", "events-dlq", "erasures", "content", "content-vectors", "interests", "content-stats", "erasure-receipts", "recommendations")
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]

@@ -12,8 +12,10 @@ from stream_app.errors import BrokerUnavailableError, ConfigurationError, TopicM
 from stream_app.kafka.admin import (
     check_topics,
     create_topics,
+    delete_records,
     delete_topics,
     ensure_topics,
+    topic_id,
     topic_states,
 )
 from stream_app.kafka.clients import admin_client, consumer, producer, read_topic
@@ -36,6 +38,12 @@ def test_topics_are_created_as_declared(settings: Settings) -> None:
     assert likes.config["retention.ms"] == str(7 * 86_400_000)
     assert likes.config["message.timestamp.type"] == "LogAppendTime"
     assert by_name[settings.topic_name("interests")].config["cleanup.policy"] == "compact"
+    day = str(86_400_000)
+    for name in ("interests", "recommendations", "erasure-receipts"):
+        config = by_name[settings.topic_name(name)].config
+        assert (config["max.compaction.lag.ms"], config["delete.retention.ms"]) == (day, day)
+    for name in ("erasures", "events-retry", "events-dlq"):
+        assert by_name[settings.topic_name(name)].config["segment.ms"] == day
 
 
 def test_a_missing_topic_is_named_with_the_command_that_creates_it(settings: Settings) -> None:
@@ -63,7 +71,9 @@ def test_topics_that_agree_but_not_with_the_settings_are_refused(
 
 
 def test_a_differing_configuration_is_a_problem(settings: Settings, topics: list[str]) -> None:
-    problems = check_topics(with_kafka(settings, event_retention_days=1, shared_partitions=3))
+    changed = with_kafka(settings, event_retention_days=1, shared_partitions=3, compaction_lag_h=1)
+    problems = check_topics(changed)
+    assert any("max.compaction.lag.ms is 86400000, declared is 3600000" in p for p in problems)
     assert any("retention.ms is 604800000, declared is 86400000" in p for p in problems)
     assert any("has 2 partitions, configured are 3" in p for p in problems)
 
@@ -80,6 +90,31 @@ def test_workers_that_start_together_may_all_create_the_topics(settings: Setting
         for done in [pool.submit(ensure_topics, settings) for _ in range(4)]:
             done.result(30)
     assert check_topics(settings) == []
+
+
+def test_a_topic_that_was_created_again_has_another_id(settings: Settings, topics: list[str]) -> None:
+    name = settings.topic_name("interests")
+    before = topic_id(settings, name)
+    assert before == topic_id(settings, name) != topic_id(settings, settings.topic_name("likes"))
+    delete_topics(settings)
+    with pytest.raises(TopicMismatchError, match="does not exist"):
+        topic_id(settings, name)
+    create_topics(settings)
+    assert topic_id(settings, name) not in ("", before)
+
+
+def test_records_are_deleted_up_to_an_offset_and_once_is_enough(
+    settings: Settings, topics: list[str]
+) -> None:
+    name = settings.topic_name("events-retry")
+    with producer(settings) as client:
+        for number in range(5):
+            client.send(name, b"%d" % number, partition=1)
+    for _ in range(2):
+        delete_records(settings, {(name, 1): 3})
+    assert [r.value for r in read_topic(settings, name)] == [b"3", b"4"]
+    delete_records(settings, {(name, 1): 2})
+    assert len(list(read_topic(settings, name))) == 2
 
 
 def test_topics_are_deleted(settings: Settings, topics: list[str]) -> None:
