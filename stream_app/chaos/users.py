@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter, defaultdict
 from typing import NamedTuple
@@ -28,6 +29,11 @@ from stream_app.chaos.layouts import (
 
 DAY_MS, HOUR_MS = 86_400_000.0, 3_600_000.0
 COUNT_TOLERANCE = 1e-4
+
+
+def _remaining(half_lives: float) -> float:
+    """What is left of a weight after so many half-lives; bounded where a wrong record is far too old."""
+    return math.pow(2.0, min(-half_lives, 400.0))
 
 
 class Standing(NamedTuple):
@@ -177,7 +183,7 @@ class UserCheck:
         total, mass, open_ = np.zeros(self._dimensions), 0.0, 0.0
         for one in mine:
             vector, spread = self._vector(one.content)
-            left = one.weight * 2.0 ** (-(record.t_ref - one.time) / self._half_life_ms)
+            left = one.weight * _remaining((record.t_ref - one.time) / self._half_life_ms)
             total += left * vector
             mass += abs(left)
             open_ += abs(left) * spread
@@ -222,12 +228,17 @@ class StatisticsCheck:
             record = statistics_record(value)
             times = np.array([one.time for one in mine], np.float64)
             actions = np.array([one.action for one in mine], np.int64)
-            late = len(mine) and times.max() > record.t_ref
+            if len(mine) and times.max() > record.t_ref:
+                self._findings.add(
+                    "statistics_wrong", f"partition {partition} misses a content's newest event"
+                )
+                continue
+            wrong = False
             age_h = (record.t_ref - times) / HOUR_MS
             for h, hours in enumerate(record.half_lives_h):
                 left = np.bincount(actions, 2.0 ** (-age_h / hours), len(self._codes))
                 for code, count in zip(record.actions, record.counts[:, h], strict=True):
                     should = left[self._codes.index(code)]
-                    late = late or abs(count - should) > COUNT_TOLERANCE * (1 + should)
-            if late:
+                    wrong = wrong or abs(count - should) > COUNT_TOLERANCE * (1 + should)
+            if wrong:
                 self._findings.add("statistics_wrong", f"partition {partition} counts a content wrong")

@@ -215,6 +215,16 @@ def t_ref_moved(archived: Archived) -> None:
     change(archived, a_user(archived), add(T_REF_AT, "<q", 1))
 
 
+def t_ref_of_long_ago(archived: Archived) -> None:
+    change(archived, a_user(archived), add(T_REF_AT, "<q", -(10**14)))
+
+
+def content_counted_long_ago(archived: Archived) -> None:
+    """The record of before all that counts."""
+    key, value = next((k, v) for k, v in archived.statistics.items() if v)
+    archived.statistics[key] = value[:8] + struct.pack("<q", NOW_MS - 10**11) + value[16:]
+
+
 def letter_dropped(archived: Archived) -> None:
     archived.letters.pop()
 
@@ -339,6 +349,7 @@ def last_event_not_the_users(archived: Archived) -> None:
         (vector_shifted, "users_wrong"),
         (mass_shifted, "users_wrong"),
         (t_ref_moved, "users_wrong"),
+        (t_ref_of_long_ago, "users_wrong"),
         (last_event_not_the_users, "users_wrong"),
         (record_dropped, "lost"),
         (event_dropped, "lost"),
@@ -357,6 +368,7 @@ def last_event_not_the_users(archived: Archived) -> None:
         (offset_ahead_by_one, "committed_ahead"),
         (content_counted_wrong, "statistics_wrong"),
         (content_not_counted, "statistics_wrong"),
+        (content_counted_long_ago, "statistics_wrong"),
         (slate_missing, "slates_wrong"),
         (slate_for_an_earlier_event, "slates_wrong"),
         (slate_with_a_deleted_content, "slates_wrong"),
