@@ -30,14 +30,14 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from recovery_fill import fill_contents, fill_users
 
 from stream_app import settings as configuration
@@ -73,15 +73,16 @@ class Measured:
     def line(self) -> str:
         """As a row of a Markdown table."""
         rate = f"{self.records / self.seconds:,.0f}" if self.records else ""
-        cost = f"{1e6 * self.cpu_s / self.records:.1f}" if self.records and self.cpu_s else ""
+        cost = f"{1e6 * self.cpu_s / self.records:.1f}" if self.records else ""
         mb = f"{self.mb / self.seconds:,.0f}" if self.mb else ""
-        cpu, peak = (f"{self.cpu_s:.1f}", f"{self.peak_mb:,.0f}") if self.cpu_s else ("", "")
-        return f"| {self.what} | {self.seconds:.2f} | {rate} | {mb} | {cpu} | {cost} | {peak} | {self.note} |"
+        peak = f"{self.peak_mb:,.0f}" if self.peak_mb else ""
+        figures = f"{self.seconds:.2f} | {rate} | {mb} | {self.cpu_s:.1f} | {cost} | {peak}"
+        return f"| {self.what} | {figures} |"
 
 
 HEAD = (
-    "| step | s | records/s | MB/s | processor s | processor µs a record | peak memory MB | |\n"
-    "|---|---|---|---|---|---|---|---|"
+    "| step | s | records/s | MB/s | processor s | processor µs a record | peak memory MB |\n"
+    "|---|---|---|---|---|---|---|"
 )
 
 
@@ -194,13 +195,27 @@ class Started:
     cpu_s: float
     peak_mb: float
     log: str
-    begun: datetime
+    begun: float
+    """Wall clock, s since 1970."""
+    used: list[tuple[float, float]]
+    """(wall clock, processor s so far), every few hundredths of a second."""
+
+    def logged(self, text: str) -> float:
+        """Wall clock of the first line of the log with this text."""
+        line = next(line for line in self.log.splitlines() if text in line)
+        return datetime.fromisoformat(line.split(" ", 1)[0]).timestamp()
+
+    def step(self, what: str, start: float, end: float, records: int = 0) -> Measured:
+        """What happened between two moments of the wall clock."""
+        times, cpu = zip(*self.used, strict=True)
+        before, after = np.interp([start, end], times, cpu)
+        return Measured(f"- {what}", end - start, float(after - before), 0.0, records)
 
 
 def start_worker(settings: Settings, role: str, log: Path, until: Callable[[Settings], bool]) -> Started:
     """Start a role, wait until it is ready and ``until`` holds, read its figures, stop it in order."""
     command = [sys.executable, "-m", "stream_app", "worker", role, "--end-with-parent"]
-    begun, wall = time.monotonic(), datetime.now(UTC)
+    begun, wall, spent = time.monotonic(), time.time(), [(time.time(), 0.0)]
     with log.open("w") as file:
         worker = subprocess.Popen(command, env=os.environ | environment(settings), stderr=file)  # noqa: S603
     try:
@@ -208,15 +223,21 @@ def start_worker(settings: Settings, role: str, log: Path, until: Callable[[Sett
             if worker.poll() is not None or time.monotonic() - begun > READY_TIMEOUT_S:
                 raise SystemExit(f"the {role} worker did not get ready:\n{log.read_text()[-3000:]}")
             time.sleep(POLL_S)
+            spent.append((time.time(), cpu_seconds(worker.pid)))
         seconds = time.monotonic() - begun
-        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
-        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        spent.append((time.time(), cpu_seconds(worker.pid)))
         status = Path(f"/proc/{worker.pid}/status").read_text()
         peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]  # Linux has it
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.wait(120)
-    return Started(seconds, cpu, peak, log.read_text(), wall)
+    return Started(seconds, spent[-1][1], peak, log.read_text(), wall, spent)
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def page(settings: Settings, name: str) -> str:
@@ -240,12 +261,6 @@ def first_slate(settings: Settings) -> bool:
         r'^stream_app_slates_total\{result="published"\} (\S+)', page(settings, "metrics"), re.M
     )
     return found is not None and float(found[1]) > 0
-
-
-def at(log: str, text: str) -> datetime:
-    """When the first line with this text was logged."""
-    line = next(line for line in log.splitlines() if text in line)
-    return datetime.fromisoformat(line.split(" ", 1)[0])
 
 
 def read_seconds(log: str, label: str) -> tuple[int, float]:
@@ -276,7 +291,7 @@ def measure_users(settings: Settings, users: int, directory: Path, profile: str 
         records = int(f["records"])
         rest = f["cpu_s"] - f["main_cpu_s"] - f["write_cpu_s"]
         note = (
-            f"of the processor time: event loop (fetch, parse) {f['main_cpu_s']:.1f} s, WriteBatches "
+            f"of its processor time the event loop (fetch, parse) took {f['main_cpu_s']:.1f} s, WriteBatches "
             f"{f['write_cpu_s']:.1f} s, other threads {rest:.1f} s; closed in {f['close_s']:.1f} s"
         )
         rows.append(
@@ -309,20 +324,15 @@ def measure_contents(settings: Settings, contents: int, directory: Path) -> list
     asyncio.run(fill_contents(settings, contents))
     w = start_worker(settings, "ranker", directory / "ranker.log", first_slate)
     vectors, vectors_s = read_seconds(w.log, "contents")
-    statistics, statistics_s = read_seconds(w.log, "statistics")
-    read_contents = at(w.log, "contents: read").timestamp()
-    read_all = at(w.log, "statistics: read").timestamp()
-    begun = w.begun.timestamp()
-
-    def step(what: str, seconds: float, records: int = 0) -> Measured:
-        return Measured(f"- {what}", seconds, 0.0, 0.0, records)
-
+    statistics, _ = read_seconds(w.log, "statistics")
+    contents_end, statistics_end = w.logged("contents: read"), w.logged("statistics: read")
+    contents_start, ready = contents_end - vectors_s, w.begun + w.seconds
     rows = [
         Measured("ranker: start to first slate", w.seconds, w.cpu_s, w.peak_mb, 0),
-        step("Python, torch, topics checked", read_contents - vectors_s - begun),
-        step("contents", vectors_s, vectors),
-        step("statistics, one record a content and partition", statistics_s, statistics),
-        step("joining the group, first ranking", w.seconds - (read_all - begun)),
+        w.step("Python, torch, topics checked", w.begun, contents_start),
+        w.step("contents", contents_start, contents_end, vectors),
+        w.step("statistics, a record a content and partition", contents_end, statistics_end, statistics),
+        w.step("joining the group, first ranking", statistics_end, ready),
     ]
     for row in rows:
         say(row.line())
@@ -370,9 +380,11 @@ def main() -> None:
                         else measure_contents(settings, args.contents, directory)
                     )
     busy = f"load average {os.getloadavg()[1]:.1f}"
-    print(f"{platform.machine()}, {os.cpu_count()} cores shared with the broker, {busy}\n\n{HEAD}")
+    table = "\n".join([HEAD, *(row.line() for row in rows)])
+    print(f"{platform.machine()}, {os.cpu_count()} cores shared with the broker, {busy}\n\n{table}\n")
     for row in rows:
-        print(row.line())
+        if row.note:
+            print(f"{row.what}: {row.note}")
 
 
 if __name__ == "__main__":
