@@ -43,8 +43,8 @@ SMALL_SEGMENTS = {
     "segment.ms": "3000",
     "min.cleanable.dirty.ratio": "0.01",
     # whoever watches the run reads each record before it may go
-    "min.compaction.lag.ms": "5000",
-    "max.compaction.lag.ms": "6000",
+    "min.compaction.lag.ms": "20000",
+    "max.compaction.lag.ms": "21000",
 }
 TINY_SEGMENTS = SMALL_SEGMENTS | {"segment.ms": "200", "min.cleanable.dirty.ratio": "0.0001"}
 
