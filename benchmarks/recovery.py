@@ -359,6 +359,7 @@ def main() -> None:
     if args.child:
         child(args.child, args.profile)
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was begun is cleaned up
     rows: list[Measured] = []
     with tempfile.TemporaryDirectory(prefix="stream-app-recovery-") as folder:
         directory = Path(folder)
