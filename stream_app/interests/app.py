@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
@@ -41,6 +41,7 @@ class InterestsWorker:
         self._settings, self._app, self._health = settings, app, health
         self._model = model_id(settings)
         self._inputs = sorted(app.transactional_topics)
+        self._longest_delay_ms = int(1000 * max(settings.events.retry_delays_s, default=0.0))
         self._contents = IndexedContents(ContentIndex(settings, self._model))
         self._preparation = BatchPreparation(settings, self._contents)
         self._reader = TopicReader(
@@ -49,7 +50,6 @@ class InterestsWorker:
         self._copies = CopySweep(settings, self._sweeping)
         self._partitions: dict[int, InterestPartition] = {}
         self._standbys: dict[int, StandbyPartition] = {}
-        self._moving = asyncio.Event()  # partitions are about to be given up
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
         self._computing = asyncio.Lock()  # one batch at a time: they share the processor and the index
 
@@ -83,13 +83,7 @@ class InterestsWorker:
             await asyncio.gather(*(self._open(p) for p in sorted(actives - self._partitions.keys())))
             for p in sorted(standbys - self._standbys.keys() - actives):
                 self._standbys[p] = StandbyPartition(self._settings, p, self._app.stop_loudly)
-            self._moving.clear()  # before anything is fetched again: a retry left off now would be skipped
             log.info("serving %d partitions, %d standbys", len(actives), len(standbys))
-
-    def note_serving(self, serving: bool) -> None:
-        """Whoever waits for a retry to become due gives up when partitions are to move."""
-        if not serving:
-            self._moving.set()
 
     async def settle(self) -> None:
         """Everything in flight ends."""
@@ -179,44 +173,11 @@ class InterestsWorker:
         finally:
             self._health.progress(watch)
 
-    async def handle_retries(self, batch: RecordBatch) -> None:
-        """Feed retries as they become due, in order; leave off when partitions are about to move.
-
-        A record waits at most until its own time or, behind one with a longer delay, until that
-        one's. What is left off is read again by the partition's next owner.
-        """
-        records, start, first = batch.records, batch.start, 0
-        while first < len(records):
-            now_ms = time.time_ns() // 1_000_000
-            last = first
-            while last < len(records) and self._due_ms(batch, last) <= now_ms:
-                last += 1
-            if last > first:
-                due = RecordBatch(batch.topic, batch.partition, start, records[first:last])
-                await self.handle(due)
-                first, start = last, due.end
-            elif await self._moves_within((self._due_ms(batch, first) - now_ms) / 1000):
-                return
-
-    def _due_ms(self, batch: RecordBatch, index: int) -> int:
-        origin = origin_of(batch.records[index], batch.topic, batch.partition)
-        latest: int = batch.records[index].timestamp + self._longest_delay_ms
-        return min(origin.not_before_ms, latest)
-
-    @property
-    def _longest_delay_ms(self) -> int:
-        """No retry waits longer, whatever its headers say."""
-        return int(1000 * max(self._settings.events.retry_delays_s, default=0.0))
-
-    async def _moves_within(self, seconds: float) -> bool:
-        self._health.expect(ROLE, after_s=seconds)  # in hand, though nothing is to be done yet
-        try:
-            await asyncio.wait_for(self._moving.wait(), max(0.001, seconds))
-        except TimeoutError:
-            return False
-        finally:
-            self._health.progress(ROLE)
-        return True
+    def due_ms(self, record: ConsumerRecord) -> int:
+        """When a retry is to be tried, ms: none waits longer than the longest delay, whatever its headers
+        say."""
+        latest: int = record.timestamp + self._longest_delay_ms
+        return min(origin_of(record, record.topic, record.partition).not_before_ms, latest)
 
     # -- now and then
 
@@ -287,17 +248,12 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     app.standby_positions = worker.standby_positions
     app.starting.append(worker.start)
     app.stopping.append(worker.stop)
-    app.serving.append(worker.note_serving)
+    app.delays[retries] = worker.due_ms
 
-    @app.agent(app.batches(events), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
+    @app.agent(app.batches([*events, retries]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
     async def events_agent(batches: Any) -> None:
         async for batch in batches:
             await _or_stop(app, worker.handle(batch))
-
-    @app.agent(app.batches([retries]), name="retries")  # type: ignore[untyped-decorator]
-    async def retries_agent(batches: Any) -> None:
-        async for batch in batches:
-            await _or_stop(app, worker.handle_retries(batch))
 
     @app.agent(app.batches([erasures]), name="erasures")  # type: ignore[untyped-decorator]
     async def erasures_agent(batches: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import faust
+from aiokafka import ConsumerRecord
 from faust.serializers.schemas import Schema
 from faust.transport.drivers.aiokafka import Transport as _DriverTransport
 from faust.types import TP
@@ -54,6 +55,9 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
 
     batch_topics: frozenset[str]
     transactional_topics: frozenset[str]
+    delays: dict[str, Callable[[ConsumerRecord], int]]
+    """Batch topics whose records are held back: when each is due, in ms of wall-clock time. Within a
+    partition their order is kept: one waits for those before it."""
     fetch_max_wait_ms: int
     owner: PartitionOwner | None
     readers: list[TopicReader]
@@ -182,6 +186,7 @@ def create_faust_app(
     )
     app.batch_topics = frozenset(batch_topics)
     app.transactional_topics = frozenset(batch_topics if transactional else ())
+    app.delays = {}
     app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
     app.owner = None
     app.starting, app.stopping, app.serving = [], [], []

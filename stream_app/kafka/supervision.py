@@ -130,8 +130,8 @@ class Movement:
         self._idle = {tp: self._idle.get(tp) or Idle() for tp in positions}
         for tp, idle in self._idle.items():
             work = tp in in_hand or ends[tp] > positions[tp]
-            if tp in in_hand and self._health.busy:
-                continue  # its agent is at work, and watched
+            if (tp in in_hand and self._health.busy) or consumer.holds(tp):
+                continue  # its agent is at work, and watched; or it is not its time yet
             idle.look(work, positions[tp], consumer._committed_offset.get(tp) or 0, ends[tp], seconds)
             if idle.seconds > self._timeout_s:
                 self._health.fail(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -132,6 +133,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._next_start: dict[TP, int] = {}
+        self._held: dict[TP, list[ConsumerRecord]] = {}
         self._rejoins = 0
         self._opened: dict[tuple[TP, ...], _Opened] = {}
         super().__init__(*args, **kwargs)
@@ -142,7 +144,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     # -- fetching
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, ConsumerMessage]]:  # noqa: ASYNC109 - Faust's name
-        records, active = await self._wait_next_records(timeout)
+        records, active = await self._wait_next_records(min(timeout, self._until_due()))
         if records is None or self.should_stop:
             return
         if not self.flow_active:
@@ -153,9 +155,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
             return
         generation = self.app.consumer_generation_id
         plain: dict[TP, list[ConsumerRecord]] = {}
-        for tp, fetched in records.items():
-            if not fetched or not self._wanted(tp, active):
-                continue
+        wanted = {tp: fetched for tp, fetched in records.items() if fetched and self._wanted(tp, active)}
+        for tp, fetched in self._due(wanted).items():
             if tp.topic not in self.app.batch_topics:
                 plain[tp] = fetched
                 continue
@@ -169,6 +170,30 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     def _wanted(self, tp: TP, active: set[TP] | None) -> bool:
         return active is None or tp in active or tp in self._buffered_partitions
+
+    def _due(self, fetched: Mapping[TP, list[ConsumerRecord]]) -> dict[TP, list[ConsumerRecord]]:
+        """What may be handed on now. Of delayed topics that is what is due; the rest is held here, where it
+        holds nobody up: in a stream it would fill its queue, and Faust's fetch loop waits for a full one."""
+        delays = self.app.delays
+        due = {tp: records for tp, records in fetched.items() if tp.topic not in delays}
+        now_ms = time.time_ns() // 1_000_000
+        for tp in self._held.keys() | {tp for tp in fetched if tp.topic in delays}:
+            waiting = self._held.pop(tp, []) + fetched.get(tp, [])
+            not_due = (n for n, record in enumerate(waiting) if delays[tp.topic](record) > now_ms)
+            count = next(not_due, len(waiting))
+            if count:
+                due[tp] = waiting[:count]
+            if count < len(waiting):
+                self._held[tp] = waiting[count:]
+                self.on_buffer_full(tp)  # no more of it is fetched
+            else:
+                self.on_buffer_drop(tp)
+        return due
+
+    def _until_due(self) -> float:
+        """Seconds until the first record that is held becomes due; infinite when none is."""
+        times = (self.app.delays[tp.topic](records[0]) for tp, records in self._held.items())
+        return max(IDLE_SLEEP_S, min(times, default=math.inf) / 1000 - time.time())
 
     async def _batch_message(self, tp: TP, fetched: list[ConsumerRecord]) -> ConsumerMessage:
         first, last = int(fetched[0].offset), fetched[-1]
@@ -202,6 +227,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         Faust leaves the latter where they are: what had been fetched, and dropped because the streams
         did not flow yet, would be skipped.
         """
+        self._held.clear()
         await super().perform_seek()
         fresh = [
             tp
@@ -215,6 +241,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         for tp in revoked:
             self._next_start.pop(tp, None)
+            self._held.pop(tp, None)
         await super().on_partitions_revoked(revoked)
 
     # -- committing
@@ -264,6 +291,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         """Partitions of which something has been handed to a stream, and not yet acked or committed."""
         unacked = {message.tp for message in list(self._unacked_messages) if not message.acked}
         return unacked | {tp for tp, acked in list(self._acked.items()) if acked}
+
+    def holds(self, tp: TP) -> bool:
+        """Whether records of this partition are held until they are due."""
+        return tp in self._held
 
     def in_circles(self, seconds: float) -> Iterator[str]:
         """Partitions that fail and are opened anew, always at the same offset, for so long."""

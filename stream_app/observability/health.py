@@ -89,11 +89,10 @@ class Health:
             if self._nearer is not None:
                 self._nearer = self._clock()
 
-    def expect(self, name: str, after_s: float = 0.0) -> None:
-        """There is work for ``name``, due in ``after_s``. Said again before any progress, the first time
-        counts."""
+    def expect(self, name: str) -> None:
+        """There is work for ``name``. Said again before any progress, the first time counts."""
         with self._lock:
-            self._expected.setdefault(name, self._clock() + after_s)
+            self._expected.setdefault(name, self._clock())
 
     def progress(self, name: str) -> None:
         """The expected piece of work of ``name`` is done; more work is expected anew."""
