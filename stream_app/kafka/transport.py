@@ -155,7 +155,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
             return
         generation = self.app.consumer_generation_id
         plain: dict[TP, list[ConsumerRecord]] = {}
-        wanted = {tp: fetched for tp, fetched in records.items() if fetched and self._wanted(tp, active)}
+        wanted = {TP(*tp): fetched for tp, fetched in records.items() if fetched and self._wanted(tp, active)}
         for tp, fetched in self._due(wanted).items():
             if tp.topic not in self.app.batch_topics:
                 plain[tp] = fetched
