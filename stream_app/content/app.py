@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from faust.types import TP
 from msgspec.structs import replace
 
 from stream_app.content.encoder import TextEncoder
@@ -84,6 +85,10 @@ class ContentStage:
     async def settle(self) -> None:
         """Return once no transaction is on its way."""
         await self._partitions.settle()
+
+    def positions(self) -> dict[TP, int]:
+        """Where each partition is read on."""
+        return self._partitions.positions()
 
     async def take(self, batch: RecordBatch) -> None:
         """Return once everything that the batch causes is committed together with its offset.

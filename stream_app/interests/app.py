@@ -89,6 +89,10 @@ class InterestsWorker:
         """Everything in flight ends."""
         await asyncio.gather(*(p.settle() for p in self._partitions.values()))
 
+    def positions(self) -> dict[TP, int]:
+        """Where each open partition goes on in its inputs."""
+        return {tp: at for p in self._partitions.values() for tp, at in p.positions.items()}
+
     async def _open(self, number: int) -> None:
         standby = self._standbys.pop(number, None)
         directory = store_directory(self._settings, number)

@@ -26,6 +26,7 @@ import msgspec
 import numpy as np
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
+from faust.types import TP
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import FencedError, StateDamagedError, TransactionError
@@ -194,6 +195,13 @@ class InterestPartition:
         task = self._in_flight
         if task is not None:
             await asyncio.wait([task])
+
+    @property
+    def positions(self) -> dict[TP, int]:
+        """The offset that the next batch of each input has to start with, where there is one."""
+        if self.lost:
+            return {}
+        return {TP(topic, self.partition): at for topic, at in self._expected.items() if at is not None}
 
     # -- batches
 

@@ -67,6 +67,11 @@ class FencedPartition:
             self._partitions[topic] = await self._transactions.partitions(topic)
         self._expected = await committed(self._source)
 
+    @property
+    def position(self) -> int | None:
+        """The offset that the next batch has to start with; None where any will do."""
+        return self._expected
+
     def accepts(self, batch: RecordBatch) -> bool:
         """Whether this batch is the next one; any other was fetched before a failure or a rebalance,
         and loses the partition."""
@@ -157,6 +162,11 @@ class FencedPartitions:
             await self._close({p for p in self._open if p not in actives or self[p] is None})
             await asyncio.gather(*(self._start(p) for p in sorted(actives - self._open.keys())))
             log.info("serving %d partitions", len(actives))
+
+    def positions(self) -> dict[TP, int]:
+        """Where the partitions that are ours and sound are read on."""
+        sound = {TP(self._topic, number): self._open[number].position for number in self.sound}
+        return {tp: at for tp, at in sound.items() if at is not None}
 
     async def settle(self) -> None:
         """Return once no transaction is on its way."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from aiokafka.errors import IllegalStateError
 from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
+from faust.types import TP
 from mode import Service
 
 from stream_app.kafka.transport import FAUST_LOG
@@ -30,6 +31,9 @@ class PartitionOwner(Protocol):
 
     async def settle(self) -> None:
         """Finish and commit what is in flight; called before partitions are given up."""
+
+    def positions(self) -> dict[TP, int]:
+        """Where the inputs of open partitions are read on, as far as that is known here."""
 
 
 class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base

@@ -24,6 +24,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
+from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.positions import positions
 
 log = logging.getLogger(__name__)
@@ -44,9 +45,8 @@ IN_CIRCLES = 5
 class RecordBatch:
     """Consecutive records of one partition.
 
-    ``start`` is the position where this batch's fetch began: batch follows batch without a hole
-    exactly when ``start`` equals the previous batch's ``end``. (Record offsets alone do not show
-    it: transaction markers take offsets.)
+    Batch follows batch without a hole exactly when ``start`` equals the previous batch's ``end``.
+    (Record offsets alone do not show it: transaction markers take offsets. See FetchedRecords.)
     """
 
     topic: str
@@ -76,6 +76,16 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         """Ask the group for a new assignment (thread-safe)."""
         coordinator = self._ensure_consumer()._coordinator
         self.thread_loop.call_soon_threadsafe(coordinator.request_rejoin)
+
+    async def beginning(self, tp: TP) -> int:
+        """The first offset that there is."""
+        topic_partition = driver.TopicPartition(*tp)
+        return int((await self._ensure_consumer().beginning_offsets([topic_partition]))[topic_partition])
+
+    async def seek_all(self, offsets: Mapping[TP, int]) -> None:
+        """Seek to these offsets."""
+        for tp, offset in offsets.items():
+            self._ensure_consumer().seek(driver.TopicPartition(*tp), offset)
 
     async def seek_to_start(self, tps: list[TP]) -> dict[TP, int]:
         """Seek to the first offset that there is of each; these offsets."""
@@ -133,7 +143,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._next_start: dict[TP, int] = {}
-        self._held: dict[TP, list[ConsumerRecord]] = {}
+        self._held: dict[TP, FetchedRecords] = {}
         self._rejoins = 0
         self._opened: dict[tuple[TP, ...], _Opened] = {}
         super().__init__(*args, **kwargs)
@@ -154,12 +164,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
                 log.info("seek given up: %r", error)
             return
         generation = self.app.consumer_generation_id
-        plain: dict[TP, list[ConsumerRecord]] = {}
         wanted = {TP(*tp): fetched for tp, fetched in records.items() if fetched and self._wanted(tp, active)}
-        for tp, fetched in self._due(wanted).items():
-            if tp.topic not in self.app.batch_topics:
-                plain[tp] = fetched
-                continue
+        batches = {tp: fetched for tp, fetched in wanted.items() if tp.topic in self.app.batch_topics}
+        plain = {tp: fetched for tp, fetched in wanted.items() if tp not in batches}
+        for tp, fetched in self._due(batches).items():
             if not self.flow_active or generation != self.app.consumer_generation_id:
                 return
             yield tp, await self._batch_message(tp, fetched)
@@ -171,20 +179,27 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     def _wanted(self, tp: TP, active: set[TP] | None) -> bool:
         return active is None or tp in active or tp in self._buffered_partitions
 
-    def _due(self, fetched: Mapping[TP, list[ConsumerRecord]]) -> dict[TP, list[ConsumerRecord]]:
+    def _due(self, fetched: Mapping[TP, FetchedRecords]) -> dict[TP, FetchedRecords]:
         """What may be handed on now. Of delayed topics that is what is due; the rest is held here, where it
         holds nobody up: in a stream it would fill its queue, and Faust's fetch loop waits for a full one."""
         delays = self.app.delays
         due = {tp: records for tp, records in fetched.items() if tp.topic not in delays}
         now_ms = time.time_ns() // 1_000_000
         for tp in self._held.keys() | {tp for tp in fetched if tp.topic in delays}:
-            waiting = self._held.pop(tp, []) + fetched.get(tp, [])
+            waiting, more = self._held.pop(tp, None), fetched.get(tp)
+            if waiting is None or (more is not None and more.start != waiting.end):
+                waiting = more  # what was held is not what comes before it: it is read again
+            elif more is not None:
+                waiting = FetchedRecords(waiting.start, [*waiting, *more])
+            assert waiting is not None  # noqa: S101  # for the type checker: tp is in one of the two
             not_due = (n for n, record in enumerate(waiting) if delays[tp.topic](record) > now_ms)
             count = next(not_due, len(waiting))
+            start = waiting.start
             if count:
-                due[tp] = waiting[:count]
+                due[tp] = FetchedRecords(start, waiting[:count])
+                start = due[tp].end
             if count < len(waiting):
-                self._held[tp] = waiting[count:]
+                self._held[tp] = FetchedRecords(start, waiting[count:])
                 self.on_buffer_full(tp)  # no more of it is fetched
             else:
                 self.on_buffer_drop(tp)
@@ -195,10 +210,14 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         times = (self.app.delays[tp.topic](records[0]) for tp, records in self._held.items())
         return max(IDLE_SLEEP_S, min(times, default=math.inf) / 1000 - time.time())
 
-    async def _batch_message(self, tp: TP, fetched: list[ConsumerRecord]) -> ConsumerMessage:
-        first, last = int(fetched[0].offset), fetched[-1]
-        start = self._next_start.get(tp, first)
-        self._next_start[tp] = int(last.offset) + 1
+    async def _batch_message(self, tp: TP, fetched: FetchedRecords) -> ConsumerMessage:
+        start, last, before = fetched.start, fetched[-1], self._next_start.get(tp)
+        if before is not None and before < start:
+            beginning: int = await self._thread.call_thread(self._thread.beginning, tp)
+            if start <= beginning:
+                log.warning("%s[%d]: %d offsets have left the topic unread", *tp, start - before)
+                start = before  # nothing is left between them
+        self._next_start[tp] = fetched.end
         message = self._to_message(tp, last)
         message.value = RecordBatch(tp.topic, tp.partition, start, fetched)
         message.key = None
@@ -222,17 +241,22 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     # -- positions
 
     async def perform_seek(self) -> None:
-        """Seek to the committed offsets, or where there are none to the beginning; batches start there.
+        """Seek to where the owner of the partitions reads on; else to the committed offsets, or where there
+        are none to the beginning. Batches start there.
 
-        Faust leaves the latter where they are: what had been fetched, and dropped because the streams
-        did not flow yet, would be skipped.
+        The offset of a transaction shows a moment after its commit, so that what is committed as one asks
+        may be behind what its owner has done. And Faust leaves partitions without an offset where they are:
+        what had been fetched, and dropped because the streams did not flow yet, would be skipped.
         """
         self._held.clear()
         await super().perform_seek()
+        assignment = self.assignment()
+        known = {} if self.app.owner is None else self.app.owner.positions()
+        ahead = {tp: offset for tp, offset in known.items() if tp in assignment}
+        await self._thread.call_thread(self._thread.seek_all, ahead)
+        self._read_offset.update(ahead)
         fresh = [
-            tp
-            for tp in self.assignment()
-            if tp.topic in self.app.batch_topics and not self._read_offset.get(tp)
+            tp for tp in assignment if tp.topic in self.app.batch_topics and not self._read_offset.get(tp)
         ]
         if fresh:
             self._read_offset.update(await self._thread.call_thread(self._thread.seek_to_start, fresh))

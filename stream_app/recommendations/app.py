@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from aiokafka import ConsumerRecord
+from faust.types import TP
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
@@ -123,6 +124,10 @@ class Ranker:
         """Before partitions are given up: what was begun is published first."""
         await self._rounds.settle()
         await self._partitions.settle()
+
+    def positions(self) -> dict[TP, int]:
+        """Where each partition is read on."""
+        return self._partitions.positions()
 
     async def take(self, batch: RecordBatch, done: Done) -> None:
         """Let the batch's users be ranked; ``done`` is awaited once their slates are committed.

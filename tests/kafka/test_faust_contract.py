@@ -34,6 +34,7 @@ from mode import Service
 from stream_app.kafka import transactions
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.recovery import PartitionRecovery, PartitionTables
+from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.transport import BatchConsumer, BatchTransport, RecordBatch
 from stream_app.settings import build
 
@@ -175,7 +176,8 @@ def record(offset: int) -> Any:
 async def delivered(consumer: BatchConsumer, offsets: list[int]) -> Any:
     """One fetched batch, entered in the books as Faust's drain loop does it."""
     tp = TP("batched", 0)
-    message = await consumer._batch_message(tp, [record(offset) for offset in offsets])
+    start = consumer._next_start.get(tp, offsets[0])  # nothing is missing in between
+    message = await consumer._batch_message(tp, FetchedRecords(start, map(record, offsets)))
     read = consumer._read_offset[tp]
     assert read is None or message.offset >= read, "else Faust drops the message"
     assert read is None or message.offset - read <= 1, "else Faust adds a gap of its own, which ends too late"

@@ -1,0 +1,69 @@
+"""What is taken from aiokafka says where it begins: a fetch that was dropped on its way leaves a gap that shows."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.fetched import FetchedRecords
+from stream_app.settings import Settings
+
+PATIENCE_S = 30.0
+
+
+async def taken(consumer: AIOKafkaConsumer, tp: TopicPartition, most: int) -> FetchedRecords:
+    async with asyncio.timeout(PATIENCE_S):
+        while not (fetched := await consumer.getmany(tp, timeout_ms=500, max_records=most)):
+            pass
+    records = fetched[tp]
+    assert isinstance(records, FetchedRecords)
+    return records
+
+
+async def transaction(producer: AIOKafkaProducer, topic: str, count: int, *, abort: bool = False) -> None:
+    await producer.begin_transaction()
+    for _ in range(count):
+        await producer.send_and_wait(topic, b"value", partition=0)
+    await (producer.abort_transaction() if abort else producer.commit_transaction())
+
+
+async def reading(settings: Settings) -> None:
+    tp = TopicPartition(settings.topic_name("events-retry"), 0)
+    writer = AIOKafkaProducer(
+        **aiokafka_options(settings, "writer"), transactional_id=f"{settings.kafka.app_id}-writer"
+    )
+    reader = AIOKafkaConsumer(
+        **aiokafka_options(settings, "reader"),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    async with writer, reader:
+        reader.assign([tp])
+        await transaction(writer, tp.topic, 5)  # offsets 0 to 4, and a marker
+        await transaction(writer, tp.topic, 3, abort=True)  # 6 to 8, and a marker
+        await transaction(writer, tp.topic, 2)  # 10 and 11, and a marker
+        first = await taken(reader, tp, 3)
+        second = await taken(reader, tp, 3)
+        assert (first.start, first.end) == (0, 3)
+        assert (second.start, second.end) == (3, 5)
+        third = await taken(reader, tp, 9)
+        assert [record.offset for record in third] == [10, 11]
+        assert third.start == second.end  # markers and what was aborted are no gap
+
+        reader.seek(tp, 0)
+        again = await taken(reader, tp, 2)
+        assert (again.start, again.end) == (0, 2)
+        await taken(reader, tp, 2)  # dropped: nobody hears of it
+        later = await taken(reader, tp, 1)
+        assert later.start == 4 != again.end
+
+        reader.seek(tp, 6)  # into what was aborted, as an offset committed behind a marker may be
+        onward = await taken(reader, tp, 9)
+        assert (onward.start, onward[0].offset) == (6, 10)
+
+
+def test_fetched_records_say_where_they_begin(settings: Settings, topics: list[str]) -> None:
+    asyncio.run(reading(settings))
