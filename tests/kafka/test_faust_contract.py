@@ -33,8 +33,8 @@ from mode import Service
 
 from stream_app.kafka import transactions
 from stream_app.kafka.app import RoleApp, create_faust_app
-from stream_app.kafka.recovery import PartitionRecovery, PartitionTables
 from stream_app.kafka.fetched import FetchedRecords
+from stream_app.kafka.recovery import PartitionRecovery, PartitionTables
 from stream_app.kafka.transport import BatchConsumer, BatchTransport, RecordBatch
 from stream_app.settings import build
 

@@ -1,4 +1,4 @@
-"""What is taken from aiokafka says where it begins: a fetch that was dropped on its way leaves a gap that shows."""
+"""What is taken from aiokafka says where it begins: a fetch that was dropped on its way leaves a gap."""
 
 from __future__ import annotations
 
