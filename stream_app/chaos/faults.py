@@ -49,7 +49,9 @@ class Faults:
         self._topics = asyncio.Lock()
         self._members = asyncio.Lock()  # who is among the interests workers
         self.unclean: list[str] = []
-        """Workers that were asked to end and did so with another status than 0."""
+        """Workers that were asked to end and did so with another status than 0, although the broker
+        could be reached all the while: without it nobody can commit and leave in time."""
+        self._outages = 0  # of the broker or the network, so far
 
     async def run(self, fault: Fault) -> str:
         """Do it; what was hit, in words."""
@@ -69,7 +71,7 @@ class Faults:
     async def _term(self, fault: Fault) -> str:
         slot = await self._take(fault)
         try:
-            self._note(slot, await self._crew.terminate(slot))
+            await self._asked_to_end(slot, self._crew.terminate(slot))
         finally:
             slot.fault.release()
         return slot.name
@@ -100,7 +102,7 @@ class Faults:
     async def _retire(self, fault: Fault) -> str:
         slot = await self._take(fault, "interests")
         try:
-            self._note(slot, await self._crew.retire(slot))
+            await self._asked_to_end(slot, self._crew.retire(slot))
         finally:
             slot.fault.release()
         return slot.name
@@ -113,7 +115,7 @@ class Faults:
             for slot in slots:
                 async with slot.fault:
                     slot.configure(standby_replicas=wanted)
-                    self._note(slot, await self._crew.terminate(slot))
+                    await self._asked_to_end(slot, self._crew.terminate(slot))
                     await asyncio.sleep(fault.seconds / 2)
             self._crew.standby_replicas = wanted
         return "on" if wanted else "off"
@@ -122,6 +124,7 @@ class Faults:
 
     async def _broker_killed(self, fault: Fault) -> str:
         async with self._broker:
+            self._outages += 1
             await asyncio.to_thread(self._world.broker.kill)
             await asyncio.sleep(fault.seconds / 4)
             await asyncio.to_thread(self._world.broker.start)
@@ -129,6 +132,7 @@ class Faults:
 
     async def _broker_frozen(self, fault: Fault) -> str:
         async with self._broker:
+            self._outages += 1
             os.kill(self._world.broker.pid, signal.SIGSTOP)
             await asyncio.sleep(fault.seconds)
             os.kill(self._world.broker.pid, signal.SIGCONT)
@@ -137,6 +141,7 @@ class Faults:
     async def _connections_cut(self, fault: Fault) -> str:
         cut = 0
         async with self._network:
+            self._outages += 1
             for turn in range(CUTS):
                 cut += await asyncio.to_thread(self._world.proxy.cut, fault.share, fault.number * CUTS + turn)
                 await asyncio.sleep(fault.seconds / CUTS)
@@ -144,6 +149,7 @@ class Faults:
 
     async def _network_hung(self, fault: Fault) -> str:
         async with self._network:
+            self._outages += 1
             await asyncio.to_thread(self._world.proxy.hang, fault.seconds)
             await asyncio.sleep(fault.seconds)
         return "all connections"
@@ -240,8 +246,10 @@ class Faults:
                 return slot
             await asyncio.sleep(POLL_S)
 
-    def _note(self, slot: Slot, status: int) -> None:
-        if status:
+    async def _asked_to_end(self, slot: Slot, ending: Awaitable[int]) -> None:
+        outages, cut_off = self._outages, self._broker.locked() or self._network.locked()
+        status = await ending
+        if status and not cut_off and outages == self._outages:
             self.unclean.append(f"{slot.name}: {status}")
 
 

@@ -136,6 +136,7 @@ class InterestPartition:
         """
         begun = time.monotonic()
         await self._transactions.fence()
+        await self._transactions.abort_remains(self._writes(), self._table)
         reader = ChangelogReader(self._settings, self._table.topic, self.partition, moved)
         try:
             if not await reader.start(await resume(store, self._settings)):
@@ -155,6 +156,13 @@ class InterestPartition:
         seconds = time.monotonic() - begun
         metrics.RECOVERY_SECONDS.observe(seconds)
         log.info("partition %d is open, after %.2f s", self.partition, seconds)
+
+    def _writes(self) -> list[TopicPartition]:
+        """Everything that transactions of this partition write to."""
+        name, shared = self._settings.topic_name, self._settings.kafka.shared_partitions
+        own = [self._table.topic, self._statistics_topic, name("events-retry"), name("erasure-receipts")]
+        letters = [TopicPartition(name("events-dlq"), p) for p in range(shared)]
+        return [*(TopicPartition(topic, self.partition) for topic in own), *letters]
 
     async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
         reader = ChangelogReader(self._settings, topic, self.partition, moved)

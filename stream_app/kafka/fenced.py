@@ -65,6 +65,8 @@ class FencedPartition:
         await self._transactions.fence()
         for topic in self._writes:
             self._partitions[topic] = await self._transactions.partitions(topic)
+        writes = [TopicPartition(topic, p) for topic, count in self._partitions.items() for p in range(count)]
+        await self._transactions.abort_remains(writes, self._source)
         self._expected = await committed(self._source)
 
     @property

@@ -66,6 +66,26 @@ class PartitionTransactions:
             await self.close()
             raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
 
+    async def abort_remains(self, writes: Iterable[TopicPartition], source: TopicPartition) -> None:
+        """Make sure that nothing of a former owner is left open on ``writes``, which must be all that this
+        transactional id ever writes, or as an offset of ``source``. Raises TransactionError.
+
+        Becoming the owner aborts a former transaction as the coordinator knows it. Records that it does not
+        know of stay open, and the next commit of this id would commit them as well: seen when a broker
+        was killed and aborted a transaction while it started again, without a marker on the partitions
+        (hanging transactions, see Apache Kafka's KIP-890). An abort of our own marks them all.
+        """
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._producer.begin_transaction()
+                for tp in writes:
+                    self._producer._txn_manager.maybe_add_partition_to_txn(tp)
+                nothing = {source: OffsetAndMetadata(0, "")}  # enters the group, and is aborted
+                await self._producer.send_offsets_to_transaction(nothing, self._group)
+                await self._producer.abort_transaction()
+        except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
+            raise TransactionError(f"cannot abort what was left open: {self._cause(error)!r}") from error
+
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has, as the broker says. Raises a KafkaError."""
         return len(await self._producer.partitions_for(topic))

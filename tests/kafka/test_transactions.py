@@ -15,6 +15,8 @@ from kafka import KafkaAdminClient
 
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka import clients
+from stream_app.kafka.admin import create_topics
+from stream_app.kafka.broker import LocalBroker
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.settings import Settings
 
@@ -207,3 +209,38 @@ def test_no_broker_is_an_error_in_bounded_time_that_leaves_nothing_running(setti
         assert left == []
 
     asyncio.run(steps())  # wait_for would be a task of its own
+
+
+async def hanging(settings: Settings, *, remains: bool) -> list[bytes | None]:
+    """What a reader sees after a former owner's record, unknown to the coordinator, and a commit of the
+    next one."""
+    tp = TopicPartition(settings.topic_name("events-retry"), 0)
+    former, heir = producer(settings), producer(settings)
+    await former.fence()
+    raw = former._producer
+    await raw.begin_transaction()
+    raw._txn_manager._txn_partitions.add(tp)  # so that the coordinator is not told
+    await raw.send_and_wait(tp.topic, b"hangs", partition=tp.partition)
+    await heir.fence()
+    if remains:
+        await heir.abort_remains([tp], tp)
+    await heir.commit([Output(tp.topic, tp.partition, b"user", b"new")], {})
+    await heir.close()
+    await former.close()
+    return [record.value for record in clients.read_topic(settings, tp.topic)]
+
+
+def test_what_a_former_owner_left_hanging_is_not_committed_with_what_comes_next(settings: Settings) -> None:
+    # a broker that takes records of transactions its coordinator knows nothing of, as it once did itself
+    careless = {"transaction.partition.verification.enable": "false"}
+    with LocalBroker(properties=careless) as broker:
+        local = msgspec.structs.replace(
+            settings, kafka=msgspec.structs.replace(settings.kafka, broker=broker.address)
+        )
+        create_topics(local)
+        assert asyncio.run(hanging(local, remains=False)) == [b"hangs", b"new"], "the danger is real"
+        other = msgspec.structs.replace(
+            local, kafka=msgspec.structs.replace(local.kafka, topic_prefix="b.", app_id="b")
+        )
+        create_topics(other)
+        assert asyncio.run(hanging(other, remains=True)) == [b"new"]
