@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test fuzz lint bench docs clean
+.PHONY: help install demo test test-long fuzz lint bench docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,6 +26,9 @@ test: install  ## the whole default test suite
 
 fuzz: install  ## a million seeded byte strings through the decoders: FUZZ_SEED=7 make fuzz
 	$(BIN)/python -m pytest -s tests/events/test_fuzz.py $(ARGS)
+
+test-long: install  ## chaos runs of the variants that are broken on purpose
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: install  ## ruff and mypy --strict
 	$(BIN)/ruff check .

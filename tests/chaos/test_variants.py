@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long  # seven runs of half a minute to minutes each
+
 KILLS = ("--seed", "22", "--faults", "3", "--kinds", "kill,duplicates", "--events", "1500", "--workers", "1")
 """Kills of the one interests worker, which comes back to its own directory, and a burst of repeats."""
 ZOMBIE = ("--seed", "10", "--faults", "1", "--kinds", "zombie", "--events", "1500")
