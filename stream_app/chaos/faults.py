@@ -249,6 +249,8 @@ class Faults:
     async def _asked_to_end(self, slot: Slot, ending: Awaitable[int]) -> None:
         outages, cut_off = self._outages, self._broker.locked() or self._network.locked()
         status = await ending
+        if status == -signal.SIGTERM:  # it had not even begun to be Python: there was nothing to end
+            return
         if status and not cut_off and outages == self._outages:
             self.unclean.append(f"{slot.name}: {status}")
 

@@ -24,7 +24,7 @@ PARTITIONS = 4
 SESSION_TIMEOUT_S = 4.0
 REQUEST_TIMEOUT_S = 8.0
 TRANSACTION_TIMEOUT_S = 10.0
-STALL_TIMEOUT_S = 120.0
+STALL_TIMEOUT_S = 45.0
 BATCH_RECORDS = 64
 WHOLE_HISTORY = 1024
 """Interactions that a record holds: more than any user of a run has, so that nothing is forgotten."""
@@ -43,8 +43,8 @@ SMALL_SEGMENTS = {
     "segment.ms": "3000",
     "min.cleanable.dirty.ratio": "0.01",
     # whoever watches the run reads each record before it may go
-    "min.compaction.lag.ms": "20000",
-    "max.compaction.lag.ms": "21000",
+    "min.compaction.lag.ms": "60000",
+    "max.compaction.lag.ms": "61000",
 }
 TINY_SEGMENTS = SMALL_SEGMENTS | {"segment.ms": "200", "min.cleanable.dirty.ratio": "0.0001"}
 

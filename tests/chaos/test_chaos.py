@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stream_app.chaos.schedule import KINDS
 
-FAULTS = 24
+FAULTS = 20
 SEED = 20
 EVENTS = 15_000
 TIMEOUT_S = 600
