@@ -163,7 +163,7 @@ def test_topics_are_listed_created_and_checked(settings: Settings, tmp_path: Pat
 
     created = stream_app("topics", "--create", "--config", path)
     assert (created.returncode, created.stderr) == (0, "")
-    assert created.stdout.count(" created") == 10
+    assert created.stdout.count(" created") == 12
 
     after = stream_app("topics", "--json", "--config", path)
     assert after.returncode == 0
