@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
 from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.disconnect import disconnect
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -64,7 +65,7 @@ class ChangelogReader:
 
     async def stop(self) -> None:
         """Disconnect."""
-        await self._consumer.stop()
+        await disconnect(self._consumer)
 
     async def end(self) -> int:
         """The offset that the next record will get."""

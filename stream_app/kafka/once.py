@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
 from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.disconnect import disconnect
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -70,4 +71,4 @@ async def read_once(
         log.debug("%s: read %d records once, in %.2f s", topic, count, time.monotonic() - begun)
         return count
     finally:
-        await consumer.stop()
+        await disconnect(consumer)

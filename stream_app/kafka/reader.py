@@ -19,6 +19,7 @@ from faust.types import TP
 from stream_app.errors import TopicMismatchError
 from stream_app.kafka import diagnosis
 from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.positions import positions
 from stream_app.settings import Settings
 
@@ -123,7 +124,7 @@ class TopicReader:
             self._task = None
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
-            await consumer.stop()
+            await disconnect(consumer)
 
     def positions(self) -> dict[TP, int]:
         """Where each partition is read on; nothing before ``start`` and after ``stop``."""

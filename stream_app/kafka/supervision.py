@@ -21,6 +21,7 @@ from faust.types import TP
 
 from stream_app.kafka.app import RoleApp
 from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.transport import BatchConsumer, runs
 from stream_app.observability import metrics
 from stream_app.observability.health import BROKER, CONSUMER_THREAD, Health
@@ -213,7 +214,7 @@ class Ends:
         """Disconnect; may be called more than once."""
         if self._consumer is not None:
             consumer, self._consumer = self._consumer, None
-            await consumer.stop()
+            await disconnect(consumer)
 
 
 def _lags(positions: Mapping[TP, int], ends: Mapping[TP, int]) -> dict[tuple[str, int], int]:
