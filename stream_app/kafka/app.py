@@ -143,6 +143,18 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
         for hook in self.stopping:
             await hook()
 
+    async def stop(self) -> None:
+        """Come to rest, also after a crash."""
+        try:
+            await super().stop()
+        finally:
+            for agent in self.agents.values():
+                # Faust starts an actor that is cancelled anew, as after a rebalance, until its agent has been
+                # told to stop. A crash tells nobody, and the event loop would wait for it for ever.
+                agent._stopped.set()
+                if agent.supervisor is not None:
+                    agent.supervisor._stopped.set()
+
 
 def create_faust_app(
     settings: Settings,

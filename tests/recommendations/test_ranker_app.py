@@ -185,3 +185,22 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
         assert await committed(small) == 1
 
     run(scenario())
+
+
+def test_a_crashed_app_leaves_nothing_that_keeps_the_event_loop(
+    small: Settings,
+) -> None:
+    async def scenario() -> set[str]:
+        before = asyncio.all_tasks()
+        async with running(create_app(small, Health(small))) as app:
+            app.stop_loudly(KafkaTimeoutError("as any error would"))
+            await asyncio.wait_for(app._crashed.wait(), 30)
+        left = asyncio.all_tasks() - before
+        for _ in range(3):  # what starts anew when it is cancelled is there again
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=1) if left else None
+            left = asyncio.all_tasks() - before
+        return {repr(task.get_coro()) for task in left}
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 60)) == set()
