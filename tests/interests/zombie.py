@@ -22,6 +22,7 @@ from aiokafka.producer.sender import EndTxnHandler
 from stream_app import cli
 from stream_app.interests.app import InterestsWorker
 from stream_app.interests.partition import InterestPartition
+from stream_app.kafka.transactions import PartitionTransactions
 
 STEPS = (
     "before the transaction begins",
@@ -37,6 +38,9 @@ UNFENCED = "STREAM_APP_TEST_UNFENCED"
 POLL_S = 0.02
 
 
+_open: set[int] = set()
+"""Partitions that have aborted what a former owner left: what comes now are transactions of batches."""
+
 _halted: set[int] = set()
 """Partitions that have reached their step."""
 
@@ -47,7 +51,7 @@ def step_of(partition: int) -> str:
 
 def halts(partition: int, step: str) -> bool:
     """Whether this partition is to halt here, now; from then on it has."""
-    if partition < 0 or step_of(partition) != step or partition in _halted or _gone_on():
+    if partition not in _open or step_of(partition) != step or partition in _halted or _gone_on():
         return False
     _halted.add(partition)
     print(f"partition {partition} halts {step}", file=sys.stderr, flush=True)
@@ -109,8 +113,14 @@ class HaltingEnd(EndTxnHandler):  # type: ignore[misc]  # aiokafka is untyped
         return backoff is None
 
 
+abort_at_once = PartitionTransactions.abort_remains
 write_at_once = InterestPartition._write
 flush_all = InterestsWorker._flush
+
+
+async def abort_remains(self: PartitionTransactions, *args: Any) -> None:
+    await abort_at_once(self, *args)
+    _open.add(self._producer.partition)
 
 
 async def flush_last(self: InterestsWorker) -> None:
@@ -130,6 +140,7 @@ def write_haltingly(self: InterestPartition, *args: Any, **named: Any) -> None:
 def main() -> None:
     aiokafka.AIOKafkaProducer = HaltingProducer  # what PartitionTransactions makes
     aiokafka.producer.sender.EndTxnHandler = HaltingEnd
+    PartitionTransactions.abort_remains = abort_remains  # type: ignore[method-assign]
     InterestPartition._write = write_haltingly  # type: ignore[method-assign]
     InterestsWorker._flush = flush_last  # type: ignore[method-assign]
     sys.exit(cli.run(sys.argv[1:]))

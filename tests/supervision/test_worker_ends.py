@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -109,7 +110,7 @@ def send_events(world: Settings) -> None:
     ("fault", "cause"),
     [
         ("end_fetcher", "aiokafka's fetcher has ended"),
-        ("hang_thread", "Faust's consumer thread has had work for"),
+        ("hang_thread", "Faust's consumer thread has had work for|has records to read and has not moved"),
     ],
 )
 def test_a_worker_that_cannot_go_on_says_so_and_ends(
@@ -118,9 +119,9 @@ def test_a_worker_that_cannot_go_on_says_so_and_ends(
     with faulty(world, fault, tmp_path) as worker:
         worker.wait_until_ready()
         worker.process.send_signal(signal.SIGUSR1)
-        assert cause in worker.cause()
+        assert re.search(cause, worker.cause())
         assert worker.end() == STALLED
-        assert f"stream-app: [stalled] {cause}" in worker.log.read_text()
+        assert re.search(rf"stream-app: \[stalled\] .*({cause})", worker.log.read_text())
 
 
 def test_background_work_that_ended_ends_the_worker(world: Settings, tmp_path: Path) -> None:
