@@ -18,6 +18,15 @@ SAME_REQUEST_S = 1.0
 signals a whole group of processes, and from the parent that passes it on."""
 
 
+def unwind_on_sigterm() -> None:
+    """For a command that starts others: SIGTERM unwinds like Ctrl-C, so that everything is cleaned up."""
+    signal.signal(signal.SIGTERM, _unwind)
+
+
+def _unwind(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)  # as shells report it
+
+
 def end_at_once_on_signals() -> None:
     """SIGTERM and SIGINT end the process at once with status 0: while it starts it holds nothing yet."""
     for number in _SIGNALS:

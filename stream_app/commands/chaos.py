@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from stream_app.chaos.schedule import KINDS, schedule
 from stream_app.chaos.summary import Summary, describe, problems, summarize, write
 from stream_app.chaos.world import world
 from stream_app.errors import StreamAppError
+from stream_app.processes import unwind_on_sigterm
 from stream_app.settings import Settings
 
 HELP = (
@@ -26,7 +26,6 @@ HELP = (
 )
 
 EVENTS_A_FAULT = 1_500
-TERMINATED = 143  # 128 + SIGTERM, as shells report it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """0 when every fault was recovered from and the oracle found nothing; else 1."""
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     kinds = args.kinds.split(",") if args.kinds else tuple(KINDS)
     faults = schedule(args.seed, args.faults, kinds)
     events = args.events or EVENTS_A_FAULT * args.faults
@@ -117,11 +116,6 @@ def _directory(wanted: Path | None) -> Path:
 
 def _say(text: str) -> None:
     print(text, flush=True)
-
-
-def _terminate(*_: object) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that everything is cleaned up."""
-    raise SystemExit(TERMINATED)
 
 
 def _count(text: str) -> int:

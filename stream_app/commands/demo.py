@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -14,11 +13,10 @@ from stream_app.demo.live import Screen
 from stream_app.demo.run import Plan, missing
 from stream_app.demo.run import run as run_demo
 from stream_app.errors import StreamAppError
+from stream_app.processes import unwind_on_sigterm
 from stream_app.settings import Settings
 
 HELP = "run Kafka and all three workers on this machine, feed a small world, show it live"
-
-TERMINATED = 143  # 128 + SIGTERM, as shells report it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """0 when every event is accounted for and each active user has a slate; else 1."""
-    signal.signal(signal.SIGTERM, _terminate)
+    unwind_on_sigterm()
     plan = Plan(args.seconds, args.users, args.rate, args.log, args.keep)
     screen = Screen(sys.stderr if args.json else sys.stdout)
     summary = run_demo(plan, settings, screen)
@@ -63,11 +61,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     for fault in (faults := missing(summary)):
         print(f"stream-app: {fault}: --keep keeps the workers' logs, which say why", file=sys.stderr)
     return 1 if faults else 0
-
-
-def _terminate(*_: object) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that everything is cleaned up."""
-    raise SystemExit(TERMINATED)
 
 
 def _positive(text: str) -> float:

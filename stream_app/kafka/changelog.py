@@ -41,7 +41,6 @@ class ChangelogReader:
         """``moved`` is called whenever the way to the end has become shorter."""
         self._moved = moved
         self._patience_s = settings.kafka.request_timeout_s
-        self._kafka = settings.kafka
         self._tp = TopicPartition(topic, partition)
         self._consumer = AIOKafkaConsumer(
             **aiokafka_options(settings, f"{settings.kafka.app_id}-changelog"),
