@@ -32,7 +32,7 @@ def aiokafka_options(settings: Settings, client_id: str) -> dict[str, Any]:
 
 
 def single_connection_options(settings: Settings, client_id: str) -> dict[str, Any]:
-    """For aiokafka's ``create_conn``: one connection to one host and port. Raises ConfigurationError."""
+    """For AIOKafkaConnection: to one host and port. Raises ConfigurationError."""
     return {
         "client_id": client_id,
         "request_timeout_ms": int(settings.kafka.request_timeout_s * 1000),

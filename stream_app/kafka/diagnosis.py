@@ -16,7 +16,7 @@ import ssl
 import struct
 from urllib.parse import urlsplit
 
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaError, SaslAuthenticationFailed
 
 from stream_app.errors import AccessError, BrokerUnavailableError, StreamAppError
@@ -88,15 +88,24 @@ def _problem(settings: Settings, address: str) -> str | None:
 async def _is_refused(settings: Settings, host: str, port: int) -> bool:
     """Whether the broker does not know this user with this password."""
     client_id = f"{settings.kafka.app_id}-diagnosis"
+    connection = AIOKafkaConnection(host, port, **single_connection_options(settings, client_id))
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            connection = await create_conn(host, port, **single_connection_options(settings, client_id))
+            await connection.connect()
     except SaslAuthenticationFailed:
         return True
     except (KafkaError, OSError):
         return False
-    await connection.close()
+    finally:
+        await _close(connection)
     return False
+
+
+async def _close(connection: AIOKafkaConnection) -> None:
+    """aiokafka begins to close a connection that fails, and waits for nothing. TLS closes once the other
+    side has answered: our event loop would often end before, and leave the socket open."""
+    if connection._protocol is not None:  # it was connected
+        await asyncio.wait([connection.close()], timeout=TIMEOUT_S)
 
 
 def _users(kafka: Kafka, address: str, error_code: int, mechanisms: list[str]) -> str | None:

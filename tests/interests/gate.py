@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 
 CHUNK_BYTES = 1 << 16
 
@@ -62,9 +63,13 @@ class Gate:
             for one, other in ((here, there), (there, here)):
                 threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
 
+    def _chunks(self, end: socket.socket) -> Iterator[bytes]:
+        while chunk := end.recv(CHUNK_BYTES):
+            yield chunk
+
     def _carry(self, one: socket.socket, other: socket.socket) -> None:
         with contextlib.suppress(OSError):  # cut
-            while chunk := one.recv(CHUNK_BYTES):
+            for chunk in self._chunks(one):
                 other.sendall(chunk)
         with self._lock:
             self._pairs.discard(one)

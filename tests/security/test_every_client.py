@@ -13,6 +13,7 @@ OPTIONS = {
     "AIOKafkaConsumer": "aiokafka_options(",
     "AIOKafkaAdminClient": "aiokafka_options(",
     "AIOKafkaClient": "aiokafka_options(",
+    "AIOKafkaConnection": "single_connection_options(",
     "create_conn": "single_connection_options(",
     "KafkaProducer": "kafka_python_options(",
     "KafkaConsumer": "kafka_python_options(",

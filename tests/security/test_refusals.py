@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
-from collections.abc import Callable
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from stream_app.kafka.diagnosis import cause
 from stream_app.kafka.reader import TopicReader
 from stream_app.secret import Secret
 from stream_app.settings import Settings
+from tests.interests.gate import Gate
 from tests.security.conftest import PASSWORD, SecuredBroker, secured
 
 WRONG = "not the password of anybody"
@@ -174,6 +178,32 @@ def test_any_host_name_will_do_if_one_says_so(settings: Settings, secured_broker
         return reader.records
 
     assert asyncio.run(asyncio.wait_for(scenario(), BOUND_S)) == 0
+
+
+class SlowGate(Gate):
+    """TLS to a broker far away: each record takes its time."""
+
+    def _chunks(self, end: socket.socket) -> Iterator[bytes]:
+        with end.makefile("rb") as stream:
+            while header := stream.read(5):
+                record = stream.read(int.from_bytes(header[3:]))
+                time.sleep(0.05)
+                yield header + record
+
+
+def test_a_user_who_is_refused_leaves_no_socket_open(
+    settings: Settings, secured_broker: SecuredBroker
+) -> None:
+    """TLS is closed by a farewell of either side, and the broker's comes after its refusal."""
+    with contextlib.closing(SlowGate(secured_broker.broker.listener("USERS"))) as gate:
+        connection = secured_broker.connection(
+            "USERS", broker=f"127.0.0.1:{gate.port}", sasl_password=Secret(WRONG)
+        )
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", ResourceWarning)
+            assert isinstance(cause(secured(settings, connection), TimeoutError()), AccessError)
+            gc.collect()
+    assert [shown for one in warned if "unclosed transport" in (shown := str(one.message))] == []
 
 
 def test_a_broker_that_is_not_there_is_not_called_unwilling(settings: Settings) -> None:
