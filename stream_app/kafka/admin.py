@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
-from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from stream_app.errors import ConfigurationError, TopicMismatchError
 from stream_app.kafka.clients import admin_client, naming_the_broker
 from stream_app.settings import Settings
 from stream_app.topics import Topic, declare
 
+CREATE_TIMEOUT_S = 15.0
 DELETE_TIMEOUT_S = 15.0
 POLL_S = 0.02
 CREATE = "create it with `stream-app topics --create`"
+
+NOT_YET = (
+    kafka_errors.UnknownTopicOrPartitionError,
+    kafka_errors.LeaderNotAvailableError,
+    kafka_errors.NotLeaderForPartitionError,
+)
+"""What is answered for a partition that is just being created."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,27 @@ def create_topics(settings: Settings) -> list[str]:
                     f"topic {name} cannot be created: {kafka_errors.for_code(code).__name__} "
                     f"(kafka.replication_factor = {settings.kafka.replication_factor})"
                 )
-        admin.wait_for_topics(list(missing))
+        _wait_until_served(admin, missing.values())
         return list(missing)
+
+
+def _wait_until_served(admin: KafkaAdminClient, topics: Iterable[Topic]) -> None:
+    """Return once every partition's leader answers for it.
+
+    Metadata lists a partition a moment before its leader has it, and a transaction that ends in between
+    may stand still for as long as brokers wait for each other (seen with Apache Kafka 4.3).
+    """
+    deadline = time.monotonic() + CREATE_TIMEOUT_S
+    asked = {TopicPartition(t.name, p): OffsetSpec.EARLIEST for t in topics for p in range(t.partitions)}
+    while True:
+        try:
+            admin.list_partition_offsets(asked)
+        except NOT_YET:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
+        else:
+            return
 
 
 def topic_states(settings: Settings) -> list[TopicState]:
