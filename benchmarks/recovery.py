@@ -31,13 +31,14 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import numpy as np
+from faust.types import TP
 from recovery_fill import fill_contents, fill_users
 
 from stream_app import settings as configuration
@@ -52,10 +53,21 @@ from stream_app.interests.store import PartitionStore
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import LocalBroker
 from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.topic_ids import CommittedOffset
 from stream_app.settings import Settings, build
 
 POLL_S = 0.02
 READY_TIMEOUT_S = 600.0
+
+
+class _NoInputs:
+    """Partitions are opened here and not fed."""
+
+    async def committed(self, _tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
+        return {}
+
+    async def topic_id(self, _tp: TP) -> str:
+        raise NotImplementedError
 
 
 @dataclass
@@ -125,9 +137,6 @@ async def open_partitions(settings: Settings) -> dict[str, float]:
     model = model_id(settings)
     preparation = BatchPreparation(settings, IndexedContents(ContentIndex(settings, model)))
 
-    async def none_committed(_partition: int) -> dict[str, int | None]:
-        return {}
-
     def broken(error: BaseException) -> None:
         raise error
 
@@ -137,7 +146,7 @@ async def open_partitions(settings: Settings) -> dict[str, float]:
         )
         buffer = settings.interests.write_buffer_bytes
         store = await asyncio.to_thread(PartitionStore, store_directory(settings, number), buffer)
-        await partition.open(store, none_committed)
+        await partition.open(store, [], _NoInputs())
         return partition
 
     begun, main_cpu = time.monotonic(), time.thread_time()

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from numpy.typing import NDArray
 
 from stream_app.content.model import model_id
@@ -46,8 +46,8 @@ async def _fill_partition(settings: Settings, partition: int, users: range) -> i
     rows = np.arange(slab.capacity)
     transactional_id = f"{settings.kafka.app_id}-interests-{partition}"
     transactions = PartitionTransactions(settings, transactional_id, settings.group("interests"))
-    await transactions.fence()
     topic, size = settings.topic_name("interests"), 0
+    await transactions.fence([TopicPartition(topic, partition)])
     for first in range(0, len(users), slab.capacity):
         numbers = users[first : first + slab.capacity]
         slab.header["offset"] += 1

@@ -165,7 +165,7 @@ def _commits(settings: Settings, *, dry_run: bool) -> Iterator[Callable[[list[Ou
             made = PartitionTransactions(
                 settings, f"{settings.kafka.app_id}-dlq-redrive", settings.group("dlq-redrive")
             )
-            await made.fence()
+            await made.fence(settings.topic_name(t) for t in (RETRY_TOPIC, CONTENT_TOPIC, DLQ_TOPIC))
             return made
 
         transactions = runner.run(opened())

@@ -86,7 +86,7 @@ class ContentStage:
         """Return once no transaction is on its way."""
         await self._partitions.settle()
 
-    def positions(self) -> dict[TP, int]:
+    def positions(self) -> dict[TP, int | None]:
         """Where each partition is read on."""
         return self._partitions.positions()
 

@@ -89,8 +89,8 @@ class InterestsWorker:
         """Everything in flight ends."""
         await asyncio.gather(*(p.settle() for p in self._partitions.values()))
 
-    def positions(self) -> dict[TP, int]:
-        """Where each open partition goes on in its inputs."""
+    def positions(self) -> dict[TP, int | None]:
+        """Where each open partition goes on in its inputs; None: from their beginning."""
         return {tp: at for p in self._partitions.values() for tp, at in p.positions.items()}
 
     async def _open(self, number: int) -> None:
@@ -113,7 +113,7 @@ class InterestsWorker:
                 on_broken=self._app.stop_loudly,
             )
             try:
-                await partition.open(store, self._committed, self._health.nearer)
+                await partition.open(store, self._inputs, consumer_of(self._app), self._health.nearer)
             except (TransactionError, BrokerUnavailableError, KafkaError) as error:
                 # the broker is away: try again for as long as the partition is ours
                 log.warning("partition %d cannot be opened yet: %s", number, error)
@@ -144,7 +144,7 @@ class InterestsWorker:
 
     async def _committed(self, partition: int) -> dict[str, int | None]:
         offsets = await consumer_of(self._app).committed([TP(topic, partition) for topic in self._inputs])
-        return {tp.topic: offset for tp, offset in offsets.items()}
+        return {tp.topic: mark.offset for tp, mark in offsets.items()}
 
     def standby_positions(self) -> dict[TP, int]:
         """Where each warm copy has got to."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -42,6 +42,7 @@ from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
+from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
@@ -56,20 +57,11 @@ INLINE_RECORDS = 32
 WAITING_RECORDS = 2_000
 """Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
 
-PAUSE_S = 0.5
-"""Without a batch of a topic for so long, the topic may have been deleted and created again unseen."""
-
-MARKERS_S = 3.0
-LOOK_S = 0.02
-"""The first offsets of all show once their transaction's marker is written, a moment after the commit."""
-
 EXPIRY_SCAN = 20_000
 """Users on disk looked at in one round of expiry."""
 
 Lost = Callable[[], None]
 Broken = Callable[[BaseException], None]
-Committed = Callable[[int], Awaitable[Mapping[str, int | None]]]
-"""Committed offsets of a partition's input topics."""
 
 
 class InterestPartition:
@@ -114,9 +106,8 @@ class InterestPartition:
         self._erasures = ErasurePreparation(settings)
         self._receipts = ReceiptWriter(settings)
         self._state: PartitionState | None = None
+        self._inputs: Inputs
         self._expected: dict[str, int | None] = {}
-        self._committed: Committed
-        self._vouched: dict[str, float] = {}  # topic → when its offsets were last seen to be ours
         self._position = 0
         self._waiting: list[Output] = []  # computed, and to be committed with the next transaction
         self._offsets: dict[TopicPartition, int] = {}
@@ -127,16 +118,20 @@ class InterestPartition:
     # -- opening and closing
 
     async def open(
-        self, store: PartitionStore, committed: Committed, moved: Callable[[], None] = lambda: None
+        self,
+        store: PartitionStore,
+        topics: Sequence[str],
+        offsets: InputOffsets,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
-        """Fence, then recover, then learn where to read on: in this order nothing slips in between.
+        """Fence, then recover, then learn where to read ``topics`` on: in this order nothing slips in
+        between.
 
         ``moved`` is called as recovery goes on. Raises TransactionError or a KafkaError when the broker
         does not play along.
         """
         begun = time.monotonic()
-        await self._transactions.fence()
-        await self._transactions.abort_remains(self._writes(), self._table)
+        await self._transactions.fence(self._writes())
         reader = ChangelogReader(self._settings, self._table.topic, self.partition, moved)
         try:
             if not await reader.start(await resume(store, self._settings)):
@@ -148,8 +143,9 @@ class InterestPartition:
         await self._read_whole(self._statistics_topic, self._take_statistics, moved)
         await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
         self._show_fences()
-        self._committed = committed
-        self._expected = dict(await committed(self.partition))
+        committed = await offsets.committed([TP(topic, self.partition) for topic in topics])
+        self._inputs = Inputs(offsets, committed)
+        self._expected = {tp.topic: mark.offset for tp, mark in committed.items()}
         self._state = PartitionState(
             self.partition, self._slab, store, self._statistics, self._fences, self._outcomes
         )
@@ -157,12 +153,11 @@ class InterestPartition:
         metrics.RECOVERY_SECONDS.observe(seconds)
         log.info("partition %d is open, after %.2f s", self.partition, seconds)
 
-    def _writes(self) -> list[TopicPartition]:
+    def _writes(self) -> list[str | TopicPartition]:
         """Everything that transactions of this partition write to."""
-        name, shared = self._settings.topic_name, self._settings.kafka.shared_partitions
+        name = self._settings.topic_name
         own = [self._table.topic, self._statistics_topic, name("events-retry"), name("erasure-receipts")]
-        letters = [TopicPartition(name("events-dlq"), p) for p in range(shared)]
-        return [*(TopicPartition(topic, self.partition) for topic in own), *letters]
+        return [*(TopicPartition(topic, self.partition) for topic in own), name("events-dlq")]
 
     async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
         reader = ChangelogReader(self._settings, topic, self.partition, moved)
@@ -205,11 +200,11 @@ class InterestPartition:
             await asyncio.wait([task])
 
     @property
-    def positions(self) -> dict[TP, int]:
-        """The offset that the next batch of each input has to start with, where there is one."""
+    def positions(self) -> dict[TP, int | None]:
+        """The offset that the next batch of each input has to start with; None: the topic's first."""
         if self.lost:
             return {}
-        return {TP(topic, self.partition): at for topic, at in self._expected.items() if at is not None}
+        return {TP(topic, self.partition): at for topic, at in self._expected.items()}
 
     # -- batches
 
@@ -220,10 +215,10 @@ class InterestPartition:
             start = batch.start if first == 0 else int(batch.records[first - 1].offset) + 1
             await self._handle(RecordBatch(batch.topic, batch.partition, start, part))
 
-    def _admit(self, batch: RecordBatch) -> PartitionState | None:
+    async def _admit(self, batch: RecordBatch) -> PartitionState | None:
         """The state to apply a batch to; None when it is not to be applied."""
         state = self._state
-        if self.lost or state is None:
+        if self.lost or state is None or not await self._same_topic(batch):
             return None
         expected = self._expected.get(batch.topic)
         if expected is not None and batch.start != expected:
@@ -235,34 +230,17 @@ class InterestPartition:
         return state
 
     async def _same_topic(self, batch: RecordBatch) -> bool:
-        """Whether the batch is of the topic that the offsets before it are of.
-
-        A topic that is deleted takes the group's offsets with it. One that was created again meanwhile
-        and has outgrown the position where we stood goes on giving batches there, as if nothing
-        had happened; but its first records would be skipped. Whoever was not asleep sees the topic
-        missing, so that it is enough to look after a pause.
-        """
-        now = time.monotonic()
-        expected = self._expected.get(batch.topic)
-        if expected is not None and now - self._vouched.get(batch.topic, 0.0) > PAUSE_S:
-            await self.settle()
-            try:
-                async with asyncio.timeout(self._settings.kafka.request_timeout_s):
-                    found = (await self._committed(self.partition)).get(batch.topic)
-                    while found is None and time.monotonic() - now < MARKERS_S:  # or none was there yet
-                        await asyncio.sleep(LOOK_S)
-                        found = (await self._committed(self.partition)).get(batch.topic)
-            except (KafkaError, TimeoutError) as error:
-                self._lose(error)
-                return False
-            if found is None:  # any other: our newest only shows a moment later, or another owner fences us
-                self._lose(TransactionError(f"{batch.topic} is not what it was: {expected} was committed"))
-        self._vouched[batch.topic] = now
+        """Whether the batch is of the topic that the offsets before it are of; if not, we are lost."""
+        try:
+            if not await self._inputs.same(TP(batch.topic, self.partition)):
+                self._lose(TransactionError(f"{batch.topic} was deleted and created again"))
+        except KafkaError as error:
+            self._lose(error)
         return not self.lost
 
     async def _handle(self, batch: RecordBatch) -> None:
         async with self._busy:
-            if not await self._same_topic(batch) or (state := self._admit(batch)) is None:
+            if (state := await self._admit(batch)) is None:
                 return
             metrics.BATCH_RECORDS.labels("interests").observe(len(batch.records))
             if self._slab.capacity - np.count_nonzero(self._slab.dirty) < len(batch.records):
@@ -297,7 +275,7 @@ class InterestPartition:
     async def _commit(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
         with metrics.STATE_SECONDS.labels("transaction").time():
             try:
-                ends = await self._transactions.commit(outputs, offsets)
+                ends = await self._transactions.commit(outputs, offsets, self._inputs.ids)
             except (FencedError, TransactionError) as error:
                 self._lose(error)
                 return
@@ -316,7 +294,7 @@ class InterestPartition:
     async def erase(self, batch: RecordBatch) -> None:
         """Erase the users that a batch of requests names; returns when that is committed."""
         async with self._busy:
-            if (state := self._admit(batch)) is None:
+            if (state := await self._admit(batch)) is None:
                 return
             try:
                 await self._flush(state)  # then the store has every user, and no row is ahead of it

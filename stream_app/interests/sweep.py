@@ -130,7 +130,7 @@ class CopySweep:
         transactions = PartitionTransactions(
             self._settings, f"{self._settings.kafka.app_id}-letters-{p}", group
         )
-        await transactions.fence()
+        await transactions.fence([TopicPartition(topic, p)])
         try:
             await self._delete_done(p, group)  # a rival may have got on before it was fenced
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
@@ -24,6 +24,7 @@ from faust.types import TP
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka.app import RoleApp, consumer_of
 from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.kafka.transport import RecordBatch
 from stream_app.settings import Settings
@@ -31,8 +32,6 @@ from stream_app.settings import Settings
 log = logging.getLogger(__name__)
 
 OPEN_RETRY_S = 1.0
-
-Committed = Callable[[TopicPartition], Awaitable[int | None]]
 
 
 class FencedPartition:
@@ -57,21 +56,23 @@ class FencedPartition:
         self._on_lost = on_lost
         self._transactions = PartitionTransactions(settings, name, group)
         self._partitions: dict[str, int] = {}
+        self._inputs: Inputs
         self._expected: int | None = None
         self._busy = asyncio.Lock()
 
-    async def open(self, committed: Committed) -> None:
+    async def open(self, offsets: InputOffsets) -> None:
         """Fence, then learn where to read on. Raises TransactionError or a KafkaError."""
-        await self._transactions.fence()
+        await self._transactions.fence(self._writes)
         for topic in self._writes:
             self._partitions[topic] = await self._transactions.partitions(topic)
-        writes = [TopicPartition(topic, p) for topic, count in self._partitions.items() for p in range(count)]
-        await self._transactions.abort_remains(writes, self._source)
-        self._expected = await committed(self._source)
+        source = TP(*self._source)
+        committed = await offsets.committed([source])
+        self._inputs = Inputs(offsets, committed)
+        self._expected = committed[source].offset
 
     @property
     def position(self) -> int | None:
-        """The offset that the next batch has to start with; None where any will do."""
+        """The offset that the next batch has to start with; None: the topic's first."""
         return self._expected
 
     def accepts(self, batch: RecordBatch) -> bool:
@@ -100,8 +101,11 @@ class FencedPartition:
             if self.lost:
                 return False
             try:
-                await self._transactions.commit(outputs, {} if end is None else {self._source: end})
-            except (FencedError, TransactionError) as error:
+                if end is not None and not await self._inputs.same(TP(*self._source)):
+                    raise TransactionError(f"{self._source.topic} was deleted and created again")
+                offsets = {} if end is None else {self._source: end}
+                await self._transactions.commit(outputs, offsets, self._inputs.ids)
+            except (FencedError, TransactionError, KafkaError) as error:
                 self._lose(error)
                 return False
             except BaseException:
@@ -165,10 +169,9 @@ class FencedPartitions:
             await asyncio.gather(*(self._start(p) for p in sorted(actives - self._open.keys())))
             log.info("serving %d partitions", len(actives))
 
-    def positions(self) -> dict[TP, int]:
-        """Where the partitions that are ours and sound are read on."""
-        sound = {TP(self._topic, number): self._open[number].position for number in self.sound}
-        return {tp: at for tp, at in sound.items() if at is not None}
+    def positions(self) -> dict[TP, int | None]:
+        """Where the partitions that are ours and sound are read on; None: from their beginning."""
+        return {TP(self._topic, number): self._open[number].position for number in self.sound}
 
     async def settle(self) -> None:
         """Return once no transaction is on its way."""
@@ -194,7 +197,7 @@ class FencedPartitions:
                 on_lost=self._rejoin,
             )
             try:
-                await partition.open(self._committed)
+                await partition.open(consumer_of(self._app))
             except (TransactionError, KafkaError) as error:
                 # the broker is away: try again for as long as the partition is ours
                 log.warning("partition %d cannot be opened yet: %s", number, error)
@@ -212,10 +215,6 @@ class FencedPartitions:
         for number in numbers:
             self._on_closed(number)
         await asyncio.shield(closing)
-
-    async def _committed(self, source: TopicPartition) -> int | None:
-        tp = TP(*source)
-        return (await consumer_of(self._app).committed([tp]))[tp]
 
     def _rejoin(self) -> None:
         consumer_of(self._app).request_rejoin()

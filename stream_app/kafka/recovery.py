@@ -32,8 +32,8 @@ class PartitionOwner(Protocol):
     async def settle(self) -> None:
         """Finish and commit what is in flight; called before partitions are given up."""
 
-    def positions(self) -> dict[TP, int]:
-        """Where the inputs of open partitions are read on, as far as that is known here."""
+    def positions(self) -> dict[TP, int | None]:
+        """Where the inputs of open partitions are read on; None: from their beginning."""
 
 
 class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base

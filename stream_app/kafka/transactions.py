@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import aiokafka
 import aiokafka.producer.sender
@@ -58,51 +59,62 @@ class PartitionTransactions:
             retry_backoff_ms=20,
         )
 
-    async def fence(self) -> None:
-        """Become the one owner of the transactional id. Raises TransactionError."""
-        try:
-            await asyncio.wait_for(self._producer.start(), self._timeout)
-        except (KafkaError, TimeoutError) as error:
-            await self.close()
-            raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
+    async def fence(self, writes: Iterable[str | TopicPartition]) -> None:
+        """Become the one owner of the transactional id, with nothing of a former owner left open.
 
-    async def abort_remains(self, writes: Iterable[TopicPartition], source: TopicPartition) -> None:
-        """Make sure that nothing of a former owner is left open on ``writes``, which must be all that this
-        transactional id ever writes, or as an offset of ``source``. Raises TransactionError.
-
-        Becoming the owner aborts a former transaction as the coordinator knows it. Records that it does not
-        know of stay open, and the next commit of this id would commit them as well: seen when a broker
-        was killed and aborted a transaction while it started again, without a marker on the partitions
-        (hanging transactions, see Apache Kafka's KIP-890). An abort of our own marks them all.
+        ``writes`` must be all that this id ever writes to, beside offsets of its group: whole topics, or
+        partitions. Raises TransactionError.
         """
         try:
             async with asyncio.timeout(self._timeout):
-                await self._producer.begin_transaction()
-                for tp in writes:
-                    self._producer._txn_manager.maybe_add_partition_to_txn(tp)
-                nothing = {source: OffsetAndMetadata(0, "")}  # enters the group, and is aborted
-                await self._producer.send_offsets_to_transaction(nothing, self._group)
-                await self._producer.abort_transaction()
+                await self._producer.start()
+                await self._abort_remains(writes)
         except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
-            raise TransactionError(f"cannot abort what was left open: {self._cause(error)!r}") from error
+            cause = error if self._producer._txn_manager is None else self._cause(error)
+            await self.close()
+            raise TransactionError(f"cannot initialise the transactional producer: {cause!r}") from error
+
+    async def _abort_remains(self, writes: Iterable[str | TopicPartition]) -> None:
+        """Becoming the owner aborts a former transaction as the coordinator knows it. Records that it does
+        not know of stay open, and the next commit of this id would commit them as well: seen when a broker
+        was killed and aborted a transaction while it started again, without a marker on the partitions
+        (hanging transactions, see Apache Kafka's KIP-890). An abort of our own marks them all.
+        """
+        await self._producer.begin_transaction()
+        written = [tp for topic in writes for tp in await self._partitions_of(topic)]
+        for tp in written:
+            self._producer._txn_manager.maybe_add_partition_to_txn(tp)
+        nothing = {written[0]: OffsetAndMetadata(0, "")}  # enters the group, and is aborted
+        await self._producer.send_offsets_to_transaction(nothing, self._group)
+        await self._producer.abort_transaction()
+
+    async def _partitions_of(self, topic: str | TopicPartition) -> list[TopicPartition]:
+        if isinstance(topic, TopicPartition):
+            return [topic]
+        return [TopicPartition(topic, p) for p in range(await self.partitions(topic))]
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has, as the broker says. Raises a KafkaError."""
         return len(await self._producer.partitions_for(topic))
 
     async def commit(
-        self, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+        self,
+        outputs: Iterable[Output],
+        offsets: Mapping[TopicPartition, int],
+        topic_ids: Mapping[str, str] = MappingProxyType({}),
     ) -> dict[TopicPartition, int]:
-        """Produce ``outputs`` and commit ``offsets`` in one transaction.
+        """Produce ``outputs`` and commit ``offsets`` in one transaction; with each offset goes the id of its
+        topic, see ``topic_ids.py``.
 
         Returns the end position of each partition written. Raises FencedError when another owner
         has taken over, TransactionError on any other failure; either way nothing took effect, or
         (a lost answer to the commit itself) all of it did: the caller must forget what it holds
         of the partition and read it again. Calls must not overlap.
         """
+        marks = {tp: OffsetAndMetadata(offset, topic_ids.get(tp.topic, "")) for tp, offset in offsets.items()}
         try:
             async with asyncio.timeout(self._timeout):
-                ends = await self._commit(outputs, offsets)
+                ends = await self._commit(outputs, marks)
         except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
             cause = self._cause(error)
             if isinstance(cause, ProducerFenced):
@@ -125,13 +137,12 @@ class PartitionTransactions:
         return refusal
 
     async def _commit(
-        self, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+        self, outputs: Iterable[Output], marks: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> dict[TopicPartition, int]:
         # 1. begin; 2. everything the batch caused; 3. its offset; 4. commit
         await self._producer.begin_transaction()
         futures = await self._send(outputs)
-        if offsets:
-            marks = {tp: OffsetAndMetadata(offset, "") for tp, offset in offsets.items()}
+        if marks:
             await self._producer.send_offsets_to_transaction(marks, self._group)
         ends: dict[TopicPartition, int] = {}
         for count, future in futures:

@@ -26,6 +26,7 @@ from mode import Service
 
 from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.positions import positions
+from stream_app.kafka.topic_ids import CommittedOffset, topic_ids
 
 log = logging.getLogger(__name__)
 
@@ -95,15 +96,24 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             consumer.seek(tp, offset)
         return {TP(tp.topic, tp.partition): int(offset) for tp, offset in beginnings.items()}
 
-    async def committed(self, tps: list[TP]) -> dict[TP, int | None]:
-        """Committed offsets as the broker has them now."""
+    async def topic_ids(self, tps: list[TP]) -> dict[TP, str]:
+        """The ids of these partitions' topics now."""
+        return await topic_ids(self._ensure_consumer()._client, tps)
+
+    async def committed(self, tps: list[TP]) -> dict[TP, CommittedOffset]:
+        """Committed offsets as the broker has them now, of the topics that there are now."""
         coordinator = self._ensure_consumer()._coordinator
+        ids = await self.topic_ids(tps)
         # all in one request: aiokafka's own call takes one each
         found = await coordinator.fetch_committed_offsets(
             [driver.TopicPartition(tp.topic, tp.partition) for tp in tps]
         )
-        offsets = {TP(tp.topic, tp.partition): int(mark.offset) for tp, mark in found.items()}
-        return {tp: offset if (offset := offsets.get(tp, -1)) >= 0 else None for tp in tps}
+        offsets: dict[TP, int | None] = dict.fromkeys(tps)
+        for tp, mark in found.items():
+            # an offset without an id is one that was not committed here
+            if mark.offset >= 0 and mark.metadata in ("", ids[TP(*tp)]):
+                offsets[TP(*tp)] = int(mark.offset)
+        return {tp: CommittedOffset(offset, ids[tp]) for tp, offset in offsets.items()}
 
     def ended_parts(self) -> Iterator[str]:
         """Names of what has ended of this thread and of aiokafka's tasks in it."""
@@ -130,7 +140,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
 class _Opened:
     """A partition's committed offsets as it was opened last, and since when they are the same."""
 
-    offsets: dict[TP, int | None]
+    offsets: dict[TP, CommittedOffset]
     first: float
     rejoins: int
     again: int = 0
@@ -252,9 +262,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         await super().perform_seek()
         assignment = self.assignment()
         known = {} if self.app.owner is None else self.app.owner.positions()
-        ahead = {tp: offset for tp, offset in known.items() if tp in assignment}
+        ahead = {tp: at for tp, at in known.items() if tp in assignment and at is not None}
         await self._thread.call_thread(self._thread.seek_all, ahead)
-        self._read_offset.update(ahead)
+        self._read_offset.update(known)
         fresh = [
             tp for tp in assignment if tp.topic in self.app.batch_topics and not self._read_offset.get(tp)
         ]
@@ -291,13 +301,18 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         self._rejoins += 1
         self._thread.request_rejoin()
 
-    async def committed(self, tps: Iterable[TP]) -> dict[TP, int | None]:
-        """Committed offsets as the broker has them now."""
-        offsets: dict[TP, int | None] = await self._thread.call_thread(self._thread.committed, list(tps))
+    async def topic_id(self, tp: TP) -> str:
+        """The id of a partition's topic, as its leader knows it now; empty while there is none."""
+        ids: dict[TP, str] = await self._thread.call_thread(self._thread.topic_ids, [tp])
+        return ids[tp]
+
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
+        """Committed offsets as the broker has them now, of the topics that there are now."""
+        offsets: dict[TP, CommittedOffset] = await self._thread.call_thread(self._thread.committed, list(tps))
         self._note_opened(tuple(sorted(offsets)), offsets)
         return offsets
 
-    def _note_opened(self, tps: tuple[TP, ...], offsets: dict[TP, int | None]) -> None:
+    def _note_opened(self, tps: tuple[TP, ...], offsets: dict[TP, CommittedOffset]) -> None:
         before = self._opened.get(tps)
         if before is None or before.offsets != offsets:
             self._opened[tps] = _Opened(offsets, time.monotonic(), self._rejoins)

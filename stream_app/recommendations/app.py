@@ -125,7 +125,7 @@ class Ranker:
         await self._rounds.settle()
         await self._partitions.settle()
 
-    def positions(self) -> dict[TP, int]:
+    def positions(self) -> dict[TP, int | None]:
         """Where each partition is read on."""
         return self._partitions.positions()
 

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pytest
 from aiokafka import ConsumerRecord
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.vectors import ContentVector
-from stream_app.errors import BrokerUnavailableError
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.store import PartitionStore
-from stream_app.kafka.admin import committed_offset
+from stream_app.kafka.topic_ids import PAUSE_S
 from stream_app.kafka.transport import RecordBatch
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
 from tests.interests.workers import NOW_MS, states, unit_vectors
+from tests.kafka.offsets import KnownOffsets
 
 D = 16
 MODEL = "test-model"
@@ -47,31 +46,13 @@ class Owner:
         self.settings = settings
         self.preparation = BatchPreparation(settings, IndexedContents(index))
         self.partition: InterestPartition
+        self.offsets: KnownOffsets
 
     def _rejoin(self) -> None:
         self.rejoins += 1
 
-    async def open(self, committed: int) -> None:
-        opened = False
-
-        async def offsets(partition: int) -> Mapping[str, int | None]:
-            """What stood there before, and from then on what the broker has."""
-            nonlocal opened
-            if not opened:
-                opened = True
-                return {self.topic: committed}
-            group = self.settings.group("interests")
-            for _ in range(100):
-                with contextlib.suppress(
-                    BrokerUnavailableError
-                ):  # a fresh broker's coordinator takes its time
-                    found = await asyncio.to_thread(
-                        committed_offset, self.settings, group, self.topic, partition
-                    )
-                    return {self.topic: max(found, committed)}
-                await asyncio.sleep(0.1)
-            raise AssertionError("the broker does not tell the group's offsets")
-
+    async def open(self, committed: int | None) -> None:
+        self.offsets = KnownOffsets(committed)
         self.partition = InterestPartition(
             self.settings,
             0,
@@ -80,7 +61,8 @@ class Owner:
             on_lost=self._rejoin,
             on_broken=lambda error: None,
         )
-        await self.partition.open(PartitionStore(self.directory), offsets)
+        inputs = [self.topic, *map(self.settings.topic_name, ("events-retry", "erasures"))]
+        await self.partition.open(PartitionStore(self.directory), inputs, self.offsets)
 
     def batch(self, start: int, *users: str) -> RecordBatch:
         records = [
@@ -123,6 +105,45 @@ def test_a_batch_out_of_sequence_is_refused_whole(
     asyncio.run(life())
     assert states(settings).keys() == {b"ana"}
     assert read_outcomes(settings).applied == 1
+
+
+def test_a_batch_of_another_topic_of_that_name_is_refused_however_well_it_fits(
+    settings: Settings, topics: list[str], tmp_path: Path
+) -> None:
+    settings = small(settings)
+    owner = Owner(settings, tmp_path / "a")
+
+    async def life() -> None:
+        await owner.open(committed=0)
+        await owner.partition.handle(owner.batch(0, "ana"))
+        await owner.partition.settle()
+        owner.offsets.topic = "second"
+        await asyncio.sleep(PAUSE_S)  # nobody deletes, creates and fills a topic in no time
+        await owner.partition.handle(owner.batch(1, "ben"))
+        assert owner.partition.lost
+        assert owner.rejoins == 1
+        await owner.partition.close()
+
+    asyncio.run(life())
+    assert states(settings).keys() == {b"ana"}
+
+
+def test_a_steady_stream_is_not_asked_about_batch_by_batch(
+    settings: Settings, topics: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small(settings)
+    owner = Owner(settings, tmp_path / "a")
+    monkeypatch.setattr("stream_app.kafka.topic_ids.PAUSE_S", 3600.0)
+
+    async def life() -> None:
+        await owner.open(committed=0)
+        for n in range(5):
+            await owner.partition.handle(owner.batch(n, "ana"))
+        await owner.partition.close()
+
+    asyncio.run(life())
+    assert owner.offsets.asked == 1
+    assert read_outcomes(settings).applied == 5
 
 
 def test_what_a_fenced_owner_computed_reaches_neither_kafka_nor_its_disk(

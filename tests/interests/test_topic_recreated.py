@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_app.interests.statistics_record import Outcomes
 from stream_app.kafka import clients
@@ -78,3 +82,46 @@ def test_nothing_is_skipped_or_doubled(world: Settings, tmp_path: Path, how: str
         if how == "killed":
             worker.start()
         check(world, before + after, worker)
+
+
+def test_an_offset_of_another_topic_of_that_name_is_nothing(world: Settings, tmp_path: Path) -> None:
+    """A coordinator may tell it for a moment after the topic was deleted."""
+    sent = likes(0, 600)
+    produce(world, sent)
+    commit(world, {p: OffsetAndMetadata(200, "0" * 32) for p in range(2)})
+    with workers(world, tmp_path, "w") as (worker,):
+        check(world, sent, worker)
+
+
+def test_an_offset_that_somebody_set_by_hand_is_kept(world: Settings, tmp_path: Path) -> None:
+    """Kafka's tools commit without a word about the topic."""
+    produce(world, likes(0, 600))
+    ends = counts(world)
+    assert sum(ends.values()) == 600
+    commit(world, {p: OffsetAndMetadata(end - 10, "") for p, end in ends.items()})
+    with workers(world, tmp_path, "w") as (worker,):
+        assert wait_for_outcomes(world, 20, worker.log) == Outcomes(applied=20)
+
+
+def commit(world: Settings, marks: dict[int, OffsetAndMetadata]) -> None:
+    """Offsets of the interests group in ``likes``."""
+
+    async def life() -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=world.kafka.broker,
+            group_id=world.group("interests"),
+            enable_auto_commit=False,
+        )
+        await consumer.start()
+        try:
+            consumer.assign([TopicPartition(world.topic_name("likes"), p) for p in marks])
+            await consumer.commit({TopicPartition(world.topic_name("likes"), p): m for p, m in marks.items()})
+        finally:
+            await consumer.stop()
+
+    asyncio.run(life())
+
+
+def counts(world: Settings) -> dict[int, int]:
+    """Records of ``likes`` by partition."""
+    return Counter(record.partition for record in clients.read_topic(world, world.topic_name("likes")))

@@ -316,6 +316,7 @@ async def test_the_worker_consumer_takes_the_two_settings_that_faust_does_not_of
 async def test_what_is_read_off_aiokafkas_consumer() -> None:
     assert names(GroupCoordinator.request_rejoin) == []
     assert names(aiokafka.AIOKafkaConsumer.committed) == ["partition"]
+    assert "self._client = " in inspect.getsource(aiokafka.AIOKafkaConsumer.__init__)
     assert "fetch_committed_offsets" in inspect.getsource(aiokafka.AIOKafkaConsumer.committed), "uncached"
     assert "self._coordinator" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
     assert "self._fetcher" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)

@@ -12,9 +12,11 @@ from stream_app.kafka import clients
 from stream_app.kafka.fenced import FencedPartition
 from stream_app.kafka.once import read_once
 from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.topic_ids import PAUSE_S
 from stream_app.kafka.transactions import Output
 from stream_app.kafka.transport import RecordBatch
 from stream_app.settings import Settings
+from tests.kafka.offsets import KnownOffsets
 
 pytestmark = pytest.mark.usefixtures("topics")
 
@@ -24,6 +26,7 @@ class Owner:
 
     def __init__(self, settings: Settings, number: int = 0) -> None:
         self.rejoins = 0
+        self.offsets: KnownOffsets
         self.vectors = settings.topic_name("content-vectors")
         self._source = TopicPartition(settings.topic_name("content"), number)
         self.partition = FencedPartition(
@@ -36,10 +39,8 @@ class Owner:
         )
 
     async def open(self, committed: int | None) -> FencedPartition:
-        async def known(_source: TopicPartition) -> int | None:
-            return committed
-
-        await self.partition.open(known)
+        self.offsets = KnownOffsets(committed)
+        await self.partition.open(self.offsets)
         return self.partition
 
     def batch(self, start: int, *offsets: int) -> RecordBatch:
@@ -74,6 +75,21 @@ def test_only_the_next_batch_is_accepted(settings: Settings) -> None:
 
     asyncio.run(life())
     assert on_topic(settings) == []
+
+
+def test_nothing_of_a_topic_that_was_created_again_is_committed(settings: Settings) -> None:
+    async def life() -> None:
+        owner = Owner(settings)
+        partition = await owner.open(committed=7)
+        assert await partition.commit([owner.output(b"k", b"v")], 8)
+        owner.offsets.topic = "second"
+        await asyncio.sleep(PAUSE_S)  # nobody deletes, creates and fills a topic in no time
+        assert not await partition.commit([owner.output(b"k", b"w")], 9)
+        assert (partition.lost, owner.rejoins) == (True, 1)
+        await partition.close()
+
+    asyncio.run(life())
+    assert on_topic(settings) == [b"v"]
 
 
 def test_without_a_committed_offset_any_first_batch_is_accepted(settings: Settings) -> None:

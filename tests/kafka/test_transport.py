@@ -91,7 +91,7 @@ def test_batch_follows_batch_without_a_hole_across_markers_and_aborted_records(s
 
     async def transactions(name: str, numbers: range, *, commit: bool) -> None:
         owner = PartitionTransactions(settings, f"{settings.kafka.app_id}-{name}", settings.group("x"))
-        await owner.fence()
+        await owner.fence([settings.topic_name("events-retry")])
         for number in numbers:
             if commit:
                 await owner.commit([Output(topic, 0, b"k", b"%d" % number)], {})

@@ -24,6 +24,7 @@ from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.publish import SlatePublisher
 from stream_app.recommendations.slate import Cause, Slate, decode, rfc3339
 from stream_app.settings import Settings
+from tests.kafka.offsets import KnownOffsets
 
 pytestmark = pytest.mark.usefixtures("topics")
 
@@ -53,7 +54,7 @@ class Owner:
                 writes=[self._settings.topic_name("recommendations")],
                 on_lost=self._rejoin,
             )
-            await partition.open(self._nothing_yet)
+            await partition.open(KnownOffsets(None))
         owned: Any = self
         self.publisher = SlatePublisher(self._settings, owned, self.ledger)
         return self
@@ -68,9 +69,6 @@ class Owner:
         for partition in self._partitions.values():
             producer = partition._transactions._producer
             producer.commit_transaction = _Crashing(producer.commit_transaction, commits)
-
-    async def _nothing_yet(self, _source: TopicPartition) -> None:
-        return None
 
     def _rejoin(self) -> None:
         self.rejoins += 1

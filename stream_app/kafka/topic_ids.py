@@ -1,0 +1,192 @@
+"""Which topic a name stands for: a topic that is deleted and created again has another id.
+
+Its offsets start at 0 again, while a consumer group may keep the old ones for a moment (a group
+coordinator drops them when it learns of the deletion), and a fetch from an old offset succeeds as soon as
+the new topic has grown past it. So an offset is committed together with the id of its topic, and is
+nothing to a topic with another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from io import BytesIO
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from aiokafka.client import AIOKafkaClient, ConnectionGroup
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import (
+    AbstractType,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    TaggedFields,
+)
+from faust.types import TP
+
+PAUSE_S = 0.1
+"""Without a batch of a topic for so long, it may have been deleted, created again and filled, unseen:
+whoever reads without a pause sees it missing."""
+
+NAMELESS = UUID(int=0)
+
+
+class _Uuid(AbstractType[UUID]):  # type: ignore[misc]  # untyped base
+    @classmethod
+    def encode(cls, value: UUID) -> bytes:
+        return value.bytes
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> UUID:
+        return UUID(bytes=data.read(16))
+
+
+class _Topics_v10(Response):  # type: ignore[misc]  # noqa: N801 - untyped base; as aiokafka names them
+    """Kafka's Metadata response, version 10: the first one with topic ids (KIP-516, Apache Kafka 2.8)."""
+
+    API_KEY = 3
+    API_VERSION = 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", CompactString("utf-8")),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class _TopicsRequest_v10(RequestStruct):  # type: ignore[misc]  # noqa: N801 - as above
+    FLEXIBLE_VERSION = True
+    API_KEY = 3
+    API_VERSION = 10
+    RESPONSE_TYPE = _Topics_v10
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(("topic_id", _Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields)),
+        ),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _TopicsRequest(Request[_TopicsRequest_v10]):  # type: ignore[misc]  # untyped base
+    API_KEY = 3
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = names
+
+    def build(self, request_struct_class: type[_TopicsRequest_v10]) -> _TopicsRequest_v10:
+        return request_struct_class([(NAMELESS, name, {}) for name in self._names], False, False, False, {})
+
+
+async def topic_ids(client: AIOKafkaClient, tps: Iterable[TP]) -> dict[TP, str]:
+    """The id of each partition's topic, as the partition's leader knows it: whose records are fetched.
+
+    Empty where there is no such topic, and from brokers older than 2.8, which have no ids. Raises a
+    KafkaError when the broker cannot be reached.
+    """
+    asked: dict[int, list[TP]] = {}
+    for tp in tps:
+        leader = client.cluster.leader_for_partition(tp)
+        node = client.get_random_node() if leader is None or leader < 0 else leader
+        if node is None:
+            raise KafkaConnectionError("no broker is known")
+        asked.setdefault(node, []).append(tp)
+    answers = await asyncio.gather(
+        *(_ask(client, node, {tp.topic for tp in of}) for node, of in asked.items())
+    )
+    return {
+        tp: answer.get(tp.topic, "") for of, answer in zip(asked.values(), answers, strict=True) for tp in of
+    }
+
+
+async def _ask(client: AIOKafkaClient, node: int, names: set[str]) -> dict[str, str]:
+    try:
+        # not on the connection of the fetches: a broker answers each connection's requests in their order
+        answer: Any = await client.send(node, _TopicsRequest(names), group=ConnectionGroup.COORDINATION)
+    except (IncompatibleBrokerVersion, NotImplementedError):
+        return {}
+    found = {topic["topic"]: topic for topic in answer.to_object()["topics"]}
+    return {name: topic["topic_id"].hex for name, topic in found.items() if topic["error_code"] == 0}
+
+
+class CommittedOffset(NamedTuple):
+    """Where a consumer group reads a partition on."""
+
+    offset: int | None
+    """None: at the topic's beginning."""
+    topic_id: str
+    """Of the topic that has the name now; empty while there is none."""
+
+
+class InputOffsets(Protocol):
+    """What the owner of a partition asks the broker about its inputs."""
+
+    async def committed(self, tps: Iterable[TP]) -> Mapping[TP, CommittedOffset]:
+        """As the broker has them now."""
+
+    async def topic_id(self, tp: TP) -> str:
+        """As the partition's leader knows it now; empty while there is no such topic."""
+
+
+class Inputs:
+    """The input topics that an owned partition is fed from, as they were when it was opened."""
+
+    def __init__(self, offsets: InputOffsets, committed: Mapping[TP, CommittedOffset]) -> None:
+        self._offsets = offsets
+        self.ids = {tp.topic: mark.topic_id for tp, mark in committed.items()}
+        self._seen: dict[TP, float] = {}
+
+    async def same(self, tp: TP) -> bool:
+        """Whether what has just come from there is of the same topic as before. Raises a KafkaError."""
+        now = time.monotonic()
+        if (
+            now - self._seen.get(tp, -PAUSE_S) >= PAUSE_S
+            and await self._offsets.topic_id(tp) != self.ids[tp.topic]
+        ):
+            return False
+        self._seen[tp] = now
+        return True

@@ -1,0 +1,24 @@
+"""What the broker says of a partition's inputs, made up: where its owner reads on, and of which topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from faust.types import TP
+
+from stream_app.kafka.topic_ids import CommittedOffset
+
+
+class KnownOffsets:
+    """The same for all inputs."""
+
+    def __init__(self, offset: int | None, topic: str = "first") -> None:
+        self.offset, self.topic = offset, topic
+        self.asked = 0
+
+    async def committed(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
+        return {tp: CommittedOffset(self.offset, self.topic) for tp in tps}
+
+    async def topic_id(self, _tp: TP) -> str:
+        self.asked += 1
+        return self.topic
