@@ -54,6 +54,14 @@ def topics(settings: Settings) -> list[str]:
     return create_topics(settings)
 
 
+@pytest.fixture
+def left_over() -> Iterator[None]:
+    """For tests that break or crash an app: what its clients leave is collected here, and not in somebody
+    else's test."""
+    yield
+    gc.collect()
+
+
 def pytest_sessionfinish() -> None:
     """Let go of what tests left for the collector before plugins import more at the end: Python 3.11
     raises SystemError when a collection runs finalizers in the middle of parsing a module."""

@@ -97,6 +97,12 @@ async def committed(config: Settings) -> int:
     return sum(offset or 0 for offset in offsets)
 
 
+# in a worker, the process ends with the app that crashed
+leaves_clients = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
 def catalogue(config: Settings) -> tuple[ContentIndex, list[tuple[bytes, bytes | None]]]:
     """An index of 60 contents, and the records that make it."""
     index = world.filled_index(config, 60, model=model_id(config))
@@ -163,6 +169,8 @@ def test_records_become_slates(small: Settings) -> None:
     run(scenario())
 
 
+@leaves_clients
+@pytest.mark.usefixtures("left_over")
 def test_a_batch_that_could_not_be_published_is_not_committed(
     small: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +195,8 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
     run(scenario())
 
 
+@leaves_clients
+@pytest.mark.usefixtures("left_over")
 def test_a_crashed_app_leaves_nothing_that_keeps_the_event_loop(
     small: Settings,
 ) -> None:

@@ -7,8 +7,7 @@ exit status) is in test_worker_ends.py.
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,16 +34,10 @@ NOTICED_S = 45.0  # on a machine with much else to do; alone it takes STALL_S an
 Fault = Callable[[RoleApp], Awaitable[None]]
 
 # a client whose task was cancelled from outside closes neither its loop nor its sockets
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-)
-
-
-@pytest.fixture(autouse=True)
-def left_over() -> Iterator[None]:
-    """What a broken client leaves is collected here, and not in somebody else's test."""
-    yield
-    gc.collect()
+pytestmark = [
+    pytest.mark.usefixtures("left_over"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture
