@@ -92,8 +92,13 @@ class Archive:
         if self._failure is not None:
             raise StreamAppError(f"the archive has ended: {self._failure!r}") from self._failure
         if not reached:
-            behind = [tp for tp, end in self._ends.items() if self._positions.get(tp, 0) < end]
-            raise StreamAppError(f"the archive did not read to the end in {timeout_s:.0f} s: {behind[:5]}")
+            places = {tp: (self._positions.get(tp, 0), end) for tp, end in self._ends.items()}
+            behind = [
+                f"{tp.topic}[{tp.partition}] {at} of {end}" for tp, (at, end) in places.items() if at < end
+            ]
+            raise StreamAppError(
+                f"the archive did not read to the end in {timeout_s:.0f} s: {', '.join(behind[:5])}"
+            )
 
     def unsettled(self, *, slates: bool = True) -> str | None:
         """What the product still owes as far as has been read; None when nothing."""
@@ -205,12 +210,12 @@ class Archive:
     def _note_reached(self, consumer: KafkaConsumer) -> None:
         if self._reached == self._ends_seen:
             return
-        for tp, end in self._ends.items():
-            if self._positions.get(tp, 0) < end:
-                # markers of transactions take offsets that no record shows: the position tells
-                self._positions[tp] = max(self._positions.get(tp, 0), consumer.position(tp) or 0)
-                if self._positions[tp] < end:
-                    return
+        behind = [tp for tp, end in self._ends.items() if self._positions.get(tp, 0) < end]
+        for tp in behind:
+            # markers of transactions take offsets that no record shows: the position tells
+            self._positions[tp] = max(self._positions.get(tp, 0), consumer.position(tp) or 0)
+        if any(self._positions[tp] < self._ends[tp] for tp in behind):
+            return
         with self._progress:
             self._reached = self._ends_seen
             self._progress.notify_all()
