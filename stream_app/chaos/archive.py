@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
+from uuid import UUID
 
 import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -161,7 +162,10 @@ class Archive:
             {
                 Spot(tp.topic, self._lives[tp.topic], tp.partition): int(mark.offset)
                 for tp, mark in committed.items()
-                if tp.topic in self._lives and mark.offset >= 0
+                # the offset of an earlier life may be told for a moment after its end
+                if tp.topic in self._lives
+                and mark.offset >= 0
+                and mark.metadata in ("", UUID(str(self._ids[tp.topic])).hex)
             },
             {(tp.topic, tp.partition): end for tp, end in now.items()},
         )
