@@ -49,14 +49,19 @@ class PartitionStatistics:
         if value is None:
             self.forget(content_id)
             return
+        if (own := statistics_record.like(self._head, self._middle, value)) is not None:
+            row = self._row(content_id)  # recovery meets these by the thousand
+            self._t_ref[row], counts = own
+            self._counts[row].flat = counts
+            return
         record = statistics_record.decode(value)
         row = self._row(content_id)
         self._t_ref[row] = record.t_ref
+        # a half-life or action that is no longer configured is dropped, a new one starts at 0
         self._counts[row] = 0.0
         for h, hours in enumerate(record.half_lives_h):
             here = np.flatnonzero(np.isclose(self.half_lives_h, hours))
             for a, code in enumerate(record.actions):
-                # a half-life or action that is no longer configured is dropped, a new one starts at 0
                 if len(here) and self._place[code] >= 0:
                     self._counts[row, self._place[code], here[0]] = record.counts[a, h]
 

@@ -64,6 +64,17 @@ def prefix(
     return start, actions.astype("<u2").tobytes() + half_lives_h.astype("<f4").tobytes()
 
 
+def like(start: bytes, middle: bytes, value: bytes) -> tuple[int, NDArray[np.float32]] | None:
+    """``t_ref`` and counts [A * H] of a record that shares its ``prefix``; None of any other."""
+    counts = len(start) + 8 + len(middle)
+    if not value.startswith(start) or value[len(start) + 8 : counts] != middle:
+        return None
+    if len(value) != counts + 4 * start[1] * start[2]:
+        return None
+    t_ref = int.from_bytes(value[len(start) : len(start) + 8], "little", signed=True)
+    return t_ref, np.frombuffer(value, "<f4", offset=counts)
+
+
 def decode(value: bytes) -> Statistics:
     """Decode one record. Raises RecordFormatError."""
     if len(value) < _HEADER.size:
