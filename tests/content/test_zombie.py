@@ -15,7 +15,7 @@ from stream_app.settings import Settings
 from tests.content.conftest import TINY_DIMENSIONS
 from tests.interests.workers import Worker, wait_until
 
-CONTENTS = 4_000
+CONTENTS = 2_000
 
 
 def send(settings: Settings, *, deleted: bool) -> None:

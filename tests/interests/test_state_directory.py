@@ -194,7 +194,6 @@ def test_a_directory_that_fails_under_a_running_worker(fed: Settings, tmp_path: 
         assert f"stream-app: [state_directory] cannot write {data}" in text
         assert "set interests.data_dir" in text
         worker.start()
-        for start in rest:
-            produce(fed, sent[start : start + 50])
+        produce(fed, [event for start in rest for event in sent[start : start + 50]])
         wait_for_outcomes(fed, len(sent), worker.log)
         assert worst_error(fed, sent, unit_vectors(20, 32)) <= 1e-5
