@@ -17,10 +17,13 @@ commit_whole = PartitionTransactions.commit
 
 
 async def commit(
-    self: PartitionTransactions, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+    self: PartitionTransactions,
+    outputs: Iterable[Output],
+    offsets: Mapping[TopicPartition, int],
+    *topic_ids: Mapping[str, str],
 ) -> dict[TopicPartition, int]:
     first, *others = [*outputs] or [None]
-    ends = await commit_whole(self, [first] if first is not None else [], offsets)
+    ends = await commit_whole(self, [first] if first is not None else [], offsets, *topic_ids)
     if others:
         await asyncio.sleep(broken.WINDOW_S)
         later = await commit_whole(self, [output for output in others if output is not None], {})

@@ -17,11 +17,14 @@ commit_whole = PartitionTransactions.commit
 
 
 async def commit(
-    self: PartitionTransactions, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+    self: PartitionTransactions,
+    outputs: Iterable[Output],
+    offsets: Mapping[TopicPartition, int],
+    *topic_ids: Mapping[str, str],
 ) -> dict[TopicPartition, int]:
     ends = await commit_whole(self, outputs, {})
     await asyncio.sleep(broken.WINDOW_S)
-    await commit_whole(self, [], offsets)
+    await commit_whole(self, [], offsets, *topic_ids)
     return ends
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from aiokafka.structs import TopicPartition
+from faust.types import TP
 
-from stream_app.interests.partition import Committed, InterestPartition
+from stream_app.interests.partition import InterestPartition
 from stream_app.interests.store import PartitionStore
+from stream_app.kafka.topic_ids import CommittedOffset, InputOffsets
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from tests.chaos.variants import broken
 
@@ -24,31 +26,43 @@ LOOK_S = 0.05
 
 open_fenced = InterestPartition.open
 commit_at_once = PartitionTransactions.commit
-fence = PartitionTransactions.fence
+fence_at_once = PartitionTransactions.fence
+
+
+class FencedLate:
+    """Tells the offsets once the partition is fenced, and fences it as late as it can."""
+
+    def __init__(self, offsets: InputOffsets, partition: InterestPartition) -> None:
+        self._offsets, self._partition = offsets, partition
+        self.topic_id = offsets.topic_id
+
+    async def committed(self, tps: Iterable[TP]) -> Mapping[TP, CommittedOffset]:
+        tps = list(tps)
+        before, begun = await self._offsets.committed(tps), time.monotonic()
+        while await self._offsets.committed(tps) == before and time.monotonic() - begun < READ_S:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
+        await fence_at_once(self._partition._transactions, self._partition._writes())
+        return await self._offsets.committed(tps)
 
 
 async def open_unfenced(
-    self: InterestPartition, store: PartitionStore, committed: Committed, *more: Any, **named: Any
+    self: InterestPartition, store: PartitionStore, topics: Sequence[str], offsets: InputOffsets, *more: Any
 ) -> None:
-    async def fence_now(partition: int) -> Mapping[str, int | None]:
-        before, begun = await committed(partition), time.monotonic()
-        while await committed(partition) == before and time.monotonic() - begun < READ_S:  # noqa: ASYNC110
-            await asyncio.sleep(LOOK_S)
-        await fence(self._transactions)
-        return await committed(partition)
-
-    await open_fenced(self, store, fence_now, *more, **named)
+    await open_fenced(self, store, topics, FencedLate(offsets, self), *more)
 
 
-async def not_yet(_: PartitionTransactions) -> None:
+async def not_yet(_self: PartitionTransactions, _writes: object) -> None:
     """The place where the fence belongs."""
 
 
 async def commit_slowly(
-    self: PartitionTransactions, outputs: Iterable[Output], offsets: Mapping[TopicPartition, int]
+    self: PartitionTransactions,
+    outputs: Iterable[Output],
+    offsets: Mapping[TopicPartition, int],
+    *topic_ids: Mapping[str, str],
 ) -> dict[TopicPartition, int]:
     await asyncio.sleep(broken.WINDOW_S)  # so that a worker is stopped with something still to commit
-    return await commit_at_once(self, outputs, offsets)
+    return await commit_at_once(self, outputs, offsets, *topic_ids)
 
 
 def break_it() -> None:
