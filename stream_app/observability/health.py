@@ -15,12 +15,16 @@ What has ended for good (a task, a thread) needs no waiting: ``fail`` says so at
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
 
 from stream_app.errors import StalledError
+from stream_app.observability.tasks import open_tasks
 from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 BROKER = "the broker"
@@ -142,6 +146,8 @@ class Health:
             looked = now
             if (cause := self.stalled()) is not None:
                 self.fail(cause)  # it stays on the page until the process has ended
+                for place in open_tasks():
+                    log.error("open task %s", place)
                 raise StalledError(f"{cause}; stopping, so that this worker is started anew")
 
     def _forgive(self, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -74,6 +75,33 @@ def test_the_watch_raises(health: Health, clock: Clock, monkeypatch: pytest.Monk
     clock.now += 11
     with pytest.raises(StalledError, match="encode has had work"):
         asyncio.run(asyncio.wait_for(health.watch(), 10))
+
+
+def test_the_watch_says_what_everybody_waits_for(
+    health: Health, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "LOOK_S", 0.001)
+    monkeypatch.setattr(health, "_forgive", lambda seconds: None)
+
+    async def inner() -> None:
+        await asyncio.Event().wait()
+
+    async def outer() -> None:
+        await inner()
+
+    async def life() -> None:
+        stuck = asyncio.create_task(outer(), name="stuck")
+        await asyncio.sleep(0)
+        health.expect("encode")
+        clock.now += 11
+        with pytest.raises(StalledError):
+            await health.watch()
+        stuck.cancel()
+
+    asyncio.run(asyncio.wait_for(life(), 10))
+    assert "open task stuck: " in caplog.text
+    places = next(line for line in caplog.text.splitlines() if "open task stuck" in line)
+    assert re.search(r"outer \(test_health\.py:\d+\) > .*inner \(test_health\.py:\d+\) > Event\.wait", places)
 
 
 def test_time_in_which_the_process_was_stopped_does_not_count(health: Health, clock: Clock) -> None:
