@@ -48,6 +48,7 @@ CONDEMNED = "CONDEMNED"
 """A file of this name in the directory: what else is there cannot be read and is not opened again."""
 
 BLOCK_CACHE_BYTES = 16 << 20
+LOG_FILE_BYTES = 64 << 10
 OPEN_ATTEMPTS = 20
 OPEN_RETRY_S = 0.25
 DURABLE_INTERVAL_S = 3600.0
@@ -137,7 +138,10 @@ class PartitionStore:
         options.create_if_missing(True)
         options.set_write_buffer_size(self._write_buffer_bytes)
         options.set_max_write_buffer_number(2)
+        # RocksDB's own log takes 5 kB a flush, in one file without end unless it is told otherwise
         options.set_keep_log_file_num(2)
+        options.set_max_log_file_size(LOG_FILE_BYTES)
+        options.set_max_manifest_file_size(LOG_FILE_BYTES)
         # vectors and hashes do not compress: with zstd 0.4 % of the size went, for four times the work
         options.set_compression_type(DBCompressionType.none())
         table = BlockBasedOptions()

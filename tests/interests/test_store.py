@@ -305,3 +305,20 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StateDirectoryError, match="file/state"):
         PartitionStore(tmp_path / "file" / "state")
+
+
+def test_what_rocksdb_writes_about_itself_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log and its manifest grow with every flush, not with the users."""
+    monkeypatch.setattr(store_module, "LOG_FILE_BYTES", 16 << 10)
+    store = PartitionStore(tmp_path)
+    for position in range(1, 60):
+        write(store, position)
+        store._db.flush()
+    logs = [f.stat().st_size for f in tmp_path.glob("LOG*")]
+    manifest = sum(f.stat().st_size for f in tmp_path.glob("MANIFEST*"))
+    state = contents(store)
+    store.close()
+    assert len(logs) == 2
+    assert max(logs) < 2 * store_module.LOG_FILE_BYTES
+    assert 0 < manifest < 2 * store_module.LOG_FILE_BYTES
+    assert state == contents_at(59)
