@@ -75,6 +75,12 @@ class ModelError(StreamAppError):
     code = "model"
 
 
+class LearningError(StreamAppError):
+    """A step of the learned ranker is not finite, or a checkpoint is not one of this ranker's."""
+
+    code = "learning"
+
+
 class DeviceError(StreamAppError):
     """The ranking device fails again and again; the worker stops so that an orchestrator restarts it."""
 

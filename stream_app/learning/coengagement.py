@@ -1,0 +1,122 @@
+"""Which contents are engaged with by the same users, kept event by event in bounded memory. Pure NumPy.
+
+Each content has at most K *neighbours* with three counts (the axis ``CHANNELS``)::
+
+    together   users who engaged with both, in either order
+    after      Σ 0.6^d over the users who engaged with the content first and with the neighbour later;
+               d = how many other contents came between, at most 4
+    strongly   users whose engagements with both were strong
+
+The first two are item-based collaborative filtering (Sarwar et al., 2001) and a first-order transition
+table; what is new here is only the bound: when a content has K neighbours, a newcomer wears the weakest
+down by its own count and takes its place once nothing is left of it (the idea of Misra and Gries, 1982,
+for frequent elements), so that lasting neighbours stay and chance ones pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHANNELS = ("together", "after", "strongly")
+TOGETHER, AFTER, STRONGLY = range(3)
+AFTER_DECAY = 0.6
+AFTER_REACH = 5
+"""Only that many contents before an engagement count as what it came after."""
+
+
+class CoEngagement:
+    """Neighbours of N rows of a content index, at most K each: N · K · 16 bytes."""
+
+    def __init__(self, capacity: int, neighbours: int) -> None:
+        """``capacity`` N, ``neighbours`` K ≥ 1."""
+        self.neighbours: NDArray[np.int32] = np.full((capacity, neighbours), -1, np.int32)
+        """[N, K], rows; -1 where free"""
+        self.counts: NDArray[np.float32] = np.zeros((len(CHANNELS), capacity, neighbours), np.float32)
+        """[3, N, K]"""
+        self.users: NDArray[np.float32] = np.zeros(capacity, np.float32)
+        """[N], users who engaged with the content"""
+        self.strong_users: NDArray[np.float32] = np.zeros(capacity, np.float32)
+        """[N], those who did so strongly"""
+
+    def learn(self, row: int, strong: bool, rows: NDArray[np.int64], strongs: NDArray[np.bool_]) -> None:
+        """A user's first engagement with ``row``, after ``rows`` [m], newest first, each once, none of
+        them ``row``; ``strongs`` [m] says which of them the user engaged with strongly."""
+        self.users[row] += 1
+        self.strong_users[row] += strong
+        if not len(rows):
+            return
+        gains = np.zeros((len(CHANNELS), len(rows)), np.float32)
+        gains[TOGETHER] = 1.0
+        gains[STRONGLY] = strongs & strong
+        # the later content is no "after" of its own: only the earlier ones' rows get that count
+        self._add(np.full(len(rows), row), rows, gains)
+        reach = min(len(rows), AFTER_REACH)
+        gains[AFTER, :reach] = AFTER_DECAY ** np.arange(reach, dtype=np.float32)
+        self._add(rows, np.full(len(rows), row), gains)
+
+    def strengthen(self, row: int, rows: NDArray[np.int64], strongs: NDArray[np.bool_]) -> None:
+        """An engagement with ``row`` that was weak before has become a strong one; ``rows`` and
+        ``strongs`` as in :meth:`learn`."""
+        self.strong_users[row] += 1
+        others = rows[strongs]
+        gains = np.zeros((len(CHANNELS), len(others)), np.float32)
+        gains[STRONGLY] = 1.0
+        self._add(np.full(len(others), row), others, gains)
+        self._add(others, np.full(len(others), row), gains)
+
+    def forget(self, row: int) -> None:
+        """Drop a content: its row may be given to another one. Takes O(N · K)."""
+        self.neighbours[row] = -1
+        self.counts[:, row] = 0.0
+        self.users[row] = self.strong_users[row] = 0.0
+        found = self.neighbours == row
+        self.neighbours[found] = -1
+        self.counts[:, found] = 0.0
+
+    def gather(
+        self, channel: int, rows: NDArray[np.int64], coefficients: NDArray[np.float32], high: int
+    ) -> NDArray[np.float32]:
+        """``Σ_i coefficient[i] · count[i, j]`` over ``rows`` [m], for each content j < ``high``.
+
+        ``coefficients`` [S, m] float32, S sums at once; returns [S, high] float32.
+        """
+        near = self.neighbours[rows]  # [m, K]
+        # each neighbour is found in several rows, if at all: free places go to one more column
+        places = np.where((near >= 0) & (near < high), near, high).ravel()
+        counts = self.counts[channel, rows]  # [m, K]
+        sums = np.empty((len(coefficients), high), np.float32)
+        for s, coefficient in enumerate(coefficients):
+            weights = (counts * coefficient[:, None]).ravel()
+            sums[s] = np.bincount(places, weights, high + 1)[:high]
+        return sums
+
+    def _add(self, rows: NDArray[np.int64], others: NDArray[np.int64], gains: NDArray[np.float32]) -> None:
+        """Add ``gains`` [3, m] to the pairs (row, other) [m]. Pairs are distinct; either all rows are the
+        same or all are distinct."""
+        same = len(rows) > 1 and rows[0] == rows[1]
+        found = self.neighbours[rows] == others[:, None]  # [m, K]
+        known = found.any(axis=1)
+        places = found.argmax(axis=1)
+        self.counts[:, rows[known], places[known]] += gains[:, known]
+        rows, others, gains = rows[~known], others[~known], gains[:, ~known]
+        if not len(rows):
+            return
+        strength = self.counts[TOGETHER, rows] + self.counts[STRONGLY, rows]
+        strength[self.neighbours[rows] < 0] = -1.0
+        if same:  # one row takes several newcomers: each contends with another of its weakest
+            rows, others, gains = (
+                rows[: strength.shape[1]],
+                others[: strength.shape[1]],
+                gains[:, : strength.shape[1]],
+            )
+            places = np.argsort(strength[0], kind="stable")[: len(rows)]
+        else:
+            places = strength.argmin(axis=1)
+        held = strength[np.arange(len(rows)), places]
+        gain = gains[TOGETHER] + gains[STRONGLY]
+        wins = held <= gain
+        self.neighbours[rows[wins], places[wins]] = others[wins]
+        self.counts[:, rows[wins], places[wins]] = gains[:, wins]
+        left = 1.0 - gain[~wins] / held[~wins]
+        self.counts[:, rows[~wins], places[~wins]] *= left

@@ -1,0 +1,177 @@
+"""Features of one user's candidates, and the groups that a user belongs to. Pure NumPy.
+
+m = recent contents of the user, n = candidates, N = contents. Each feature of a candidate depends on
+the user and on that candidate alone, never on which other candidates there are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.learning import activity
+from stream_app.learning.activity import Catalogue, log_minutes
+from stream_app.learning.coengagement import AFTER, STRONGLY, TOGETHER, CoEngagement
+from stream_app.learning.habits import AgeHabits, age_bands
+from stream_app.learning.history import SESSION_MS, UserHistory
+from stream_app.topics import DAY_MS
+
+PERSONAL = (
+    "together_last",
+    "together_short",
+    "together_middle",
+    "together_long",
+    "together_given",
+    "after_last",
+    "after_short",
+    "together_strongly",
+    "cosine_last",
+    "cosine_short",
+    "cosine_long",
+    "best_match",
+    "author",
+    "age_habit",
+    "age_distance",
+    "age_distance_session",
+    "age_follows",
+    "age_follows_session",
+)
+NAMES = (*activity.NAMES, *PERSONAL)
+"""Columns of :func:`candidate_features`."""
+
+HISTORY_BANDS = (1, 5, 20)
+"""Contents engaged with from which on the next band begins: nothing, few, some, many."""
+AWAY_BANDS_MS = (SESSION_MS, DAY_MS)
+"""Time since the last interaction from which on the next band begins: in session, today, returning."""
+BANDS = len(HISTORY_BANDS) + 1 + len(AWAY_BANDS_MS) + 1
+"""Groups of users that may have weights of their own; everybody is in two of them."""
+
+SHORT, MIDDLE, LONG = 0.7, 0.9, 0.98
+"""Decay from one recent content to the one before; by places and not by time, for bursts differ."""
+STRONG_DECAY = 0.95
+SHRINK = 2.0
+"""Users added to each count of readers, so that a pair of readers proves little."""
+BEST_OF = 8
+"""Recent contents among which the best match is looked for."""
+
+
+def bands(history: UserHistory, now: int) -> tuple[int, int]:
+    """The user's two groups, each below BANDS: how much is known, and how long the user was away."""
+    known = int(np.searchsorted(HISTORY_BANDS, history.contents, side="right"))
+    away = len(AWAY_BANDS_MS)
+    if history.last is not None:
+        away = int(np.searchsorted(AWAY_BANDS_MS, now - history.last, side="right"))
+    return known, len(HISTORY_BANDS) + 1 + away
+
+
+def candidate_features(
+    shared: NDArray[np.float32],
+    history: UserHistory,
+    catalogue: Catalogue,
+    together: CoEngagement,
+    habits: AgeHabits,
+) -> NDArray[np.float32]:
+    """[N, len(NAMES)] of all contents for one user; ``shared`` are :func:`activity.catalogue_features`."""
+    n = len(shared)
+    features = np.zeros((n, len(NAMES)), np.float32)
+    features[:, : shared.shape[1]] = shared
+    personal = features[:, shared.shape[1] :]
+    if not len(history.rows):
+        return features
+    personal[:, :8] = _collaborative(history, together, n)
+    personal[:, 8:12] = _content(history, catalogue)
+    personal[:, 12] = _author(history, catalogue)
+    personal[:, 13:18] = _ages(history, catalogue, shared[:, activity.AGE], habits)
+    return features
+
+
+def _collaborative(history: UserHistory, together: CoEngagement, n: int) -> NDArray[np.float32]:
+    """[N, 8]: ``Σ_k d^k · count[i_k, j] / (n[i_k]^a n[j]^b)``, i_k the k-th newest content; a = b = ½ is
+    the cosine of the two contents' readers, a = 1 and b = 0 the share of i's readers who read j."""
+    rows = history.rows
+    place = np.arange(len(rows), dtype=np.float32)
+    readers = together.users[rows] + SHRINK
+    damped, given = readers**-0.5, 1 / readers
+    last = place == 0
+    sums = together.gather(
+        TOGETHER,
+        rows,
+        np.stack(
+            [
+                last * given,
+                SHORT**place * damped,
+                MIDDLE**place * damped,
+                LONG**place * damped,
+                MIDDLE**place * given,
+            ]
+        ).astype(np.float32),
+        n,
+    )
+    after = 1 / (together.users[rows] + 1)
+    follow = together.gather(
+        AFTER, rows, np.stack([last * after, SHORT**place * after]).astype(np.float32), n
+    )
+    strong = history.strong * STRONG_DECAY**place * (together.strong_users[rows] + SHRINK) ** -0.5
+    strongly = together.gather(STRONGLY, rows, strong[None].astype(np.float32), n)
+    own = (together.users[:n] + SHRINK) ** -0.5
+    sums[1:4] *= own
+    strongly *= (together.strong_users[:n] + SHRINK) ** -0.5
+    sums *= np.array([20, 10, 10, 10, 10], np.float32)[:, None]
+    follow *= 50
+    strongly *= 10
+    logs: NDArray[np.float32] = np.log1p(np.concatenate([sums, follow, strongly])).T
+    return logs
+
+
+def _content(history: UserHistory, catalogue: Catalogue) -> NDArray[np.float32]:
+    """[N, 4]: cosines with the last content, two decayed sums of the recent ones, and the best match among
+    the newest. The catalogue's mean is subtracted: what all texts have in common tells nothing."""
+    vectors, mean = catalogue.vectors, catalogue.mean
+    features = np.zeros((len(vectors), 4), np.float32)
+    if not vectors.shape[1]:
+        return features
+    recent = vectors[history.rows] - mean  # [m, D]
+    place = np.arange(len(recent), dtype=np.float32)
+    interests = np.stack([recent[0], (SHORT**place) @ recent, (STRONG_DECAY**place) @ recent])
+    directions = np.concatenate([interests, recent[:BEST_OF]])
+    lengths = np.sqrt(np.einsum("kd,kd->k", directions, directions))
+    directions /= np.maximum(lengths, 1e-6)[:, None]
+    offset = directions @ mean
+    own = 1 - 2 * (vectors @ mean) + mean @ mean  # |v - mean|² of unit vectors
+    products = (vectors @ directions.T - offset) / np.sqrt(np.maximum(own, 0.05))[:, None]
+    features[:, :3] = products[:, :3]
+    features[:, 3] = products[:, 3:].max(axis=1)
+    return features
+
+
+def _author(history: UserHistory, catalogue: Catalogue) -> NDArray[np.float32]:
+    """[N]: ``log(1 + 10 Σ_k d^k)`` over the recent contents of the candidate's author."""
+    recent = catalogue.authors[history.rows]
+    known = recent != 0
+    features = np.zeros(len(catalogue.authors), np.float32)
+    if known.any():
+        authors, inverse = np.unique(recent[known], return_inverse=True)
+        sums = np.bincount(inverse, MIDDLE ** np.flatnonzero(known))
+        places = np.searchsorted(authors, catalogue.authors)
+        places[places == len(authors)] = 0
+        features = np.where(authors[places] == catalogue.authors, np.log1p(10 * sums[places]), 0).astype(
+            np.float32
+        )
+    return features
+
+
+def _ages(
+    history: UserHistory, catalogue: Catalogue, age: NDArray[np.float32], habits: AgeHabits
+) -> NDArray[np.float32]:
+    """[N, 5]: does the user read what is new just now, or what is old? How old
+    contents were when the user engaged with them is compared with the candidate's ``age`` [N]."""
+    ages = log_minutes(history.times - catalogue.created_at[history.rows])  # [m]
+    session = history.in_session(catalogue.now)
+    band = age_bands(age)
+    features = np.empty((len(age), 5), np.float32)
+    features[:, 0] = habits.lifts(ages, history.session_weights())[band]
+    features[:, 1] = np.abs(age - ages[0])
+    features[:, 2] = features[:, 1] * session
+    features[:, 3] = 0.1 * (ages[0] - habits.usual) * age
+    features[:, 4] = features[:, 3] * session
+    return features

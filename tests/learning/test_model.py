@@ -1,0 +1,193 @@
+"""The softmax ranker: a step helps, a score stands alone, what is not finite gets in nowhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.errors import LearningError
+from stream_app.learning import checkpoint
+from stream_app.learning.habits import AgeHabits
+from stream_app.learning.model import LEAST_VARIANCE, LIMIT, Floats, SoftmaxRanker
+from stream_app.learning.trainer import DRAWN, HARD, OnlineTrainer
+
+NAMES = ("a", "b", "c", "d")
+GROUPS = 5
+
+
+def some(candidates: int, seed: int) -> Floats:
+    return np.random.default_rng(seed).normal(size=(candidates, len(NAMES))).astype(np.float32)
+
+
+def trained(steps: int = 30, seed: int = 0, hidden: int = 6) -> SoftmaxRanker:
+    model = SoftmaxRanker(NAMES, GROUPS, hidden, seed)
+    for step in range(steps):
+        features = some(20, 100 * seed + step)
+        model.learn(features, (step % 2, 2 + step % 3), int(features[:, 0].argmax()), no_offsets(20))
+    return model
+
+
+def no_offsets(n: int) -> Floats:
+    return np.zeros(n, np.float32)
+
+
+def loss_of(model: SoftmaxRanker, features: Floats, groups: tuple[int, int], chosen: int) -> float:
+    scores = model.score(features, groups).astype(np.float64)
+    return float(np.log(np.exp(scores - scores.max()).sum()) - (scores[chosen] - scores.max()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 60), st.integers(0, 10_000))
+def test_a_step_makes_its_own_choice_likelier(candidates: int, seed: int) -> None:
+    model = trained(200)  # Adagrad's first steps may be too long for their list
+    features, chosen = some(candidates, seed), seed % candidates
+    before = loss_of(model, features, (0, 3), chosen)
+    assert model.learn(features, (0, 3), chosen, no_offsets(candidates)) == pytest.approx(before, abs=1e-4)
+    assert loss_of(model, features, (0, 3), chosen) < before
+
+
+def test_gradients_are_those_of_the_loss() -> None:
+    model, twin = trained(), trained()
+    features, groups, chosen = some(12, 7), (1, 4), 3
+    for squares in twin.squares.values():
+        squares[:] = 1e-12  # what is added is the gradient's square
+    twin.learn(features, groups, chosen, no_offsets(12))
+    model.parameters = {name: p.astype(np.float64) for name, p in model.parameters.items()}  # type: ignore[misc]  # exact differences
+    for name, parameter in model.parameters.items():
+        found = np.zeros_like(parameter)
+        for place in np.ndindex(parameter.shape):
+            kept = parameter[place]
+            parameter[place] = kept + 1e-5
+            above = loss_of(model, features, groups, chosen)
+            parameter[place] = kept - 1e-5
+            found[place] = (above - loss_of(model, features, groups, chosen)) / 2e-5
+            parameter[place] = kept
+        np.testing.assert_allclose(np.sqrt(twin.squares[name]), np.abs(found), atol=1e-4, err_msg=name)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 10_000))
+def test_a_score_does_not_depend_on_the_other_candidates(candidates: int, seed: int) -> None:
+    model, features = trained(), some(candidates, seed)
+    order = np.random.default_rng(seed).permutation(candidates)
+    scores = model.score(features, (1, 2))
+    np.testing.assert_allclose(model.score(features[order], (1, 2)), scores[order], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.score(features[:1], (1, 2)), scores[:1], rtol=1e-4, atol=1e-5)
+
+
+def test_scoring_learns_nothing() -> None:
+    model = trained()
+    before = checkpoint.encode(model, AgeHabits())
+    model.score(some(20, 1), (0, 2))
+    assert checkpoint.encode(model, AgeHabits()) == before
+
+
+def test_the_order_of_the_candidates_does_not_matter_to_a_step() -> None:
+    features, order = some(30, 3), np.random.default_rng(0).permutation(30)
+    one, other = trained(), trained()
+    one.learn(features, (0, 2), 4, no_offsets(30))
+    other.learn(features[order], (0, 2), int(np.flatnonzero(order == 4)[0]), no_offsets(30))
+    for name, parameter in one.parameters.items():
+        np.testing.assert_allclose(other.parameters[name], parameter, atol=1e-4, err_msg=name)
+
+
+def test_only_the_users_own_groups_learn_from_a_step() -> None:
+    model = trained()
+    before = model.parameters["groups"].copy()
+    model.learn(some(20, 5), (0, 3), 2, no_offsets(20))
+    moved = (model.parameters["groups"] != before).any(axis=1)
+    assert moved.tolist() == [True, False, False, True, False]
+
+
+def test_groups_come_to_choose_differently() -> None:
+    model = SoftmaxRanker(NAMES, GROUPS, 0)
+    for step in range(400):
+        features = some(20, step)
+        group = step % 2
+        chosen = int(features[:, 0].argmin() if group else features[:, 0].argmax())
+        model.learn(features, (group, 2), chosen, no_offsets(20))
+    features = some(500, 9)
+    for group, sign in ((0, 1), (1, -1)):
+        assert np.corrcoef(model.score(features, (group, 2)), features[:, 0])[0, 1] * sign > 0.8
+
+
+def test_the_hidden_layer_learns_what_no_weight_can_say() -> None:
+    def hits(model: SoftmaxRanker) -> float:
+        found = []
+        for step in range(1500):
+            features = some(10, step)
+            chosen = int(np.abs(features[:, 1]).argmin())  # the middle is best
+            if step >= 1200:
+                found.append(model.score(features, (0, 2)).argmax() == chosen)
+            model.learn(features, (0, 2), chosen, no_offsets(10))
+        return float(np.mean(found))
+
+    assert hits(SoftmaxRanker(NAMES, GROUPS, 0)) < 0.25
+    assert hits(SoftmaxRanker(NAMES, GROUPS, 16)) > 0.5
+
+
+def test_what_a_drawn_candidate_stands_for_counts() -> None:
+    model, features = trained(), some(3, 4)
+    scores = model.score(features, (0, 2)).astype(np.float64)
+    offsets = np.log(np.array([7, 1, 1], np.float32))
+    expected = np.log((np.exp(scores) * [7, 1, 1]).sum()) - scores[2]
+    assert model.learn(features, (0, 2), 2, offsets) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_a_step_that_is_not_finite_changes_nothing(bad: float) -> None:
+    model, features = trained(), some(20, 1)
+    features[5, 1] = bad
+    before = checkpoint.encode(model, AgeHabits())
+    with pytest.raises(LearningError, match="feature b"):
+        model.learn(features, (0, 2), 3, no_offsets(20))
+    assert checkpoint.encode(model, AgeHabits()) == before
+
+
+def test_one_wild_feature_moves_the_hidden_layer_no_further_than_the_limit() -> None:
+    model, features = trained(), np.zeros((1, len(NAMES)), np.float32)
+    model.parameters["linear"][:] = 0.0
+    model.parameters["groups"][:] = 0.0
+    edge = model.mean[2] + LIMIT * np.sqrt(model.variance[2] + np.float32(LEAST_VARIANCE))
+    features[0, 2] = edge
+    expected = model.score(features, (0, 2))
+    features[0, 2] = 1000 * edge
+    np.testing.assert_allclose(model.score(features, (0, 2)), expected, atol=1e-4)
+
+
+def test_a_trainer_learns_what_users_choose_and_knows_it() -> None:
+    trainer = OnlineTrainer(SoftmaxRanker(NAMES, GROUPS, 8), seed=1)
+    first: list[float] = []
+    for step in range(600):
+        features = some(400, step)
+        first.append(trainer.learn(features, (0, 2), int(features[:, 0].argmax())))
+    assert trainer.loss is not None
+    assert trainer.loss < 0.4 * np.log(400)
+    assert np.mean(first[:5]) > 2 * np.mean(first[-100:])
+    features = some(400, 1000)
+    assert trainer.model.score(features, (0, 2)).argmax() == features[:, 0].argmax()
+
+
+def test_a_list_holds_the_best_a_sample_of_the_rest_and_the_choice_once() -> None:
+    trainer = OnlineTrainer(SoftmaxRanker(NAMES, GROUPS, 8), seed=1)
+    scores = np.random.default_rng(0).normal(size=2000).astype(np.float32)
+    for chosen in (int(scores.argmax()), int(scores.argmin()), 0, 1999):
+        rows, place, offsets = trainer._list(scores, chosen)
+        assert len(rows) == len(set(rows.tolist())) == HARD + DRAWN + 1
+        assert rows[place] == chosen
+        best = set(np.argsort(-np.delete(scores, chosen))[:HARD].tolist())
+        taken = {int(r) - (r > chosen) for r in rows if r != chosen}
+        assert best <= taken
+        assert np.exp(offsets).sum() == pytest.approx(2000, rel=1e-4)  # the list stands for all
+
+
+@pytest.mark.parametrize("candidates", [1, 2, HARD + DRAWN + 1])
+def test_a_short_list_is_taken_whole(candidates: int) -> None:
+    trainer = OnlineTrainer(SoftmaxRanker(NAMES, GROUPS, 8), seed=1)
+    rows, place, offsets = trainer._list(np.zeros(candidates, np.float32), 0)
+    assert sorted(rows.tolist()) == list(range(candidates))
+    assert rows[place] == 0
+    assert not offsets.any()
+    assert np.isfinite(trainer.learn(some(candidates, 0), (0, 2), 0))
