@@ -38,6 +38,7 @@ class CoEngagement:
         """[N], users who engaged with the content"""
         self.strong_users: NDArray[np.float32] = np.zeros(capacity, np.float32)
         """[N], those who did so strongly"""
+        self._turn = 0
 
     def learn(self, row: int, strong: bool, rows: NDArray[np.int64], strongs: NDArray[np.bool_]) -> None:
         """A user's first engagement with ``row``, after ``rows`` [m], newest first, each once, none of
@@ -82,8 +83,8 @@ class CoEngagement:
         ``coefficients`` [S, m] float32, S sums at once; returns [S, high] float32.
         """
         near = self.neighbours[rows]  # [m, K]
-        # each neighbour is found in several rows, if at all: free places go to one more column
-        places = np.where((near >= 0) & (near < high), near, high).ravel()
+        # places that are free, or of contents beyond, go to one more column
+        places = np.where((near >= 0) & (near < high), near, high).ravel().astype(np.intp)
         counts = self.counts[channel, rows]  # [m, K]
         sums = np.empty((len(coefficients), high), np.float32)
         for s, coefficient in enumerate(coefficients):
@@ -104,15 +105,17 @@ class CoEngagement:
             return
         strength = self.counts[TOGETHER, rows] + self.counts[STRONGLY, rows]
         strength[self.neighbours[rows] < 0] = -1.0
+        # among equally weak ones the search begins elsewhere each time: from a fixed place on, newcomers
+        # would replace each other there before they can come back, and chance ones elsewhere would stay
+        size = strength.shape[1]
+        self._turn = (self._turn + 1) % size
+        turned = np.roll(strength, -self._turn, axis=1)
         if same:  # one row takes several newcomers: each contends with another of its weakest
-            rows, others, gains = (
-                rows[: strength.shape[1]],
-                others[: strength.shape[1]],
-                gains[:, : strength.shape[1]],
-            )
-            places = np.argsort(strength[0], kind="stable")[: len(rows)]
+            rows, others, gains = rows[:size], others[:size], gains[:, :size]
+            places = np.argsort(turned[0], kind="stable")[: len(rows)]
         else:
-            places = strength.argmin(axis=1)
+            places = turned.argmin(axis=1)
+        places = (places + self._turn) % size
         held = strength[np.arange(len(rows)), places]
         gain = gains[TOGETHER] + gains[STRONGLY]
         wins = held <= gain

@@ -38,8 +38,8 @@ class UserHistory:
         contents: int,
     ) -> UserHistory:
         """From a record's interactions, oldest first: ``rows`` [n] (-1 = a content that is not known),
-        ``times`` [n] ms, ``weights`` [n]; those of no positive weight do not count."""
-        counts = (rows >= 0) & (weights > 0)
+        ``times`` [n] ms, ``weights`` [n]; those of negative weight do not count."""
+        counts = (rows >= 0) & (weights >= 0)
         newest_first = rows[counts][::-1]
         unique, at, inverse = np.unique(newest_first, return_index=True, return_inverse=True)
         strong = np.zeros(len(unique), np.bool_)

@@ -23,25 +23,36 @@ class OnlineTrainer:
         """Prequential: running mean of each step's loss before the step; None before the first"""
         self._random = np.random.default_rng(seed)
 
-    def learn(self, features: Floats, groups: tuple[int, int], chosen: int) -> float:
-        """One step: the user chose candidate ``chosen`` of those with ``features`` [n, F]. Returns the loss
-        before the step. Raises LearningError as :meth:`SoftmaxRanker.learn`."""
-        rows, place, offsets = self._list(self.model.score(features, groups), chosen)
-        loss = self.model.learn(features[rows], groups, place, offsets)
+    def learn(
+        self,
+        features: Floats,
+        scores: Floats,
+        candidates: NDArray[np.bool_],
+        groups: tuple[int, int],
+        chosen: int,
+    ) -> float:
+        """One step: a user of these ``groups`` chose row ``chosen`` among the ``candidates`` [N] of
+        contents with ``features`` [N, F], which the model gives ``scores`` [N]. Returns the loss before
+        the step. Raises LearningError as :meth:`SoftmaxRanker.learn`."""
+        rows, offsets = self._list(scores, candidates, chosen)
+        loss = self.model.learn(features[rows], groups, len(rows) - 1, offsets)
         part = max(REACH, 1 / self.model.steps)
         self.loss = loss if self.loss is None else self.loss + part * (loss - self.loss)
         return loss
 
-    def _list(self, scores: Floats, chosen: int) -> tuple[NDArray[np.int64], int, Floats]:
-        """Candidates of the step [k], where the chosen one stands among them, and offsets [k]."""
-        others = np.delete(np.arange(len(scores)), chosen)
+    def _list(
+        self, scores: Floats, candidates: NDArray[np.bool_], chosen: int
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """Rows of the step's candidates [k], the chosen one last, and their offsets [k]."""
+        others = np.flatnonzero(candidates)
+        others = others[others != chosen]
         if len(others) <= HARD + DRAWN:
             rows = np.append(others, chosen)
-            return rows, len(others), np.zeros(len(rows), np.float32)
+            return rows, np.zeros(len(rows), np.float32)
         order = np.argpartition(-scores[others], HARD)
         tail = order[HARD:]
         drawn = self._random.choice(tail, DRAWN, replace=False)
         rows = np.concatenate([others[order[:HARD]], others[drawn], [chosen]])
         offsets = np.zeros(len(rows), np.float32)
         offsets[HARD:-1] = np.log(len(tail) / DRAWN)
-        return rows, len(rows) - 1, offsets
+        return rows, offsets

@@ -157,12 +157,17 @@ def test_one_wild_feature_moves_the_hidden_layer_no_further_than_the_limit() -> 
     np.testing.assert_allclose(model.score(features, (0, 2)), expected, atol=1e-4)
 
 
+def choose(trainer: OnlineTrainer, features: Floats, chosen: int) -> float:
+    everything = np.ones(len(features), np.bool_)
+    return trainer.learn(features, trainer.model.score(features, (0, 2)), everything, (0, 2), chosen)
+
+
 def test_a_trainer_learns_what_users_choose_and_knows_it() -> None:
     trainer = OnlineTrainer(SoftmaxRanker(NAMES, GROUPS, 8), seed=1)
     first: list[float] = []
     for step in range(600):
         features = some(400, step)
-        first.append(trainer.learn(features, (0, 2), int(features[:, 0].argmax())))
+        first.append(choose(trainer, features, int(features[:, 0].argmax())))
     assert trainer.loss is not None
     assert trainer.loss < 0.4 * np.log(400)
     assert np.mean(first[:5]) > 2 * np.mean(first[-100:])
@@ -172,22 +177,25 @@ def test_a_trainer_learns_what_users_choose_and_knows_it() -> None:
 
 def test_a_list_holds_the_best_a_sample_of_the_rest_and_the_choice_once() -> None:
     trainer = OnlineTrainer(SoftmaxRanker(NAMES, GROUPS, 8), seed=1)
-    scores = np.random.default_rng(0).normal(size=2000).astype(np.float32)
-    for chosen in (int(scores.argmax()), int(scores.argmin()), 0, 1999):
-        rows, place, offsets = trainer._list(scores, chosen)
+    random = np.random.default_rng(0)
+    scores = random.normal(size=2000).astype(np.float32)
+    candidates = random.random(2000) < 0.8
+    for chosen in (int(scores.argmax()), int(scores.argmin()), *np.flatnonzero(candidates)[:3].tolist()):
+        candidates[chosen] = True
+        rows, offsets = trainer._list(scores, candidates, chosen)
         assert len(rows) == len(set(rows.tolist())) == HARD + DRAWN + 1
-        assert rows[place] == chosen
-        best = set(np.argsort(-np.delete(scores, chosen))[:HARD].tolist())
-        taken = {int(r) - (r > chosen) for r in rows if r != chosen}
-        assert best <= taken
-        assert np.exp(offsets).sum() == pytest.approx(2000, rel=1e-4)  # the list stands for all
+        assert rows[-1] == chosen
+        assert candidates[rows].all()
+        others = np.flatnonzero(candidates & (np.arange(2000) != chosen))
+        assert set(others[np.argsort(-scores[others])[:HARD]].tolist()) <= set(rows.tolist())
+        assert np.exp(offsets).sum() == pytest.approx(candidates.sum(), rel=1e-4)  # the list stands for all
 
 
-@pytest.mark.parametrize("candidates", [1, 2, HARD + DRAWN + 1])
-def test_a_short_list_is_taken_whole(candidates: int) -> None:
+@pytest.mark.parametrize("contents", [1, 2, HARD + DRAWN + 1])
+def test_a_short_list_is_taken_whole(contents: int) -> None:
     trainer = OnlineTrainer(SoftmaxRanker(NAMES, GROUPS, 8), seed=1)
-    rows, place, offsets = trainer._list(np.zeros(candidates, np.float32), 0)
-    assert sorted(rows.tolist()) == list(range(candidates))
-    assert rows[place] == 0
+    rows, offsets = trainer._list(np.zeros(contents, np.float32), np.ones(contents, np.bool_), 0)
+    assert sorted(rows.tolist()) == list(range(contents))
+    assert rows[-1] == 0
     assert not offsets.any()
-    assert np.isfinite(trainer.learn(some(candidates, 0), (0, 2), 0))
+    assert np.isfinite(choose(trainer, some(contents, 0), 0))

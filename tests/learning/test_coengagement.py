@@ -1,0 +1,117 @@
+"""Co-engagement counts: exact while there is room, bounded always, and what lasts outlives what is chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream_app.learning.coengagement import (
+    AFTER,
+    AFTER_DECAY,
+    AFTER_REACH,
+    STRONGLY,
+    TOGETHER,
+    CoEngagement,
+)
+
+CONTENTS = 12
+ROWS = st.lists(
+    st.lists(
+        st.tuples(st.integers(0, CONTENTS - 1), st.booleans()), min_size=1, unique_by=lambda pair: pair[0]
+    ),
+    max_size=8,
+)
+
+
+def read(together: CoEngagement, contents: list[tuple[int, bool]]) -> None:
+    """One user engages with the contents, one after the other."""
+    for place, (row, strong) in enumerate(contents):
+        before = contents[:place][::-1]
+        rows, strongs = [row for row, _ in before], [strong for _, strong in before]
+        together.learn(row, strong, np.array(rows, np.int64), np.array(strongs, np.bool_))
+
+
+def counts(together: CoEngagement, channel: int, contents: int = CONTENTS) -> np.ndarray:
+    """[N, N], counts of every pair."""
+    each = np.array([[1.0]], np.float32)
+    return np.concatenate(
+        [together.gather(channel, np.array([row]), each, contents) for row in range(contents)]
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS)
+def test_counts_are_exact_while_there_is_room(users: list[list[tuple[int, bool]]]) -> None:
+    together = CoEngagement(CONTENTS, CONTENTS)
+    expected = np.zeros((3, CONTENTS, CONTENTS))
+    for contents in users:
+        read(together, contents)
+        for later, (row, strong) in enumerate(contents):
+            for earlier, (other, other_strong) in enumerate(contents[:later]):
+                between = later - earlier - 1
+                for one, two in ((row, other), (other, row)):
+                    expected[TOGETHER, one, two] += 1
+                    expected[STRONGLY, one, two] += strong and other_strong
+                expected[AFTER, other, row] += AFTER_DECAY**between if between < AFTER_REACH else 0
+    for channel in (TOGETHER, AFTER, STRONGLY):
+        np.testing.assert_allclose(counts(together, channel), expected[channel], rtol=1e-5, atol=1e-6)
+    read_by = [sum(row == content for user in users for content, _ in user) for row in range(CONTENTS)]
+    assert together.users.tolist() == read_by
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, st.integers(1, 4))
+def test_memory_is_bounded_and_rows_stay_sound(users: list[list[tuple[int, bool]]], neighbours: int) -> None:
+    together = CoEngagement(CONTENTS, neighbours)
+    arrays = ("neighbours", "counts", "users", "strong_users")
+    shapes = [getattr(together, name).shape for name in arrays]
+    for contents in users:
+        read(together, contents)
+    assert [getattr(together, name).shape for name in arrays] == shapes
+    assert (together.counts >= 0).all()
+    for row in range(CONTENTS):
+        near = together.neighbours[row][together.neighbours[row] >= 0].tolist()
+        assert len(near) == len(set(near))
+        assert row not in near
+
+
+def test_lasting_neighbours_outlive_chance_ones() -> None:
+    together, random = CoEngagement(1000, 8), np.random.default_rng(0)
+    for _ in range(300):
+        read(together, [(0, False), (1 + int(random.integers(4)), False)])
+        read(together, [(0, False), (5 + int(random.integers(995)), False)])
+    assert {1, 2, 3, 4} <= set(together.neighbours[0].tolist())
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_what_becomes_strong_later_counts_like_what_was_at_once(later: bool) -> None:
+    together = CoEngagement(CONTENTS, CONTENTS)
+    read(together, [(3, True), (4, False), (5, not later)])
+    if later:
+        together.strengthen(5, np.array([4, 3]), np.array([False, True]))
+    assert counts(together, STRONGLY)[3, 5] == counts(together, STRONGLY)[5, 3] == 1
+    assert counts(together, STRONGLY)[4].sum() == 0
+    assert together.strong_users[5] == 1
+
+
+def test_a_forgotten_content_is_nobodys_neighbour() -> None:
+    together = CoEngagement(CONTENTS, CONTENTS)
+    read(together, [(1, True), (2, True), (3, True)])
+    together.forget(2)
+    assert together.users[2] == 0
+    for channel in (TOGETHER, AFTER, STRONGLY):
+        assert not counts(together, channel)[2].any()
+        assert not counts(together, channel)[:, 2].any()
+    assert counts(together, TOGETHER)[1, 3] == 1
+
+
+def test_sums_are_weighted_and_stop_at_the_highest_row() -> None:
+    together = CoEngagement(CONTENTS, CONTENTS)
+    read(together, [(1, False), (2, False), (9, False)])
+    coefficients = np.array([[1.0, 0.0], [0.5, 0.25]], np.float32)
+    sums = together.gather(TOGETHER, np.array([1, 2]), coefficients, 9)
+    assert sums.shape == (2, 9)
+    assert sums[0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert sums[1].tolist() == [0, 0.25, 0.5, 0, 0, 0, 0, 0, 0]
