@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": "stream_app.commands.demo",
     "worker": "stream_app.commands.worker",
     "replay": "stream_app.commands.replay",
+    "evaluate": "stream_app.commands.evaluate",
     "topics": "stream_app.commands.topics",
     "dlq": "stream_app.commands.dlq",
     "erase": "stream_app.commands.erase",

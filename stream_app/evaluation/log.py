@@ -6,6 +6,7 @@ so the clock of an evaluation is the log's.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -208,7 +209,7 @@ def _catalogue(
     texts: dict[bytes, Text] = {}
     due: dict[bytes, int] = {}
     withdrawn: dict[bytes, int] = {}
-    last = 0
+    last = min((record.time_ms for record in records if record.time_ms), default=0)
     for record, arrival in zip(records, arrivals, strict=True):
         last = max(last, record.time_ms or 0)
         if record.is_event:
@@ -217,7 +218,8 @@ def _catalogue(
             if text is None:
                 withdrawn.setdefault(content, last)
             elif content not in texts:
-                texts[content] = text
+                unknown = text.created_at == arrival.timestamp
+                texts[content] = dataclasses.replace(text, created_at=last) if unknown else text
                 out = last if record.time_ms is None else record.time_ms
                 due[content] = min(out, first_seen.get(content, out))
     ids = sorted(texts, key=due.__getitem__)

@@ -71,6 +71,8 @@ def run(
         if place < len(scored) and scored[place] == index:
             count = int(log.published[index])
             scores = np.array(scorer.score(touch.now, touch.user, count), np.float64)
+            if scores.shape != (count,) or np.isnan(scores).any():  # nothing stands above what is no number
+                raise AssertionError(f"{type(scorer).__name__} gave no number for some of {count} contents")
             scores[known] = -np.inf
             gone = 0
             if withdrawn is not None:

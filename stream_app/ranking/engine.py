@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,8 +68,15 @@ class _Chosen:
 class RankingEngine:
     """Ranks contents for users, from their interest records, a content index and its statistics."""
 
-    def __init__(self, settings: Settings, index: ContentIndex, statistics: ContentStatistics) -> None:
-        """Raises ConfigurationError when ranking.device is not to be had."""
+    def __init__(
+        self,
+        settings: Settings,
+        index: ContentIndex,
+        statistics: ContentStatistics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``clock`` (seconds) says when priors are due. Raises ConfigurationError when ranking.device is
+        not to be had."""
         self.settings = settings
         self.index = index
         self.statistics = statistics
@@ -79,6 +86,7 @@ class RankingEngine:
         self._actions = {action_code(a.name): a for a in settings.events.actions}
         self._observed = 0
         self._priors: Priors | None = None
+        self._clock = clock
         self._priors_at = 0.0
         self._uploaded: tuple[Tensor, Tensor, Tensor] | None = None
         self._broken: str | None = None  # why the mirror could not be refreshed
@@ -109,7 +117,7 @@ class RankingEngine:
             self._mirror.copy()
         except RuntimeError as error:
             self._broken = self._device_failure(error)
-        clock, now, old = time.monotonic(), self.now, self._priors
+        clock, now, old = self._clock(), self.now, self._priors
         if (
             old is None
             or len(changed)

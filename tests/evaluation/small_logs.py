@@ -53,3 +53,34 @@ def walks(users: int = 40, contents: int = 200, events: int = 3_000, seed: int =
         records.append(event(f"u{user}", f"c{at[user]}", minute))
         at[user] = (at[user] + 1) % contents
     return read(records)
+
+
+def fashions(users: int = 20, contents: int = 60, seed: int = 5) -> list[LogRecord]:
+    """Every day another content is in fashion: all users come to it that day, in an order drawn by lot. In
+    the end everybody has touched everything, so what a user touches when is all that there is to learn."""
+    rng = np.random.default_rng(seed)
+    records = [content(f"c{i}") for i in range(contents)]
+    records += [event("publisher", f"c{i}", 0) for i in range(contents)]
+    for day in range(contents):
+        minutes = np.sort(rng.choice(1400, users, replace=False)) + 1440 * day + 1
+        for minute, user in zip(minutes.tolist(), rng.permutation(users).tolist(), strict=True):
+            records.append(event(f"u{user}", f"c{day}", minute))
+    return records
+
+
+def shuffled_futures(records: list[LogRecord], after: float, seed: int = 6) -> list[LogRecord]:
+    """The same log, but from the part ``after`` on each user's contents change places in time."""
+    rng = np.random.default_rng(seed)
+    events = [i for i, record in enumerate(records) if record.is_event]
+    later: dict[bytes | None, list[int]] = {}
+    for i in events[int(after * len(events)) :]:
+        later.setdefault(records[i].key, []).append(i)
+    changed = list(records)
+    for places in later.values():
+        values = [msgspec.json.decode(records[i].value or b"") for i in places]
+        for i, value, other in zip(places, values, rng.permutation(len(places)).tolist(), strict=True):
+            new = value | {"content_id": values[other]["content_id"]}
+            changed[i] = LogRecord(
+                records[i].topic, records[i].key, msgspec.json.encode(new), records[i].time_ms
+            )
+    return changed

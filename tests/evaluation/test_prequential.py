@@ -118,6 +118,13 @@ def test_equals_are_ordered_by_lot_the_same_lot_every_time() -> None:
     assert np.array_equal((first.lists == log.contents[first.at][:, None]).any(axis=1), hits > 0)
 
 
+def test_a_score_that_is_no_number_stops_the_run() -> None:
+    # nothing compares greater than NaN: it would stand at the top of every list
+    log = read([content("a"), event("author", "a", 0), event("ann", "a", 1)])
+    with pytest.raises(AssertionError, match="Fixed gave no number"):
+        run(log, Fixed(np.nan), begin=0.0)
+
+
 def test_what_is_not_recommended_is_no_hit() -> None:
     log = read([content("a"), event("author", "a", 0), event("ann", "a", 1)])
     outcome = run(log, Fixed(-np.inf), begin=0.0)

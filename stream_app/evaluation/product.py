@@ -1,0 +1,136 @@
+"""The product itself: state path, content index, statistics and ranking engine, without Kafka between."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+import numpy as np
+from aiokafka import ConsumerRecord
+
+from stream_app.content.index import ContentIndex
+from stream_app.content.model import model_id
+from stream_app.content.vectors import ContentVector
+from stream_app.evaluation.log import EvaluationLog
+from stream_app.evaluation.scorer import Scores, Touch, World
+from stream_app.hashing import action_code, model_code
+from stream_app.interests.batch import BatchPreparation, PartitionState
+from stream_app.interests.contents import IndexedContents
+from stream_app.interests.record import InterestRecord, decode
+from stream_app.interests.slab import Slab
+from stream_app.interests.statistics import PartitionStatistics
+from stream_app.interests.store import PartitionStore
+from stream_app.ranking.engine import RankingEngine
+from stream_app.ranking.popularity import ContentStatistics
+from stream_app.settings import Settings
+
+PARTITION = 0
+
+
+class LiveRanker:
+    """What a user would be shown if they asked at that moment: a slate of the fixed blend, or nothing.
+
+    One partition holds everything; events are applied one by one, and priors are renewed for each ranking.
+    """
+
+    def __init__(self, world: World, settings: Settings, log: EvaluationLog) -> None:
+        """``world`` has vectors. ``settings`` as for live roles; sizes are made to fit the log."""
+        settings = _fitting(settings, world)
+        self._settings, self._log, self._world = settings, log, world
+        self._index = ContentIndex(settings, model_id(settings))
+        self._published = 0
+        never = np.iinfo(np.int64).max
+        withdrawn = log.catalogue.withdrawn
+        self._withdrawals = sorted((int(withdrawn[n]), int(n)) for n in np.flatnonzero(withdrawn < never))
+        self._numbers = {name: number for number, name in enumerate(log.catalogue.ids)}
+        self._preparation = BatchPreparation(settings, IndexedContents(self._index), lambda: self._now)
+        interests = settings.interests
+        codes = [action_code(action.name) for action in settings.events.actions]
+        self._state = PartitionState(
+            PARTITION,
+            Slab(
+                interests.slab_rows,
+                settings.content.dimensions,
+                interests.recent,
+                interests.seen,
+                model_code(self._index.model),
+            ),
+            cast(PartitionStore, _NothingStored()),  # the slab holds every user: nothing else is asked of it
+            PartitionStatistics(PARTITION, codes, interests.stats_half_lives_h),
+        )
+        self._statistics = ContentStatistics(settings, self._index)
+        seconds = itertools.count()
+        self._engine = RankingEngine(settings, self._index, self._statistics, lambda: float(next(seconds)))
+        self._records: dict[bytes, InterestRecord] = {}
+        self._now = 0
+
+    def score(self, now: int, user: int, count: int) -> Scores:
+        """The slate's places from 10 down to 1; -inf for what is not in it."""
+        self._publish(count, now)
+        self._statistics.stream_time = max(self._statistics.stream_time, now)
+        name = self._log.user_ids[user]
+        (ranked,) = self._engine.rank([(name, self._records.get(name))])
+        scores = np.full(count, -np.inf)
+        for place, item in enumerate(ranked.items):
+            scores[self._numbers[item.content_id.encode()]] = len(ranked.items) - place
+        return scores
+
+    def update(self, touch: Touch) -> None:
+        """Apply the record to state and statistics, as an interests worker does."""
+        self._publish(int(self._log.published[touch.place]), touch.now)
+        self._now = touch.now
+        record = self._log.records[touch.place]
+        topic = self._settings.topic_name(record.topic)
+        arrival = ConsumerRecord(
+            topic, PARTITION, touch.place, touch.time, 0, record.key, record.value, None, 0, 0, ()
+        )
+        table = self._settings.topic_name("interests")
+        statistics = self._settings.topic_name("content-stats")
+        counts = []
+        for output in self._preparation.prepare(self._state, topic, [arrival]):
+            if output.topic == table and output.key is not None and output.value is not None:
+                self._records[output.key] = decode(output.value)
+            elif output.topic == statistics:
+                counts.append((output.key, output.value))
+        self._statistics.apply(counts)
+
+    def _publish(self, count: int, now: int) -> None:
+        """Index the contents that have come out since, and forget those that were deleted."""
+        catalogue = self._log.catalogue
+        for number in range(self._published, count):
+            text = catalogue.texts[number]
+            vector = self._world.vectors[number].astype(np.float16)
+            self._index.put(
+                catalogue.ids[number],
+                ContentVector(self._index.model, text.author, text.created_at, text.created_at, vector),
+            )
+        self._published = max(self._published, count)
+        while self._withdrawals and self._withdrawals[0][0] <= now:
+            self._index.delete(catalogue.ids[self._withdrawals.pop(0)[1]])
+
+
+class _NothingStored:
+    """A store of users that has none."""
+
+    def get(self, users: Sequence[bytes]) -> list[bytes | None]:
+        """None for each."""
+        return [None] * len(users)
+
+
+def _fitting(settings: Settings, world: World) -> Settings:
+    """One partition, room for everyone, and no eviction that the harness would not know of."""
+    replace = msgspec.structs.replace
+    return replace(
+        settings,
+        kafka=replace(settings.kafka, partitions=1),
+        interests=replace(settings.interests, slab_rows=max(64, world.users + 1)),
+        content=replace(
+            settings.content,
+            capacity=max(world.contents, 1),
+            dimensions=world.vectors.shape[1],
+            max_age_days=36_500.0,
+        ),
+        ranking=replace(settings.ranking, device="cpu"),
+    )
