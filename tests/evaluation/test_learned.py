@@ -44,8 +44,7 @@ def test_it_learns_what_follows_what(log: EvaluationLog) -> None:
     world = world_of(log)
     learned = float(metrics.gains(run(log, LearnedRanker(world)))[0].mean())
     neighbours = float(metrics.gains(run(log, ItemKnn(world, 5, 0.5, 1e9)))[0].mean())
-    assert learned > 1.5 * neighbours
-    assert learned > 0.3
+    assert learned > 0.98 > 0.9 > neighbours
 
 
 def test_the_same_seed_gives_the_same_ranks_and_asking_changes_nothing(log: EvaluationLog) -> None:

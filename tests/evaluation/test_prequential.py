@@ -19,9 +19,11 @@ class Fixed:
         self.scores = np.array(scores)
         self.asked: list[tuple[int, int, int]] = []
         self.updates: list[Touch] = []
+        self.known_when_asked: list[int] = []
 
     def score(self, now: int, user: int, count: int) -> Scores:
         self.asked.append((now, user, count))
+        self.known_when_asked.append(len(self.updates))
         return self.scores[:count]
 
     def update(self, touch: Touch) -> None:
@@ -97,6 +99,7 @@ def test_updates_come_after_their_score_and_end_when_frozen() -> None:
     whole, frozen = Fixed(*range(200)), Fixed(*range(200))
     outcome = run(log, whole, begin=0.5)
     assert [touch.place for touch in whole.updates] == list(range(len(log)))
+    assert whole.known_when_asked == outcome.at.tolist()
     assert outcome.at.min() >= len(log) // 2
     run(log, frozen, begin=0.5, frozen_after=0.8)
     assert len(frozen.updates) == int(len(log) * 0.8)
