@@ -89,6 +89,11 @@ def test_shared_modules_know_no_stage() -> None:
     assert not wrong
 
 
+def test_nothing_live_knows_the_evaluation() -> None:
+    users = {f for f in FILES for m in imports(f) if folder(m) == "evaluation"}
+    assert {f for f in users if folder(module_of(f)) != "evaluation"} == {"stream_app/commands/evaluate.py"}
+
+
 @pytest.mark.parametrize("file", [f"stream_app/{name}" for name in ARITHMETIC])
 def test_arithmetic_does_no_input_or_output(file: str) -> None:
     roots = {module.split(".")[0] for module in imports(file)}
