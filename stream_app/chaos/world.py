@@ -24,7 +24,7 @@ PARTITIONS = 4
 SESSION_TIMEOUT_S = 4.0
 REQUEST_TIMEOUT_S = 8.0
 TRANSACTION_TIMEOUT_S = 10.0
-STALL_TIMEOUT_S = 45.0
+STALL_TIMEOUT_S = 90.0
 BATCH_RECORDS = 64
 WHOLE_HISTORY = 1024
 """Interactions that a record holds: more than any user of a run has, so that nothing is forgotten."""
