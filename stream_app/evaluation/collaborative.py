@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,17 +17,21 @@ LARGEST_EXPONENT = 30.0
 class ItemKnn:
     """Contents that were engaged with by the users who engaged with the same as this one, kept incrementally.
 
-    ``score[j] = Σ_i c[i, j] / (n[i]^a · n[j]^a)`` over the user's ``last`` contents i, where c counts the
-    users who engaged with both and n those who engaged with one, all decayed with one half-life (infinite:
-    not at all). Takes 4 N² bytes.
+    ``score[j] = Σ_i 2^(-p[i]/f) · c[i, j] / (n[i]^a · n[j]^a)`` over the user's contents i, where c counts
+    the users who engaged with both and n those who engaged with one, all decayed with one half-life; p[i]
+    is how many contents the user has engaged with since i. Takes 4 N² bytes.
 
     Counts are kept as ``Σ 2^((t - t0)/h)``, which orders contents alike at any time; t0 moves on before
     float32 overflows.
     """
 
-    def __init__(self, world: World, last: int, exponent: float, half_life_h: float) -> None:
+    def __init__(self, world: World, fading: float, exponent: float, half_life_h: float) -> None:
         n = world.contents
-        self._last, self._exponent, self._half_life_ms = last, np.float32(exponent), half_life_h * HOUR_MS
+        self._exponent, self._half_life_ms = np.float32(exponent), half_life_h * HOUR_MS
+        # newest first; what is further back weighs less than a thousandth
+        self._fading: NDArray[np.float32] = np.exp2(-np.arange(math.ceil(10 * fading)) / fading).astype(
+            np.float32
+        )
         self._together = np.zeros((n, n), np.float32)
         self._readers = np.zeros(n, np.float32)
         self._known: dict[int, list[int]] = {}
@@ -33,12 +39,13 @@ class ItemKnn:
 
     def score(self, now: int, user: int, count: int) -> Scores:
         """Zeros for a user without a history."""
-        known = self._known.get(user, [])[-self._last :]
+        known = self._known.get(user, [])[: -len(self._fading) - 1 : -1]
         if not known:
             return np.zeros(count, np.float32)
         damped: NDArray[np.float32] = np.maximum(self._readers, np.float32(1e-30)) ** -self._exponent
-        scores: NDArray[np.float32] = damped[known] @ self._together[known, :count]
-        return scores * damped[:count]
+        weights: NDArray[np.float32] = damped[known] * self._fading[: len(known)]
+        scores: NDArray[np.float32] = (weights @ self._together[known, :count]) * damped[:count]
+        return scores
 
     def update(self, touch: Touch) -> None:
         """Count a first engagement, which may be worth nothing, with each of the user's earlier ones."""

@@ -24,6 +24,7 @@ MOST_CONTENTS_KNN = 20_000
 """Item-kNN keeps 4 N² bytes: 1.6 GB at this many contents, beyond which it is left out."""
 FUSION = "rank fusion"
 FUSED = 3
+FUSION_CONSTANTS = (2.0, 10.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ BASELINES = {
     ),
     "item-kNN": Method(
         ItemKnn,
-        {"last": (5, 20, 100), "exponent": (0.25, 0.5), "half_life_h": (1.0, 24.0, 720.0, 1e9)},
+        {"fading": (2.0, 5.0, 50.0), "exponent": (0.25, 0.4, 0.5), "half_life_h": (1.0, 24.0, 1e9)},
         personal=True,
     ),
     "BPR": Method(Bpr, {"rate": (0.03, 0.06, 0.1, 0.15)}, personal=True),
@@ -85,11 +86,12 @@ def tuned(
 
 
 def fused(members: Sequence[Tuned], log: EvaluationLog, world: World, seed: int) -> Tuned:
-    """Reciprocal-rank fusion of the FUSED that are best on the warm-up."""
+    """Reciprocal-rank fusion of the FUSED that are best on the warm-up, with the best constant."""
     best = sorted(members, key=lambda m: -m.warm_up_ndcg)[:FUSED]
-    make = partial(Fusion, members=[member.make for member in best], k=60.0)
-    found = _on_warm_up(make, log, world, seed)
-    return Tuned(FUSION, make, {}, found, any(member.personal for member in best))
+    makes = {k: partial(Fusion, members=[member.make for member in best], k=k) for k in FUSION_CONSTANTS}
+    found = {k: _on_warm_up(make, log, world, seed) for k, make in makes.items()}
+    k = max(found, key=found.__getitem__)
+    return Tuned(FUSION, makes[k], {"k": k}, found[k], any(member.personal for member in best))
 
 
 def fitting(world: World) -> list[str]:

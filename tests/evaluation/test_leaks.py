@@ -29,7 +29,7 @@ SIGMAS = 4
 PRODUCT = "the product"
 METHODS = {
     "decayed popularity": lambda world, log: DecayedPopularity(world, 6.0),
-    "item-kNN": lambda world, log: ItemKnn(world, 20, 0.5, 24.0),
+    "item-kNN": lambda world, log: ItemKnn(world, 5.0, 0.5, 24.0),
     "BPR": lambda world, log: Bpr(world, 0.1),
     "content profile": lambda world, log: ContentProfile(world, 7.0),
     "rank fusion": lambda world, log: Fusion(
