@@ -13,6 +13,7 @@ import msgspec
 from stream_app.errors import ConfigurationError, StreamAppError
 from stream_app.evaluation import methods, movielens, plot, report
 from stream_app.evaluation.compare import Row, compare
+from stream_app.evaluation.learned import LearnedRanker
 from stream_app.evaluation.log import EvaluationLog, columns
 from stream_app.evaluation.methods import FUSION
 from stream_app.evaluation.product import LiveRanker
@@ -25,8 +26,8 @@ from stream_app.settings import Settings
 
 HELP = "measure the recommendations on a recorded log: recommend, score, then update; without Kafka"
 
-FIXED = "fixed blend"
-PRODUCTS = (FIXED,)
+FIXED, LEARNED = "fixed blend", "learned ranker"
+PRODUCTS = (FIXED, LEARNED)
 ALL = (*methods.BASELINES, FUSION, *PRODUCTS)
 
 
@@ -74,7 +75,10 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     vectors = encoded(settings, log.catalogue, partial(progress.show, "encoding the contents"))
     progress.finish(f"{len(vectors):,} contents encoded in {time.monotonic() - began:.1f} s")
     world = World.of(log, vectors)
-    products: Mapping[str, Maker] = {FIXED: partial(LiveRanker, settings=settings, log=log)}
+    products: Mapping[str, Maker] = {
+        FIXED: partial(LiveRanker, settings=settings, log=log),
+        LEARNED: partial(LearnedRanker, seed=args.seed),
+    }
     fit = [*methods.fitting(world), FUSION]
 
     def done(row: Row) -> None:

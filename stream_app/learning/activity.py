@@ -14,8 +14,11 @@ HALF_LIVES_H = (1 / 12, 1 / 3, 1.0, 4.0, 24.0, 96.0, 336.0, 1440.0)
 """Hours, from what is happening this minute to what lasted for months; as ``content-stats`` must have
 them for the ranker."""
 
+WEIGHTED = (2, 4, 6)
+"""Which half-lives are also taken of the weighted sums: an hour, a day, two weeks."""
+
 QUIET = 0.1
-"""An engagement of a tenth of a like is about where a content begins to be noticed: log(1 + x / QUIET)."""
+"""A tenth of an engagement is about where a content begins to be noticed: log(1 + x / QUIET)."""
 
 NEVER = 15.0
 """What stands for the logarithm of the minutes since the last engagement where there was none."""
@@ -24,6 +27,7 @@ MINUTE_MS = 60_000.0
 
 NAMES = (
     *(f"engaged_{name}" for name in ("5m", "20m", "1h", "4h", "1d", "4d", "14d", "60d")),
+    *(f"weighted_{name}" for name in ("1h", "1d", "14d")),
     "readers",
     "since_engaged",
     "age",
@@ -43,8 +47,10 @@ class Catalogue:
 
     now: int
     """ms, stream time"""
-    engagement: NDArray[np.float32]
-    """[H, N], weighted counts decayed to now at HALF_LIVES_H, ≥ 0"""
+    engaged: NDArray[np.float32]
+    """[H, N], engagements of no negative weight, decayed to now at HALF_LIVES_H, ≥ 0"""
+    weighted: NDArray[np.float32]
+    """[len(WEIGHTED), N], sums of all weights, at those of the half-lives; ≥ 0"""
     engaged_at: NDArray[np.int64]
     """[N], ms, of the newest engagement; 0 where there was none"""
     readers: NDArray[np.float32]
@@ -74,18 +80,19 @@ def catalogue_features(catalogue: Catalogue) -> NDArray[np.float32]:
     """
     n = len(catalogue.created_at)
     features = np.empty((n, len(NAMES)), np.float32)
-    h = len(HALF_LIVES_H)
-    features[:, :h] = np.log1p(catalogue.engagement.T * np.float32(1 / QUIET))
-    engaged = catalogue.engaged_at > 0
+    h, both = len(HALF_LIVES_H), len(HALF_LIVES_H) + len(WEIGHTED)
+    features[:, :h] = np.log1p(catalogue.engaged.T * np.float32(1 / QUIET))
+    features[:, h:both] = np.log1p(catalogue.weighted.T * np.float32(1 / QUIET))
+    noticed = catalogue.engaged_at > 0
     age = log_minutes(catalogue.now - catalogue.created_at)
     readers = catalogue.readers
-    features[:, h] = np.log1p(readers)
-    features[:, h + 1] = np.where(engaged, log_minutes(catalogue.now - catalogue.engaged_at), NEVER)
-    features[:, h + 2] = age
-    features[:, h + 3] = np.log1p(_above(catalogue.created_at))
-    features[:, h + 4] = np.log1p(_above(catalogue.engaged_at))
-    features[:, h + 5] = np.where(readers < 2, age, 0)
-    features[:, h + 6] = readers < 1
+    features[:, both] = np.log1p(readers)
+    features[:, both + 1] = np.where(noticed, log_minutes(catalogue.now - catalogue.engaged_at), NEVER)
+    features[:, both + 2] = age
+    features[:, both + 3] = np.log1p(_above(catalogue.created_at))
+    features[:, both + 4] = np.log1p(_above(catalogue.engaged_at))
+    features[:, both + 5] = np.where(readers < 2, age, 0)
+    features[:, both + 6] = readers < 1
     return features
 
 

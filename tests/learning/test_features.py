@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stream_app.learning import activity, features
-from stream_app.learning.activity import HALF_LIVES_H, NEVER, Catalogue, catalogue_features
+from stream_app.learning.activity import HALF_LIVES_H, NEVER, WEIGHTED, Catalogue, catalogue_features
 from stream_app.learning.coengagement import CoEngagement
 from stream_app.learning.features import BANDS, NAMES, bands, candidate_features
 from stream_app.learning.habits import AgeHabits
@@ -35,7 +35,8 @@ def world(seed: int = 0, contents: int = CONTENTS, dimensions: int = 8) -> tuple
     engagement[:, ::7] = 0
     catalogue = Catalogue(
         now=NOW,
-        engagement=engagement,
+        engaged=engagement,
+        weighted=2 * engagement[list(WEIGHTED)],
         engaged_at=engaged_at,
         readers=together.users,
         created_at=NOW - random.integers(0, 90 * DAY, contents),
@@ -75,7 +76,7 @@ def test_features_are_finite_and_small(seed: int, rows: list[int]) -> None:
         {"created_at": np.full(CONTENTS, NOW + 400 * DAY)},
         {"created_at": np.zeros(CONTENTS, np.int64)},
         {"engaged_at": np.full(CONTENTS, NOW + DAY)},
-        {"engagement": np.full((len(HALF_LIVES_H), CONTENTS), 1e9, np.float32)},
+        {"engaged": np.full((len(HALF_LIVES_H), CONTENTS), 1e9, np.float32)},
         {"vectors": np.zeros((CONTENTS, 0), np.float32), "mean": np.zeros(0, np.float32)},
         {"vectors": np.zeros((CONTENTS, 8), np.float32), "mean": np.zeros(8, np.float32)},
     ],
@@ -99,7 +100,8 @@ def test_the_order_of_the_contents_does_not_matter() -> None:
     )
     moved = Catalogue(
         now=NOW,
-        engagement=catalogue.engagement[:, order],
+        engaged=catalogue.engaged[:, order],
+        weighted=catalogue.weighted[:, order],
         mean=catalogue.mean,
         **{
             name: getattr(catalogue, name)[order]

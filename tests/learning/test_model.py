@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stream_app.errors import LearningError
 from stream_app.learning import checkpoint
 from stream_app.learning.habits import AgeHabits
-from stream_app.learning.model import LEAST_VARIANCE, LIMIT, Floats, SoftmaxRanker
+from stream_app.learning.model import LEAST_VARIANCE, LIMIT, Floats, Rates, SoftmaxRanker
 from stream_app.learning.trainer import DRAWN, HARD, OnlineTrainer
 
 NAMES = ("a", "b", "c", "d")
@@ -21,8 +21,8 @@ def some(candidates: int, seed: int) -> Floats:
     return np.random.default_rng(seed).normal(size=(candidates, len(NAMES))).astype(np.float32)
 
 
-def trained(steps: int = 30, seed: int = 0, hidden: int = 6) -> SoftmaxRanker:
-    model = SoftmaxRanker(NAMES, GROUPS, hidden, seed)
+def trained(steps: int = 30, seed: int = 0, hidden: int = 6, rates: Rates | None = None) -> SoftmaxRanker:
+    model = SoftmaxRanker(NAMES, GROUPS, hidden, seed, rates)
     for step in range(steps):
         features = some(20, 100 * seed + step)
         model.learn(features, (step % 2, 2 + step % 3), int(features[:, 0].argmax()), no_offsets(20))
@@ -41,11 +41,14 @@ def loss_of(model: SoftmaxRanker, features: Floats, groups: tuple[int, int], cho
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 60), st.integers(0, 10_000))
 def test_a_step_makes_its_own_choice_likelier(candidates: int, seed: int) -> None:
-    model = trained(200)  # Adagrad's first steps may be too long for their list
+    # short steps: a long one may go too far for its own list, which is what the next lists are for
+    careful = Rates(linear=0.002, groups=0.002, hidden=0.002)
+    model = trained(200, rates=careful)
     features, chosen = some(candidates, seed), seed % candidates
     before = loss_of(model, features, (0, 3), chosen)
     assert model.learn(features, (0, 3), chosen, no_offsets(candidates)) == pytest.approx(before, abs=1e-4)
-    assert loss_of(model, features, (0, 3), chosen) < before
+    after = loss_of(model, features, (0, 3), chosen)
+    assert after < before if before > 0.01 else after < before + 1e-6
 
 
 def test_gradients_are_those_of_the_loss() -> None:
