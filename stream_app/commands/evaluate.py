@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     )
     title = f"{args.log.name}: {len(log):,} events, {len(log.catalogue):,} contents"
     if args.summary:
-        found = report.summary(comparison, args.log.name, args.seed)
+        found = report.summary(comparison, args.log.name)
         _write(args.summary, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     if args.plot:
         _write(args.plot, plot.svg(comparison, title).encode())

@@ -64,6 +64,7 @@ class Comparison:
     """The rows, and the gains behind them for paired differences."""
 
     log: EvaluationLog
+    seed: int
     rows: list[Row] = field(default_factory=list)
     ranked_ms: dict[str, float] = field(default_factory=dict)
     """Mean wall time of scoring one user and taking in what came since; never twice the same"""
@@ -74,7 +75,7 @@ class Comparison:
     def add(self, name: str, outcome: Outcome) -> NDArray[np.float64]:
         """Keep the gains of an outcome, [3, T]."""
         if self._bootstrap is None:
-            self._bootstrap, self._masks = Bootstrap(outcome), metrics.slices(outcome)
+            self._bootstrap, self._masks = Bootstrap(outcome, self.seed), metrics.slices(outcome)
         self._gains[name] = metrics.gains(outcome)
         return self._gains[name]
 
@@ -130,7 +131,7 @@ def compare(
     entrants = [methods.tuned(name, log, world, seed, say) for name in baselines if name != FUSION]
     if FUSION in baselines and len(entrants) >= methods.FUSED:
         entrants.append(methods.fused(entrants, log, world, seed))
-    comparison = Comparison(log)
+    comparison = Comparison(log, seed)
     for name, make in products.items():
         entrants.append(Tuned(name, make, {}, 0.0, personal=True))
     for entrant in entrants:
@@ -190,7 +191,7 @@ def _freeze(
     )
     if not len(outcome.at):
         return
-    bootstrap, all_ = Bootstrap(outcome), np.ones(len(outcome.at), np.bool_)
+    bootstrap, all_ = Bootstrap(outcome, seed), np.ones(len(outcome.at), np.bool_)
     with_updates = metrics.gains(online)[:, online.at >= outcome.at[0]]
     without = metrics.gains(outcome)
     row.online, row.frozen = figures(with_updates, all_, bootstrap), figures(without, all_, bootstrap)

@@ -34,6 +34,8 @@ class Method:
     make: Callable[..., Any]
     grid: Mapping[str, Sequence[float]]
     personal: bool
+    seeded: bool = False
+    """Its constructor takes a seed."""
 
     def choices(self) -> list[dict[str, float]]:
         """Every combination."""
@@ -54,7 +56,7 @@ BASELINES = {
         {"fading": (2.0, 5.0, 50.0), "exponent": (0.25, 0.4, 0.5), "half_life_h": (1.0, 24.0, 1e9)},
         personal=True,
     ),
-    "BPR": Method(Bpr, {"rate": (0.03, 0.06, 0.1, 0.15)}, personal=True),
+    "BPR": Method(Bpr, {"rate": (0.03, 0.06, 0.1, 0.15)}, personal=True, seeded=True),
     "content profile": Method(ContentProfile, {"half_life_days": (1.0, 7.0, 30.0)}, personal=True),
 }
 
@@ -75,14 +77,14 @@ def tuned(
 ) -> Tuned:
     """The best choice of a baseline's grid. ``progress`` gets a line and 0 to 1."""
     method = BASELINES[name]
-    choices = method.choices()
+    choices, make = method.choices(), partial(method.make, seed=seed) if method.seeded else method.make
     best: tuple[float, dict[str, float]] = (-math.inf, {})
     for number, choice in enumerate(choices):
         progress(f"tuning {name}", number / len(choices))
-        found = _on_warm_up(partial(method.make, **choice), log, world, seed)
+        found = _on_warm_up(partial(make, **choice), log, world, seed)
         if found > best[0]:
             best = (found, choice)
-    return Tuned(name, partial(method.make, **best[1]), best[1], best[0], method.personal)
+    return Tuned(name, partial(make, **best[1]), best[1], best[0], method.personal)
 
 
 def fused(members: Sequence[Tuned], log: EvaluationLog, world: World, seed: int) -> Tuned:

@@ -11,7 +11,7 @@ from stream_app.evaluation.prequential import FROZEN_AFTER, WARM_UP
 OLD = "age:older_than_7_days"
 
 
-def summary(comparison: Comparison, log_name: str, seed: int) -> dict[str, Any]:
+def summary(comparison: Comparison, log_name: str) -> dict[str, Any]:
     """What ``--summary`` writes: the product's last ranker by slice, each with its intervals and the best
     baseline beside it; then all methods. Nothing in it depends on the machine's speed but ``ranked_ms``."""
     log = comparison.log
@@ -19,7 +19,7 @@ def summary(comparison: Comparison, log_name: str, seed: int) -> dict[str, Any]:
     scored[: int(len(log) * WARM_UP)] = False
     found: dict[str, Any] = {
         "log": log_name,
-        "seed": seed,
+        "seed": comparison.seed,
         "events": len(log),
         "skipped": log.skipped,
         "users": len(log.user_ids),
