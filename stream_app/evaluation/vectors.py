@@ -28,10 +28,8 @@ def encoded(
     Raises ModelError when the encoder cannot be loaded.
     """
     kept = _place(settings, catalogue)
-    if kept.is_file():
-        vectors: NDArray[np.float16] = np.load(kept, allow_pickle=False)
-        if vectors.shape == (len(catalogue), settings.content.dimensions):
-            return vectors.astype(np.float32)
+    if (found := _kept(kept, (len(catalogue), settings.content.dimensions))) is not None:
+        return found.astype(np.float32)
     from stream_app.content.encoder import TextEncoder  # torch is needed only now
 
     encoder = TextEncoder(settings)
@@ -40,7 +38,7 @@ def encoded(
     for start in range(0, len(texts), TEXTS_AT_A_TIME):
         progress(start / len(texts))
         parts.append(encoder.encode(texts[start : start + TEXTS_AT_A_TIME]).astype(np.float16))
-    vectors = np.concatenate(parts)
+    vectors: NDArray[np.float16] = np.concatenate(parts)
     _keep(kept, vectors)
     return vectors.astype(np.float32)
 
@@ -49,14 +47,19 @@ def _place(settings: Settings, catalogue: Catalogue) -> Path:
     """A file for exactly these texts and this encoder."""
     digest = hashlib.blake2b(digest_size=16)
     content = settings.content
-    for part in (model_id(settings), f"{content.dimensions}/{content.max_tokens}", *_texts(catalogue)):
-        encoded_part = part.encode()
-        digest.update(len(encoded_part).to_bytes(8, "little") + encoded_part)
+    texts = (text.text for text in catalogue.texts)
+    for part in (model_id(settings), f"{content.dimensions}/{content.max_tokens}", *texts):
+        digest.update(len(part.encode()).to_bytes(8, "little") + part.encode())
     return configuration.cache_directory() / "evaluation" / f"vectors-{digest.hexdigest()}.npy"
 
 
-def _texts(catalogue: Catalogue) -> list[str]:
-    return [content.text for content in catalogue.texts]
+def _kept(path: Path, shape: tuple[int, int]) -> NDArray[np.float16] | None:
+    """What stands in the file; None when there is none, or it is not what was written there."""
+    try:
+        vectors: NDArray[np.float16] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return vectors if vectors.shape == shape and vectors.dtype == np.float16 else None
 
 
 def _keep(path: Path, vectors: NDArray[np.float16]) -> None:
