@@ -14,12 +14,14 @@ from stream_app.learning.model import Floats, SoftmaxRanker
 from stream_app.learning.trainer import OnlineTrainer
 
 HOUR_MS = 3_600_000.0
+SEEN = 256
+"""Contents that an interests record remembers as seen."""
 
 
 class LearnedRanker:
     """Features, model and trainer of :mod:`stream_app.learning` over what a live worker would know.
 
-    A user's last ``recent`` interactions are what the interests record would hold.
+    A user's last ``recent`` interactions and SEEN contents are what the interests record would hold.
     """
 
     def __init__(
@@ -138,12 +140,14 @@ class _Users:
         oldest_first = np.arange(max(total - recent, 0), total) % recent
         columns = (self._rows, self._times, self._weights)
         rows, times, weights = (column[user, oldest_first] for column in columns)
-        return UserHistory.of_interactions(rows, times, weights, len(self.known(user)))
+        known = self.known(user)
+        seen = np.array(known[-SEEN:], np.int64)
+        return UserHistory.of_record(rows, times, weights, seen, len(known))
 
     def add(self, touch: Touch) -> None:
-        """Note one interaction; an undo strikes out those with its content."""
+        """Note one interaction; an undo voids those with its content."""
         if touch.undo:
-            self._rows[touch.user, self._rows[touch.user] == touch.content] = -1
+            self._weights[touch.user, self._rows[touch.user] == touch.content] = -1
             return
         if touch.first:
             self._known.setdefault(touch.user, []).append(touch.content)

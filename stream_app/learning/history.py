@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 STRONG_WEIGHT = 1.0
 """An interaction of at least this weight is a strong one: a like is, a view is not."""
 
+LONGEST = 128
+"""Contents of a history at most."""
 SESSION_MS = 1_800_000
 """Half an hour without an interaction ends a session."""
 SESSION_DECAY, BREAK_DECAY = 0.7, 0.3
@@ -23,29 +25,42 @@ class UserHistory:
     rows: NDArray[np.int64]
     """[m], rows of the content index, each once"""
     times: NDArray[np.int64]
-    """[m], ms, of the newest interaction with each"""
+    """[m], ms, of the newest interaction with each; the oldest known time where it is too long ago"""
     strong: NDArray[np.bool_]
-    """[m], whether any of the interactions was strong"""
+    """[m], whether any of the interactions was strong, as far as they are remembered"""
     contents: int
     """How many contents the user has engaged with, as far as known; at least m"""
 
     @classmethod
-    def of_interactions(
+    def of_record(
         cls,
         rows: NDArray[np.int64],
         times: NDArray[np.int64],
         weights: NDArray[np.float32],
+        seen: NDArray[np.int64],
         contents: int,
     ) -> UserHistory:
-        """From a record's interactions, oldest first: ``rows`` [n] (-1 = a content that is not known),
-        ``times`` [n] ms, ``weights`` [n]; those of negative weight do not count."""
-        counts = (rows >= 0) & (weights >= 0)
-        newest_first = rows[counts][::-1]
-        unique, at, inverse = np.unique(newest_first, return_index=True, return_inverse=True)
-        strong = np.zeros(len(unique), np.bool_)
-        np.logical_or.at(strong, inverse, weights[counts][::-1] >= STRONG_WEIGHT)
+        """From what an interests record has: interactions with ``rows`` [n] at ``times`` [n] (ms) of
+        ``weights`` [n], and the contents ``seen`` [s], each oldest first. -1 = a content that is not known.
+
+        What repeats push out of the interactions is still among the seen. Contents whose interactions all
+        have negative weights do not count, those of any weight that have left the interactions do.
+        """
+        known = rows >= 0
+        times, weights = times[known][::-1], weights[known][::-1]
+        unique, at, inverse = np.unique(rows[known][::-1], return_index=True, return_inverse=True)
+        most = np.full(len(unique), -np.inf, np.float32)
+        np.maximum.at(most, inverse, weights)
         order = np.argsort(at)
-        return cls(unique[order], times[counts][::-1][at[order]], strong[order], max(contents, len(unique)))
+        order = order[most[order] >= 0]
+        older = seen[(seen >= 0) & ~np.isin(seen, unique)][::-1]
+        oldest = times[-1] if len(times) else 0
+        return cls(
+            np.concatenate([unique[order], older])[:LONGEST],
+            np.concatenate([times[at[order]], np.full(len(older), oldest)])[:LONGEST],
+            np.concatenate([most[order] >= STRONG_WEIGHT, np.zeros(len(older), np.bool_)])[:LONGEST],
+            contents,
+        )
 
     @property
     def last(self) -> int | None:

@@ -12,7 +12,7 @@ from stream_app.learning.activity import HALF_LIVES_H, NEVER, WEIGHTED, Catalogu
 from stream_app.learning.coengagement import CoEngagement
 from stream_app.learning.features import BANDS, NAMES, bands, candidate_features
 from stream_app.learning.habits import AgeHabits
-from stream_app.learning.history import NOBODY, UserHistory
+from stream_app.learning.history import LONGEST, NOBODY, UserHistory
 
 NOW = 1_700_000_000_000
 HOUR, DAY = 3_600_000, 86_400_000
@@ -210,13 +210,21 @@ def test_users_belong_to_two_groups(contents: int, away_ms: int | None, expected
 def test_a_history_has_each_content_once_newest_first() -> None:
     rows = np.array([4, -1, 5, 4, 6, 5, 7])
     weights = np.array([2, 1, 0.3, 0.3, 0.3, 0, -1], np.float32)
-    history = UserHistory.of_interactions(rows, np.arange(7) * 10, weights, 9)
-    assert history.rows.tolist() == [5, 6, 4]
-    assert history.times.tolist() == [50, 40, 30]
-    assert history.strong.tolist() == [False, False, True]
+    seen = np.array([9, 8, -1, 4, 7, 5, 6])
+    history = UserHistory.of_record(rows, np.arange(7) * 10, weights, seen, 9)
+    assert history.rows.tolist() == [5, 6, 4, 8, 9]
+    assert history.times.tolist() == [50, 40, 30, 0, 0]
+    assert history.strong.tolist() == [False, False, True, False, False]
     assert (history.contents, history.last) == (9, 50)
     nothing = np.zeros(0, np.int64)
-    assert UserHistory.of_interactions(nothing, nothing, np.zeros(0, np.float32), 0).last is None
+    assert UserHistory.of_record(nothing, nothing, np.zeros(0, np.float32), nothing, 0).last is None
+
+
+def test_a_history_has_a_longest() -> None:
+    rows = np.arange(3 * LONGEST)
+    history = UserHistory.of_record(rows[-5:], rows[-5:], np.ones(5, np.float32), rows, len(rows))
+    assert history.rows.tolist() == rows[::-1][:LONGEST].tolist()
+    assert len(history.times) == len(history.strong) == LONGEST
 
 
 def test_a_session_ends_after_half_an_hour() -> None:
