@@ -17,6 +17,7 @@ from stream_app.evaluation import metrics
 from stream_app.evaluation.baselines import DecayedPopularity
 from stream_app.evaluation.collaborative import Bpr, ContentProfile, ItemKnn
 from stream_app.evaluation.fusion import Fusion
+from stream_app.evaluation.learned import LearnedRanker
 from stream_app.evaluation.log import EvaluationLog
 from stream_app.evaluation.prequential import WARM_UP, Outcome, run
 from stream_app.evaluation.product import LiveRanker
@@ -35,6 +36,7 @@ METHODS = {
     "rank fusion": lambda world, log: Fusion(
         world, [partial(DecayedPopularity, half_life_h=6.0), partial(Bpr, rate=0.1)], 60.0
     ),
+    "learned ranker": lambda world, log: LearnedRanker(world),
     PRODUCT: lambda world, log: LiveRanker(world, SETTINGS, log),
 }
 
@@ -110,7 +112,7 @@ def test_with_shuffled_futures_everyone_falls_to_chance(method: str) -> None:
     check_chance(outcome)
 
 
-@pytest.mark.parametrize("method", ["decayed popularity", "rank fusion", PRODUCT])
+@pytest.mark.parametrize("method", ["decayed popularity", "rank fusion", "learned ranker", PRODUCT])
 def test_without_shuffling_there_was_something_to_predict(method: str) -> None:
     log = log_of(method, shuffled=False)
     outcome = run(log, METHODS[method](world_of(log), log))
@@ -119,7 +121,7 @@ def test_without_shuffling_there_was_something_to_predict(method: str) -> None:
     assert metrics.gains(outcome)[1].mean() > 0.7
 
 
-@pytest.mark.parametrize("method", ["decayed popularity", "BPR", PRODUCT])
+@pytest.mark.parametrize("method", ["decayed popularity", "BPR", "learned ranker", PRODUCT])
 def test_an_update_that_comes_before_its_score_is_found_out(method: str) -> None:
     log = log_of(method, shuffled=True)
     outcome = run(log, Early(METHODS[method](world_of(log), log), log))
