@@ -25,7 +25,7 @@ class LearnedRanker:
     """
 
     def __init__(
-        self, world: World, recent: int = 64, neighbours: int = 128, hidden: int = 64, seed: int = 0
+        self, world: World, recent: int = 64, neighbours: int = 512, hidden: int = 64, seed: int = 0
     ) -> None:
         self._world = world
         self.trainer = OnlineTrainer(SoftmaxRanker(NAMES, BANDS, hidden, seed), seed)
