@@ -53,10 +53,6 @@ PROPERTIES = {
     # ones end by themselves on a busy machine
     "broker.session.timeout.ms": "5000",
     "broker.heartbeat.interval.ms": "500",
-    # brokers' requests among themselves. Markers of a transaction that ends while its partitions are being
-    # created or loaded may get no answer: everything of its transactional id stands still for as long
-    # (default 30 s)
-    "request.timeout.ms": "3000",
     "auto.create.topics.enable": "false",
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "1000",

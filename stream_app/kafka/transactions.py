@@ -50,14 +50,15 @@ class PartitionTransactions:
     def __init__(self, settings: Settings, transactional_id: str, group: str) -> None:
         self._group = group
         self._timeout = settings.kafka.transaction_timeout_s
-        self._producer = aiokafka.AIOKafkaProducer(
+        self._options = {
             **aiokafka_options(settings, transactional_id),
-            transactional_id=transactional_id,
-            transaction_timeout_ms=int(self._timeout * 1000),
-            max_batch_size=MAX_BATCH_BYTES,
-            max_request_size=8 * MAX_BATCH_BYTES,
-            retry_backoff_ms=20,
-        )
+            "transactional_id": transactional_id,
+            "transaction_timeout_ms": int(self._timeout * 1000),
+            "max_batch_size": MAX_BATCH_BYTES,
+            "max_request_size": 8 * MAX_BATCH_BYTES,
+            "retry_backoff_ms": 20,
+        }
+        self._producer = aiokafka.AIOKafkaProducer(**self._options)
 
     async def fence(self, writes: Iterable[str | TopicPartition]) -> None:
         """Become the one owner of the transactional id, with nothing of a former owner left open.
@@ -67,12 +68,13 @@ class PartitionTransactions:
         """
         try:
             async with asyncio.timeout(self._timeout):
-                await self._producer.start()
                 await self._abort_remains(writes)
+                # This raises the epoch once more. A marker of that abort which the brokers sent twice, and
+                # which comes late, would abort the next transaction of the same epoch on some partitions.
+                await self._producer.start()
         except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
-            cause = error if self._producer._txn_manager is None else self._cause(error)
             await self.close()
-            raise TransactionError(f"cannot initialise the transactional producer: {cause!r}") from error
+            raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
 
     async def _abort_remains(self, writes: Iterable[str | TopicPartition]) -> None:
         """Becoming the owner aborts a former transaction as the coordinator knows it. Records that it does
@@ -80,18 +82,18 @@ class PartitionTransactions:
         was killed and aborted a transaction while it started again, without a marker on the partitions
         (hanging transactions, see Apache Kafka's KIP-890). An abort of our own marks them all.
         """
-        await self._producer.begin_transaction()
-        written = [tp for topic in writes for tp in await self._partitions_of(topic)]
-        for tp in written:
-            self._producer._txn_manager.maybe_add_partition_to_txn(tp)
-        nothing = {written[0]: OffsetAndMetadata(0, "")}  # enters the group, and is aborted
-        await self._producer.send_offsets_to_transaction(nothing, self._group)
-        await self._producer.abort_transaction()
-
-    async def _partitions_of(self, topic: str | TopicPartition) -> list[TopicPartition]:
-        if isinstance(topic, TopicPartition):
-            return [topic]
-        return [TopicPartition(topic, p) for p in range(await self.partitions(topic))]
+        producer = aiokafka.AIOKafkaProducer(**self._options)
+        try:
+            await producer.start()
+            await producer.begin_transaction()
+            written = [tp for topic in writes for tp in await _partitions_of(producer, topic)]
+            for tp in written:
+                producer._txn_manager.maybe_add_partition_to_txn(tp)
+            nothing = {written[0]: OffsetAndMetadata(0, "")}  # enters the group, and is aborted
+            await producer.send_offsets_to_transaction(nothing, self._group)
+            await producer.abort_transaction()
+        finally:
+            await _close(producer)
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has, as the broker says. Raises a KafkaError."""
@@ -184,10 +186,22 @@ class PartitionTransactions:
 
     async def close(self) -> None:
         """Stop the producer; bounded, an open transaction is left for the next owner to abort."""
-        try:
-            await asyncio.wait_for(self._producer.stop(), CLOSE_TIMEOUT_S)
-        except (KafkaError, TimeoutError):
-            # the broker is away: what is still to be sent is void, and would be tried for ever
-            with contextlib.suppress(KafkaError):
-                await self._producer._sender.close()
-            await self._producer.client.close()
+        await _close(self._producer)
+
+
+async def _partitions_of(
+    producer: aiokafka.AIOKafkaProducer, topic: str | TopicPartition
+) -> list[TopicPartition]:
+    if isinstance(topic, TopicPartition):
+        return [topic]
+    return [TopicPartition(topic, p) for p in range(len(await producer.partitions_for(topic)))]
+
+
+async def _close(producer: aiokafka.AIOKafkaProducer) -> None:
+    try:
+        await asyncio.wait_for(producer.stop(), CLOSE_TIMEOUT_S)
+    except (KafkaError, TimeoutError):
+        # the broker is away: what is still to be sent is void, and would be tried for ever
+        with contextlib.suppress(KafkaError):
+            await producer._sender.close()
+        await producer.client.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Iterable
 
@@ -12,6 +13,8 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, ProducerFenced
 from aiokafka.structs import RecordMetadata
 from kafka import KafkaAdminClient
+from kafka.admin._transactions import AbortTransactionSpec
+from kafka.errors import InvalidProducerEpochError
 
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka import clients
@@ -254,3 +257,33 @@ def test_what_a_former_owner_left_hanging_is_not_committed_with_what_comes_next(
         )
         create_topics(other)
         assert asyncio.run(hanging(other, remains=True)) == [b"new"]
+
+
+async def marked_late(settings: Settings, *, epochs_ago: int) -> list[bytes]:
+    """What a reader sees of a transaction during which a marker arrives that aborts one of so many epochs
+    ago, as brokers send it once more when its answer is late."""
+    owner = producer(settings)
+    await fence(settings, owner)
+    raw, tp = owner._producer, TopicPartition(settings.topic_name("interests"), 0)
+    await raw.begin_transaction()
+    await raw.send_and_wait(tp.topic, b"state", b"user", tp.partition)
+    state = raw._txn_manager
+    marker = AbortTransactionSpec(tp, state.producer_id, state.producer_epoch - epochs_ago)
+
+    def arrive() -> None:
+        with clients.admin_client(settings) as admin, contextlib.suppress(InvalidProducerEpochError):
+            admin.abort_transaction(marker)
+
+    await asyncio.to_thread(arrive)
+    await raw.commit_transaction()
+    await owner.close()
+    return values(settings)
+
+
+def test_a_late_marker_of_the_abort_that_fencing_does_harms_nothing(settings: Settings) -> None:
+    assert asyncio.run(marked_late(settings, epochs_ago=1)) == [b"state"]
+
+
+def test_a_late_marker_of_the_same_epoch_would_tear_a_transaction(settings: Settings) -> None:
+    """Why fencing raises the epoch after its abort."""
+    assert asyncio.run(marked_late(settings, epochs_ago=0)) == []
