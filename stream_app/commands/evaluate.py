@@ -16,10 +16,7 @@ from stream_app.evaluation.compare import Row, compare
 from stream_app.evaluation.learned import LearnedRanker
 from stream_app.evaluation.log import EvaluationLog, columns
 from stream_app.evaluation.methods import FUSION
-from stream_app.evaluation.product import LiveRanker
 from stream_app.evaluation.scorer import Maker, World
-from stream_app.evaluation.vectors import encoded
-from stream_app.ranking.device import limit_threads
 from stream_app.replay.formats import detect, open_log, with_actions_of
 from stream_app.replay.progress import Progress
 from stream_app.settings import Settings
@@ -65,6 +62,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """0."""
+    # these load torch, which takes seconds: not for --help and not for other commands
+    from stream_app.evaluation.product import LiveRanker
+    from stream_app.evaluation.vectors import encoded
+    from stream_app.ranking.device import limit_threads
+
     wanted = list(ALL) if args.methods is None else [name.strip() for name in args.methods.split(",")]
     if unknown := [name for name in wanted if name not in ALL]:
         raise ConfigurationError(f"--methods {', '.join(unknown)}: expected some of {', '.join(ALL)}")

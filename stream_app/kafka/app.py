@@ -69,15 +69,19 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     serving: list[Callable[[bool], None]]
     """Told True when an assignment is served, False when it is taken away."""
     _background: set[asyncio.Task[None]]
+    _crashing: asyncio.Future[None] | None
 
     def batches(self, topics: Sequence[str]) -> Any:
         """A Faust topic over these batch topics: its agent iterates over RecordBatch values."""
         return self.topic(*topics, schema=BatchSchema(), allow_empty=True)
 
     def stop_loudly(self, error: BaseException) -> None:
-        """Stop the whole worker: an invariant is broken. Never returns to normal."""
-        task = asyncio.ensure_future(self.crash(error))
-        self._crashing = task  # a reference, or the task may be collected before it runs
+        """Stop the whole worker: an invariant is broken. Never returns to normal.
+
+        The first error counts: what else breaks while the app stops would only disturb that.
+        """
+        if self._crashing is None:
+            self._crashing = asyncio.ensure_future(self.crash(error))
 
     async def read_whole(self, reader: TopicReader, health: Health) -> None:
         """Start a reader: return once it has read its topic. The worker stops when it fails later on."""
@@ -202,7 +206,7 @@ def create_faust_app(
     app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
     app.owner = None
     app.starting, app.stopping, app.serving = [], [], []
-    app.readers, app._background = [], set()
+    app.readers, app._background, app._crashing = [], set(), None
     app.standby_positions = dict
     app.transport = BatchTransport(app.conf.broker_consumer, app, app.loop)
     app.producer_transport = _DriverTransport(app.conf.broker_producer, app, app.loop)

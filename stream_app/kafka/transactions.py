@@ -48,17 +48,19 @@ class PartitionTransactions:
     """The transactional producer of one partition."""
 
     def __init__(self, settings: Settings, transactional_id: str, group: str) -> None:
-        self._group = group
+        self._settings, self._id, self._group = settings, transactional_id, group
         self._timeout = settings.kafka.transaction_timeout_s
-        self._options = {
-            **aiokafka_options(settings, transactional_id),
-            "transactional_id": transactional_id,
-            "transaction_timeout_ms": int(self._timeout * 1000),
-            "max_batch_size": MAX_BATCH_BYTES,
-            "max_request_size": 8 * MAX_BATCH_BYTES,
-            "retry_backoff_ms": 20,
-        }
-        self._producer = aiokafka.AIOKafkaProducer(**self._options)
+        self._producer = self._made()
+
+    def _made(self) -> aiokafka.AIOKafkaProducer:
+        return aiokafka.AIOKafkaProducer(
+            **aiokafka_options(self._settings, self._id),
+            transactional_id=self._id,
+            transaction_timeout_ms=int(self._timeout * 1000),
+            max_batch_size=MAX_BATCH_BYTES,
+            max_request_size=8 * MAX_BATCH_BYTES,
+            retry_backoff_ms=20,
+        )
 
     async def fence(self, writes: Iterable[str | TopicPartition]) -> None:
         """Become the one owner of the transactional id, with nothing of a former owner left open.
@@ -82,7 +84,7 @@ class PartitionTransactions:
         was killed and aborted a transaction while it started again, without a marker on the partitions
         (hanging transactions, see Apache Kafka's KIP-890). An abort of our own marks them all.
         """
-        producer = aiokafka.AIOKafkaProducer(**self._options)
+        producer = self._made()
         try:
             await producer.start()
             await producer.begin_transaction()
