@@ -69,6 +69,9 @@ class _NoInputs:
     async def topic_id(self, _tp: TP) -> str:
         raise NotImplementedError
 
+    async def stable_end(self, _tp: TP) -> int:
+        raise NotImplementedError
+
 
 @dataclass
 class Measured:

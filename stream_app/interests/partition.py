@@ -57,6 +57,9 @@ INLINE_RECORDS = 32
 WAITING_RECORDS = 2_000
 """Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
 
+LOOK_S = 0.005
+"""Between two looks for a marker, which comes a moment after the commit."""
+
 EXPIRY_SCAN = 20_000
 """Users on disk looked at in one round of expiry."""
 
@@ -107,6 +110,7 @@ class InterestPartition:
         self._receipts = ReceiptWriter(settings)
         self._state: PartitionState | None = None
         self._inputs: Inputs
+        self._offsets_of: InputOffsets
         self._expected: dict[str, int | None] = {}
         self._position = 0
         self._waiting: list[Output] = []  # computed, and to be committed with the next transaction
@@ -144,6 +148,7 @@ class InterestPartition:
         await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
         self._show_fences()
         committed = await offsets.committed([TP(topic, self.partition) for topic in topics])
+        self._offsets_of = offsets
         self._inputs = Inputs(offsets, committed)
         self._expected = {tp.topic: mark.offset for tp, mark in committed.items()}
         self._state = PartitionState(
@@ -186,7 +191,7 @@ class InterestPartition:
             state, self._state = self._state, None
             if state is not None:
                 try:
-                    if not self.lost:
+                    if await self._decided():
                         await finish(partial(self._write, state, parting=True))
                 finally:
                     await finish(state.store.close)
@@ -304,7 +309,7 @@ class InterestPartition:
                 )
                 done = await finish(prepare)
                 await self._commit(done.outputs, {TopicPartition(batch.topic, batch.partition): batch.end})
-                if not self.lost:
+                if await self._decided():
                     await self._remove(state, list(done.receipts))
                     self._fences.take(done.receipts)
                     metrics.ERASURES.labels("erased").inc(len(done.receipts))
@@ -351,9 +356,27 @@ class InterestPartition:
 
     async def _flush(self, state: PartitionState) -> None:
         await self.settle()  # only what is committed may be written
-        if not self.lost:
+        if await self._decided():
             with metrics.STATE_SECONDS.labels("flush").time():
                 await finish(self._write, state)
+
+    async def _decided(self) -> bool:
+        """Whether what was committed is sure to stay; if it does not become so, the partition is lost.
+
+        A broker answers a commit before the markers stand on the partitions. One that is killed in between
+        may have forgotten of it when it is back: the records are aborted then, their events are read again,
+        and must not be met by a RocksDB that knows them.
+        """
+        deadline = time.monotonic() + self._settings.kafka.transaction_timeout_s
+        table = TP(*self._table)
+        try:
+            while not self.lost and await self._offsets_of.stable_end(table) < self._position:
+                if time.monotonic() > deadline:
+                    self._lose(TransactionError("a transaction was committed, and gets no marker"))
+                await asyncio.sleep(LOOK_S)
+        except KafkaError as error:
+            self._lose(error)
+        return not self.lost
 
     def _write(self, state: PartitionState, *, parting: bool = False) -> None:
         """``parting``: also where nothing has changed, the store learns how far and until when it was
@@ -398,7 +421,7 @@ class InterestPartition:
             outputs += [Output(self._statistics_topic, self.partition, content, None) for content in gone]
             outputs += [self._receipts.output(self.partition, user, None) for user in unfenced]
             await self._commit(outputs, {})
-            if not self.lost:
+            if await self._decided():
                 await self._remove(state, faded)
                 for content in gone:
                     state.statistics.forget(content)

@@ -163,7 +163,10 @@ class CommittedOffset(NamedTuple):
 
 
 class InputOffsets(Protocol):
-    """What the owner of a partition asks the broker about its inputs."""
+    """What the owner of a partition asks the broker about its inputs, and of what it has written."""
+
+    async def stable_end(self, tp: TP) -> int:
+        """Where the decided part of a partition ends. Raises a KafkaError."""
 
     async def committed(self, tps: Iterable[TP]) -> Mapping[TP, CommittedOffset]:
         """As the broker has them now."""

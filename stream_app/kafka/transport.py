@@ -26,6 +26,7 @@ from mode import Service
 
 from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.positions import positions
+from stream_app.kafka.stable_end import stable_end
 from stream_app.kafka.topic_ids import CommittedOffset, topic_ids
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
     async def topic_ids(self, tps: list[TP]) -> dict[TP, str]:
         """The ids of these partitions' topics now."""
         return await topic_ids(self._ensure_consumer()._client, tps)
+
+    async def stable_end(self, tp: TP) -> int:
+        """Where the decided part of a partition ends."""
+        return await stable_end(self._ensure_consumer()._client, tp)
 
     async def committed(self, tps: list[TP]) -> dict[TP, CommittedOffset]:
         """Committed offsets as the broker has them now, of the topics that there are now."""
@@ -305,6 +310,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         """The id of a partition's topic, as its leader knows it now; empty while there is none."""
         ids: dict[TP, str] = await self._thread.call_thread(self._thread.topic_ids, [tp])
         return ids[tp]
+
+    async def stable_end(self, tp: TP) -> int:
+        """Where the decided part of a partition ends: every transaction before it has its marker."""
+        end: int = await self._thread.call_thread(self._thread.stable_end, tp)
+        return end
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
         """Committed offsets as the broker has them now, of the topics that there are now."""

@@ -128,6 +128,31 @@ def test_a_batch_of_another_topic_of_that_name_is_refused_however_well_it_fits(
     assert states(settings).keys() == {b"ana"}
 
 
+def test_what_has_no_marker_yet_is_not_written_to_disk(
+    settings: Settings, topics: list[str], tmp_path: Path
+) -> None:
+    """A broker that is killed then may forget the commit that it has answered."""
+    settings = small(settings)
+    settings = msgspec.structs.replace(
+        settings, kafka=msgspec.structs.replace(settings.kafka, transaction_timeout_s=2.0)
+    )
+    owner = Owner(settings, tmp_path / "a")
+
+    async def life() -> None:
+        await owner.open(committed=0)
+        await owner.partition.handle(owner.batch(0, "ana"))
+        await owner.partition.flush()
+        owner.offsets.end = owner.partition._position  # nothing further is decided
+        await owner.partition.handle(owner.batch(1, "ben"))
+        await owner.partition.flush()
+        assert (owner.partition.lost, owner.rejoins) == (True, 1)
+        await owner.partition.close()
+
+    asyncio.run(life())
+    assert users_on_disk(tmp_path / "a") == {b"ana"}
+    assert states(settings).keys() == {b"ana", b"ben"}
+
+
 def test_a_steady_stream_is_not_asked_about_batch_by_batch(
     settings: Settings, topics: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ class KnownOffsets:
     def __init__(self, offset: int | None, topic: str = "first") -> None:
         self.offset, self.topic = offset, topic
         self.asked = 0
+        self.end = 1 << 62
+        """Where everything is decided."""
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
         return {tp: CommittedOffset(self.offset, self.topic) for tp in tps}
@@ -22,3 +24,6 @@ class KnownOffsets:
     async def topic_id(self, _tp: TP) -> str:
         self.asked += 1
         return self.topic
+
+    async def stable_end(self, _tp: TP) -> int:
+        return self.end
