@@ -58,7 +58,8 @@ WAITING_RECORDS = 2_000
 """Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
 
 LOOK_S = 0.005
-"""Between two looks for a marker, which comes a moment after the commit."""
+LOOK_TIMEOUT_S = 1.0
+"""Looks for a marker, which comes a moment after the commit."""
 
 EXPIRY_SCAN = 20_000
 """Users on disk looked at in one round of expiry."""
@@ -110,7 +111,8 @@ class InterestPartition:
         self._receipts = ReceiptWriter(settings)
         self._state: PartitionState | None = None
         self._inputs: Inputs
-        self._offsets_of: InputOffsets
+        self._broker: InputOffsets
+        self._stable = 0  # up to here the changelog is decided
         self._expected: dict[str, int | None] = {}
         self._position = 0
         self._waiting: list[Output] = []  # computed, and to be committed with the next transaction
@@ -148,7 +150,7 @@ class InterestPartition:
         await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
         self._show_fences()
         committed = await offsets.committed([TP(topic, self.partition) for topic in topics])
-        self._offsets_of = offsets
+        self._broker, self._stable = offsets, self._position
         self._inputs = Inputs(offsets, committed)
         self._expected = {tp.topic: mark.offset for tp, mark in committed.items()}
         self._state = PartitionState(
@@ -191,7 +193,7 @@ class InterestPartition:
             state, self._state = self._state, None
             if state is not None:
                 try:
-                    if await self._decided():
+                    if await self._decided(LOOK_TIMEOUT_S):
                         await finish(partial(self._write, state, parting=True))
                 finally:
                     await finish(state.store.close)
@@ -250,6 +252,8 @@ class InterestPartition:
             metrics.BATCH_RECORDS.labels("interests").observe(len(batch.records))
             if self._slab.capacity - np.count_nonzero(self._slab.dirty) < len(batch.records):
                 await self._flush(state)
+                if self.lost:
+                    return
             try:
                 # 1. compute, while the previous transaction is on its way
                 if len(batch.records) > INLINE_RECORDS:
@@ -303,13 +307,15 @@ class InterestPartition:
                 return
             try:
                 await self._flush(state)  # then the store has every user, and no row is ahead of it
+                if self.lost:
+                    return
                 now_ms = time.time_ns() // 1_000_000
                 prepare = partial(
                     self._erasures.prepare, self.partition, state.store, self._fences, batch.records, now_ms
                 )
                 done = await finish(prepare)
                 await self._commit(done.outputs, {TopicPartition(batch.topic, batch.partition): batch.end})
-                if await self._decided():
+                if not self.lost:
                     await self._remove(state, list(done.receipts))
                     self._fences.take(done.receipts)
                     metrics.ERASURES.labels("erased").inc(len(done.receipts))
@@ -333,6 +339,8 @@ class InterestPartition:
             if self.lost or state is None:
                 return
             await self._flush(state)
+            if self.lost:
+                return
             await finish(state.store.purge)
             receipts = self._fences.swept(copies, asked, time.time_ns() // 1_000_000)
             await self._commit(
@@ -349,33 +357,40 @@ class InterestPartition:
     # -- between batches
 
     async def flush(self) -> None:
-        """3. Write changed users and the position to RocksDB."""
+        """3. Write changed users and the position to RocksDB; later, while the broker is away."""
         async with self._busy:
-            if self._state is not None and not self.lost:
-                await self._flush(self._state)
+            await self.settle()
+            if self._state is not None and await self._decided(0.0):
+                with metrics.STATE_SECONDS.labels("flush").time():
+                    await finish(self._write, self._state)
 
     async def _flush(self, state: PartitionState) -> None:
+        """Now: what comes next needs it."""
         await self.settle()  # only what is committed may be written
-        if await self._decided():
+        if await self._decided(self._settings.kafka.transaction_timeout_s):
             with metrics.STATE_SECONDS.labels("flush").time():
                 await finish(self._write, state)
+        else:
+            self._lose(TransactionError("what was committed gets no marker"))
 
-    async def _decided(self) -> bool:
-        """Whether what was committed is sure to stay; if it does not become so, the partition is lost.
+    async def _decided(self, patience_s: float) -> bool:
+        """Whether what was committed is sure to stay, within so long.
 
-        A broker answers a commit before the markers stand on the partitions. One that is killed in between
-        may have forgotten of it when it is back: the records are aborted then, their events are read again,
-        and must not be met by a RocksDB that knows them.
+        A broker answers a commit before the markers stand on the partitions. Should it be killed in
+        between and have forgotten of the commit when it is back, the records are aborted, and their events
+        are read again: they must not meet a RocksDB that knows them.
         """
-        deadline = time.monotonic() + self._settings.kafka.transaction_timeout_s
-        table = TP(*self._table)
-        try:
-            while not self.lost and await self._offsets_of.stable_end(table) < self._position:
-                if time.monotonic() > deadline:
-                    self._lose(TransactionError("a transaction was committed, and gets no marker"))
+        deadline = time.monotonic() + patience_s
+        while not self.lost and self._stable < self._position:
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    self._stable = await self._broker.stable_end(TP(*self._table))
+            except (KafkaError, TimeoutError) as error:
+                log.debug("the end of %s is not known: %r", self._table, error)
+            if self._stable < self._position:
+                if time.monotonic() >= deadline:
+                    return False
                 await asyncio.sleep(LOOK_S)
-        except KafkaError as error:
-            self._lose(error)
         return not self.lost
 
     def _write(self, state: PartitionState, *, parting: bool = False) -> None:
@@ -421,7 +436,7 @@ class InterestPartition:
             outputs += [Output(self._statistics_topic, self.partition, content, None) for content in gone]
             outputs += [self._receipts.output(self.partition, user, None) for user in unfenced]
             await self._commit(outputs, {})
-            if await self._decided():
+            if not self.lost:
                 await self._remove(state, faded)
                 for content in gone:
                     state.statistics.forget(content)
@@ -433,6 +448,9 @@ class InterestPartition:
 
     async def _remove(self, state: PartitionState, users: Sequence[bytes]) -> None:
         """From memory and disk, after their tombstones are committed. No row may be dirty."""
+        if not await self._decided(self._settings.kafka.transaction_timeout_s):
+            self._lose(TransactionError("what was committed gets no marker"))
+            return
         state.slab.release([state.slab.index[user] for user in users if user in state.slab.index])
         removed: list[tuple[bytes, bytes | None]] = [(user, None) for user in users]
         await finish(state.store.write, removed, self._position)

@@ -128,28 +128,54 @@ def test_a_batch_of_another_topic_of_that_name_is_refused_however_well_it_fits(
     assert states(settings).keys() == {b"ana"}
 
 
+@pytest.mark.parametrize("marked", [False, True])
 def test_what_has_no_marker_yet_is_not_written_to_disk(
-    settings: Settings, topics: list[str], tmp_path: Path
+    settings: Settings, topics: list[str], tmp_path: Path, marked: bool
 ) -> None:
-    """A broker that is killed then may forget the commit that it has answered."""
+    """A broker that is killed before the marker may forget the commit that it has answered."""
     settings = small(settings)
-    settings = msgspec.structs.replace(
-        settings, kafka=msgspec.structs.replace(settings.kafka, transaction_timeout_s=2.0)
-    )
     owner = Owner(settings, tmp_path / "a")
 
     async def life() -> None:
         await owner.open(committed=0)
         await owner.partition.handle(owner.batch(0, "ana"))
+        await owner.partition.settle()
+        decided = owner.offsets.end = owner.partition._position
         await owner.partition.flush()
-        owner.offsets.end = owner.partition._position  # nothing further is decided
         await owner.partition.handle(owner.batch(1, "ben"))
         await owner.partition.flush()
+        assert owner.partition._position > decided
+        assert not owner.partition.lost  # the next flush may find it
+        if marked:
+            owner.offsets.end = owner.partition._position
+        await owner.partition.close()
+
+    asyncio.run(life())
+    assert users_on_disk(tmp_path / "a") == ({b"ana", b"ben"} if marked else {b"ana"})
+    assert states(settings).keys() == {b"ana", b"ben"}
+
+
+def test_nothing_more_is_computed_where_room_needs_a_marker_that_does_not_come(
+    settings: Settings, topics: list[str], tmp_path: Path
+) -> None:
+    settings = small(settings)
+    settings = msgspec.structs.replace(
+        settings,
+        interests=msgspec.structs.replace(settings.interests, slab_rows=2),
+        kafka=msgspec.structs.replace(settings.kafka, transaction_timeout_s=2.0),
+    )
+    owner = Owner(settings, tmp_path / "a")
+
+    async def life() -> None:
+        await owner.open(committed=0)
+        owner.offsets.end = 0
+        await owner.partition.handle(owner.batch(0, "ana", "ben"))
+        await owner.partition.handle(owner.batch(2, "cem"))
         assert (owner.partition.lost, owner.rejoins) == (True, 1)
         await owner.partition.close()
 
     asyncio.run(life())
-    assert users_on_disk(tmp_path / "a") == {b"ana"}
+    assert users_on_disk(tmp_path / "a") == set()
     assert states(settings).keys() == {b"ana", b"ben"}
 
 
