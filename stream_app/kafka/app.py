@@ -149,15 +149,20 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
 
     async def stop(self) -> None:
         """Come to rest, also after a crash."""
+        if self.crashed:
+            self._release_agents()
         try:
             await super().stop()
         finally:
-            for agent in self.agents.values():
-                # Faust starts an actor that is cancelled anew, as after a rebalance, until its agent has been
-                # told to stop. A crash tells nobody, and the event loop would wait for it for ever.
-                agent._stopped.set()
-                if agent.supervisor is not None:
-                    agent.supervisor._stopped.set()
+            self._release_agents()
+
+    def _release_agents(self) -> None:
+        # Faust starts an actor that is cancelled or fails anew, as after a rebalance, until its agent has
+        # been told to stop. A crash tells nobody, and the stop and the event loop would wait for ever.
+        for agent in self.agents.values():
+            agent._stopped.set()
+            if agent.supervisor is not None:
+                agent.supervisor._stopped.set()
 
 
 def create_faust_app(

@@ -19,6 +19,7 @@ from stream_app.kafka.app import RoleApp
 from stream_app.kafka.reader import TopicReader
 from stream_app.observability.health import Health
 from stream_app.recommendations.app import create_app
+from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.publish import SlatePublisher
 from stream_app.recommendations.slate import COLD_START_USER, Slate, decode
 from stream_app.settings import Settings, build
@@ -176,8 +177,12 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
 ) -> None:
     index, records = catalogue(small)
 
-    async def refuse(*_: object) -> None:
-        raise KafkaTimeoutError("no acknowledgement in time")
+    publish = SlatePublisher.publish
+
+    async def refuse(self: SlatePublisher, changes: list[Change], *ends: Any) -> None:
+        if any(change.user == b"u" for change in changes):
+            raise KafkaTimeoutError("no acknowledgement in time")
+        await publish(self, changes, *ends)
 
     async def scenario() -> None:
         await send(small, "content-vectors", records)
