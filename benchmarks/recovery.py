@@ -67,10 +67,10 @@ class _NoInputs:
         return {}
 
     async def topic_id(self, _tp: TP) -> str:
-        raise NotImplementedError
+        raise AssertionError("asked only about what was taken or written, and nothing is")
 
     async def stable_end(self, _tp: TP) -> int:
-        raise NotImplementedError
+        raise AssertionError("asked only about what was taken or written, and nothing is")
 
 
 @dataclass

@@ -361,17 +361,22 @@ class InterestPartition:
         async with self._busy:
             await self.settle()
             if self._state is not None and await self._decided(0.0):
-                with metrics.STATE_SECONDS.labels("flush").time():
-                    await finish(self._write, self._state)
+                await self._write_timed(self._state)
 
     async def _flush(self, state: PartitionState) -> None:
-        """Now: what comes next needs it."""
+        """Now, for what comes next needs it; or the partition is lost."""
         await self.settle()  # only what is committed may be written
-        if await self._decided(self._settings.kafka.transaction_timeout_s):
-            with metrics.STATE_SECONDS.labels("flush").time():
-                await finish(self._write, state)
-        else:
+        if await self._decided_or_lost():
+            await self._write_timed(state)
+
+    async def _write_timed(self, state: PartitionState) -> None:
+        with metrics.STATE_SECONDS.labels("flush").time():
+            await finish(self._write, state)
+
+    async def _decided_or_lost(self) -> bool:
+        if not await self._decided(self._settings.kafka.transaction_timeout_s):
             self._lose(TransactionError("what was committed gets no marker"))
+        return not self.lost
 
     async def _decided(self, patience_s: float) -> bool:
         """Whether what was committed is sure to stay, within so long.
@@ -448,8 +453,7 @@ class InterestPartition:
 
     async def _remove(self, state: PartitionState, users: Sequence[bytes]) -> None:
         """From memory and disk, after their tombstones are committed. No row may be dirty."""
-        if not await self._decided(self._settings.kafka.transaction_timeout_s):
-            self._lose(TransactionError("what was committed gets no marker"))
+        if not await self._decided_or_lost():
             return
         state.slab.release([state.slab.index[user] for user in users if user in state.slab.index])
         removed: list[tuple[bytes, bytes | None]] = [(user, None) for user in users]

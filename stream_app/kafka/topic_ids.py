@@ -147,7 +147,7 @@ async def _ask(client: AIOKafkaClient, node: int, names: set[str]) -> dict[str, 
     try:
         # not on the connection of the fetches: a broker answers each connection's requests in their order
         answer: Any = await client.send(node, _TopicsRequest(names), group=ConnectionGroup.COORDINATION)
-    except (IncompatibleBrokerVersion, NotImplementedError):
+    except (IncompatibleBrokerVersion, NotImplementedError):  # aiokafka's words for a broker too old
         return {}
     found = {topic["topic"]: topic for topic in answer.to_object()["topics"]}
     return {name: topic["topic_id"].hex for name, topic in found.items() if topic["error_code"] == 0}

@@ -266,8 +266,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         self._held.clear()
         await super().perform_seek()
         assignment = self.assignment()
-        known = {} if self.app.owner is None else self.app.owner.positions()
-        ahead = {tp: at for tp, at in known.items() if tp in assignment and at is not None}
+        owned = {} if self.app.owner is None else self.app.owner.positions()
+        known = {tp: at for tp, at in owned.items() if tp in assignment}
+        ahead = {tp: at for tp, at in known.items() if at is not None}
         await self._thread.call_thread(self._thread.seek_all, ahead)
         self._read_offset.update(known)
         fresh = [
