@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from stream_app import cli
-from stream_app.commands import evaluate
 from stream_app.evaluation import methods, prequential
 from stream_app.evaluation.log import Catalogue, columns
 from stream_app.evaluation.movielens import Columns, lines
@@ -30,7 +29,7 @@ def log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         vectors = np.random.default_rng(1).normal(size=(len(catalogue), 16))
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
-    monkeypatch.setattr(evaluate, "encoded", drawn)
+    monkeypatch.setattr("stream_app.evaluation.vectors.encoded", drawn)
     path = tmp_path / "log.jsonl"
     with path.open("wb") as file:
         for record in fashions(users=8, contents=30):
