@@ -76,20 +76,32 @@ class CoEngagement:
         self.counts[:, found] = 0.0
 
     def gather(
-        self, channel: int, rows: NDArray[np.int64], coefficients: NDArray[np.float32], high: int
+        self,
+        channel: int,
+        rows: NDArray[np.int64],
+        coefficients: NDArray[np.float32],
+        high: int,
+        among: NDArray[np.int64] | None = None,
     ) -> NDArray[np.float32]:
         """``Σ_i coefficient[i] · count[i, j]`` over ``rows`` [m], for each content j < ``high``.
 
-        ``coefficients`` [S, m] float32, S sums at once; returns [S, high] float32.
+        ``coefficients`` [S, m] float32, S sums at once; returns [S, high] float32, or [S, n] for the
+        contents ``among`` [n], each once, all below ``high``.
         """
         near = self.neighbours[rows]  # [m, K]
-        # places that are free, or of contents beyond, go to one more column
+        # places that are free, or of contents that nobody asks for, go to one more column
         places = np.where((near >= 0) & (near < high), near, high).ravel().astype(np.intp)
+        n = high
+        if among is not None:
+            n = len(among)
+            columns = np.full(high + 1, n, np.intp)
+            columns[among] = np.arange(n)
+            places = columns[places]
         counts = self.counts[channel, rows]  # [m, K]
-        sums = np.empty((len(coefficients), high), np.float32)
+        sums = np.empty((len(coefficients), n), np.float32)
         for s, coefficient in enumerate(coefficients):
             weights = (counts * coefficient[:, None]).ravel()
-            sums[s] = np.bincount(places, weights, high + 1)[:high]
+            sums[s] = np.bincount(places, weights, n + 1)[:n]
         return sums
 
     def _add(self, rows: NDArray[np.int64], others: NDArray[np.int64], gains: NDArray[np.float32]) -> None:

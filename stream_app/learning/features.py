@@ -70,25 +70,32 @@ def candidate_features(
     catalogue: Catalogue,
     together: CoEngagement,
     habits: AgeHabits,
+    rows: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """[N, len(NAMES)] of all contents for one user; ``shared`` are :func:`activity.catalogue_features`."""
-    n = len(shared)
-    features = np.zeros((n, len(NAMES)), np.float32)
-    features[:, : shared.shape[1]] = shared
-    personal = features[:, shared.shape[1] :]
+    """[n, len(NAMES)] of the contents ``rows`` [n], each once, for one user; None = of all N contents.
+
+    ``shared`` are :func:`activity.catalogue_features` [N, len(activity.NAMES)] of the whole catalogue.
+    """
+    own = shared if rows is None else shared[rows]
+    features = np.zeros((len(own), len(NAMES)), np.float32)
+    features[:, : own.shape[1]] = own
+    personal = features[:, own.shape[1] :]
     if not len(history.rows):
         return features
-    personal[:, :8] = _collaborative(history, together, n)
-    personal[:, 8:12] = _content(history, catalogue)
-    personal[:, 12] = _author(history, catalogue)
-    personal[:, 13:18] = _ages(history, catalogue, shared[:, activity.AGE], habits)
+    personal[:, :8] = _collaborative(history, together, len(shared), rows)
+    personal[:, 8:12] = _content(history, catalogue, rows)
+    personal[:, 12] = _author(history, catalogue, rows)
+    personal[:, 13:18] = _ages(history, catalogue, own[:, activity.AGE], habits)
     return features
 
 
-def _collaborative(history: UserHistory, together: CoEngagement, n: int) -> NDArray[np.float32]:
-    """[N, 8]: ``Σ_k d^k · count[i_k, j] / (n[i_k]^a n[j]^b)``, i_k the k-th newest content; a = b = ½ is
+def _collaborative(
+    history: UserHistory, together: CoEngagement, high: int, among: NDArray[np.int64] | None
+) -> NDArray[np.float32]:
+    """[n, 8]: ``Σ_k d^k · count[i_k, j] / (n[i_k]^a n[j]^b)``, i_k the k-th newest content; a = b = ½ is
     the cosine of the two contents' readers, a = 1 and b = 0 the share of i's readers who read j."""
     rows = history.rows
+    own = slice(high) if among is None else among
     place = np.arange(len(rows), dtype=np.float32)
     readers = together.users[rows] + SHRINK
     damped, given = readers**-0.5, 1 / readers
@@ -105,17 +112,17 @@ def _collaborative(history: UserHistory, together: CoEngagement, n: int) -> NDAr
                 MIDDLE**place * given,
             ]
         ).astype(np.float32),
-        n,
+        high,
+        among,
     )
     after = 1 / (together.users[rows] + 1)
     follow = together.gather(
-        AFTER, rows, np.stack([last * after, SHORT**place * after]).astype(np.float32), n
+        AFTER, rows, np.stack([last * after, SHORT**place * after]).astype(np.float32), high, among
     )
     strong = history.strong * STRONG_DECAY**place * (together.strong_users[rows] + SHRINK) ** -0.5
-    strongly = together.gather(STRONGLY, rows, strong[None].astype(np.float32), n)
-    own = (together.users[:n] + SHRINK) ** -0.5
-    sums[1:4] *= own
-    strongly *= (together.strong_users[:n] + SHRINK) ** -0.5
+    strongly = together.gather(STRONGLY, rows, strong[None].astype(np.float32), high, among)
+    sums[1:4] *= (together.users[own] + SHRINK) ** -0.5
+    strongly *= (together.strong_users[own] + SHRINK) ** -0.5
     sums *= np.array([20, 10, 10, 10, 10], np.float32)[:, None]
     follow *= 50
     strongly *= 10
@@ -123,14 +130,17 @@ def _collaborative(history: UserHistory, together: CoEngagement, n: int) -> NDAr
     return logs
 
 
-def _content(history: UserHistory, catalogue: Catalogue) -> NDArray[np.float32]:
-    """[N, 4]: cosines with the last content, two decayed sums of the recent ones, and the best match among
+def _content(
+    history: UserHistory, catalogue: Catalogue, rows: NDArray[np.int64] | None
+) -> NDArray[np.float32]:
+    """[n, 4]: cosines with the last content, two decayed sums of the recent ones, and the best match among
     the newest. The catalogue's mean is subtracted: what all texts have in common tells nothing."""
-    vectors, mean = catalogue.vectors, catalogue.mean
+    mean = catalogue.mean
+    vectors = catalogue.vectors if rows is None else catalogue.vectors[rows]
     features = np.zeros((len(vectors), 4), np.float32)
     if not vectors.shape[1]:
         return features
-    recent = vectors[history.rows] - mean  # [m, D]
+    recent = catalogue.vectors[history.rows] - mean  # [m, D]
     place = np.arange(len(recent), dtype=np.float32)
     interests = np.stack([recent[0], (SHORT**place) @ recent, (STRONG_DECAY**place) @ recent])
     directions = np.concatenate([interests, recent[:BEST_OF]])
@@ -144,27 +154,28 @@ def _content(history: UserHistory, catalogue: Catalogue) -> NDArray[np.float32]:
     return features
 
 
-def _author(history: UserHistory, catalogue: Catalogue) -> NDArray[np.float32]:
-    """[N]: ``log(1 + 10 Σ_k d^k)`` over the recent contents of the candidate's author."""
+def _author(
+    history: UserHistory, catalogue: Catalogue, rows: NDArray[np.int64] | None
+) -> NDArray[np.float32]:
+    """[n]: ``log(1 + 10 Σ_k d^k)`` over the recent contents of the candidate's author."""
     recent = catalogue.authors[history.rows]
+    own = catalogue.authors if rows is None else catalogue.authors[rows]
     known = recent != 0
-    features = np.zeros(len(catalogue.authors), np.float32)
+    features = np.zeros(len(own), np.float32)
     if known.any():
         authors, inverse = np.unique(recent[known], return_inverse=True)
         sums = np.bincount(inverse, MIDDLE ** np.flatnonzero(known))
-        places = np.searchsorted(authors, catalogue.authors)
+        places = np.searchsorted(authors, own)
         places[places == len(authors)] = 0
-        features = np.where(authors[places] == catalogue.authors, np.log1p(10 * sums[places]), 0).astype(
-            np.float32
-        )
+        features = np.where(authors[places] == own, np.log1p(10 * sums[places]), 0).astype(np.float32)
     return features
 
 
 def _ages(
     history: UserHistory, catalogue: Catalogue, age: NDArray[np.float32], habits: AgeHabits
 ) -> NDArray[np.float32]:
-    """[N, 5]: does the user read what is new just now, or what is old? How old
-    contents were when the user engaged with them is compared with the candidate's ``age`` [N]."""
+    """[n, 5]: does the user read what is new just now, or what is old? How old
+    contents were when the user engaged with them is compared with the candidate's ``age`` [n]."""
     ages = log_minutes(history.times - catalogue.created_at[history.rows])  # [m]
     session = history.in_session(catalogue.now)
     band = age_bands(age)

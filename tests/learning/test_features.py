@@ -235,3 +235,14 @@ def test_a_session_ends_after_half_an_hour() -> None:
     assert history.in_session(NOW + 29 * 60_000)
     assert not history.in_session(NOW + 30 * 60_000)
     assert not NOBODY.in_session(NOW)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("read", [[], [3], [3, 7, 1, 20, 29, 14, 8, 9, 10, 11, 12]])
+def test_features_of_a_few_contents_are_those_that_they_have_among_all(seed: int, read: list[int]) -> None:
+    catalogue, together = world(seed)
+    shared, history = catalogue_features(catalogue), somebody(read)
+    among_all = candidate_features(shared, history, catalogue, together, AgeHabits())
+    for rows in (np.array([29, 0, 3, 17, 8]), np.array([5]), np.zeros(0, np.int64), np.arange(CONTENTS)):
+        few = candidate_features(shared, history, catalogue, together, AgeHabits(), rows)
+        np.testing.assert_allclose(few, among_all[rows], rtol=1e-5, atol=1e-6)
