@@ -39,12 +39,14 @@ class CoEngagement:
         self.strong_users: NDArray[np.float32] = np.zeros(capacity, np.float32)
         """[N], those who did so strongly"""
         self._turn = 0
+        self._changes: NDArray[np.float32] = np.zeros(capacity, np.float32)
 
     def learn(self, row: int, strong: bool, rows: NDArray[np.int64], strongs: NDArray[np.bool_]) -> None:
         """A user's first engagement with ``row``, after ``rows`` [m], newest first, each once, none of
         them ``row``; ``strongs`` [m] says which of them the user engaged with strongly."""
         self.users[row] += 1
         self.strong_users[row] += strong
+        self._changes[row] += 1
         if not len(rows):
             return
         gains = np.zeros((len(CHANNELS), len(rows)), np.float32)
@@ -60,20 +62,57 @@ class CoEngagement:
         """An engagement with ``row`` that was weak before has become a strong one; ``rows`` and
         ``strongs`` as in :meth:`learn`."""
         self.strong_users[row] += 1
+        self._changes[row] += 1
         others = rows[strongs]
         gains = np.zeros((len(CHANNELS), len(others)), np.float32)
         gains[STRONGLY] = 1.0
         self._add(np.full(len(others), row), others, gains)
         self._add(others, np.full(len(others), row), gains)
 
-    def forget(self, row: int) -> None:
-        """Drop a content: its row may be given to another one. Takes O(N · K)."""
-        self.neighbours[row] = -1
-        self.counts[:, row] = 0.0
-        self.users[row] = self.strong_users[row] = 0.0
-        found = self.neighbours == row
+    def forget(self, rows: int | NDArray[np.int64]) -> None:
+        """Drop contents: their rows may be given to others. Takes O(N · K), however many they are."""
+        self.neighbours[rows] = -1
+        self.counts[:, rows] = 0.0
+        self.users[rows] = self.strong_users[rows] = self._changes[rows] = 0.0
+        gone = np.zeros(len(self.users) + 1, np.bool_)  # the last entry stands for free places
+        gone[rows] = True
+        found = gone[self.neighbours]
         self.neighbours[found] = -1
         self.counts[:, found] = 0.0
+
+    def row(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rows of a content's neighbours [k] and their counts [3, k]."""
+        places = np.flatnonzero(self.neighbours[row] >= 0)
+        return self.neighbours[row, places].astype(np.int64), self.counts[:, row, places]
+
+    def put(
+        self,
+        row: int,
+        users: float,
+        strong_users: float,
+        neighbours: NDArray[np.int64],
+        counts: NDArray[np.float32],
+    ) -> None:
+        """Replace what is known of a content: neighbours [k], each once, and their ``counts`` [3, k]; of
+        more than K the strongest stay. It does not count as changed."""
+        size = self.neighbours.shape[1]
+        if len(neighbours) > size:
+            best = np.argpartition(-(counts[TOGETHER] + counts[STRONGLY]), size - 1)[:size]
+            neighbours, counts = neighbours[best], counts[:, best]
+        k = len(neighbours)
+        self.users[row], self.strong_users[row], self._changes[row] = users, strong_users, 0.0
+        self.neighbours[row, :k], self.neighbours[row, k:] = neighbours, -1
+        self.counts[:, row, :k], self.counts[:, row, k:] = counts, 0.0
+
+    def take_changed(self, most: int) -> NDArray[np.int64]:
+        """Rows [n ≤ ``most``] that have changed since they were last taken, those first that have changed
+        most by the number of their users; the others stay for the next time."""
+        rows = np.flatnonzero(self._changes)
+        if len(rows) > most:
+            change = self._changes[rows] / (self.users[rows] + 1)
+            rows = rows[np.argpartition(-change, most - 1)[:most]]
+        self._changes[rows] = 0.0
+        return rows
 
     def gather(
         self,
@@ -107,6 +146,7 @@ class CoEngagement:
     def _add(self, rows: NDArray[np.int64], others: NDArray[np.int64], gains: NDArray[np.float32]) -> None:
         """Add ``gains`` [3, m] to the pairs (row, other) [m]. Pairs are distinct; either all rows are the
         same or all are distinct."""
+        self._changes[rows] += 1
         same = len(rows) > 1 and rows[0] == rows[1]
         found = self.neighbours[rows] == others[:, None]  # [m, K]
         known = found.any(axis=1)

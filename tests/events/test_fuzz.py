@@ -34,6 +34,9 @@ from stream_app.events.reasons import Reason
 from stream_app.interests.record import decode as decode_interests
 from stream_app.interests.statistics_record import decode as decode_statistics
 from stream_app.interests.statistics_record import prefix
+from stream_app.learning.neighbours_record import Neighbours
+from stream_app.learning.neighbours_record import decode as decode_neighbours
+from stream_app.learning.neighbours_record import encode as encode_neighbours
 from stream_app.settings import Settings
 from tests.commands.records import interest_record
 from tests.events.fuzz import CONTENTS, EVENTS, NOW_MS, strings
@@ -222,14 +225,20 @@ def vector_record() -> bytes:
     return encode_vector(ContentVector("a-model", "ann", NOW_MS, NOW_MS, np.ones(8, np.float16)))
 
 
+def neighbours_record() -> bytes:
+    counts = np.ones((3, 4), np.float32)
+    return encode_neighbours(Neighbours(5.0, 2.0, np.arange(1, 5, dtype=np.uint64), counts))
+
+
 @pytest.mark.parametrize(
     ("decode", "good"),
     [
         (decode_interests, interest_record()),
         (decode_vector, vector_record()),
         (decode_statistics, statistics_record()),
+        (decode_neighbours, neighbours_record()),
     ],
-    ids=["interests", "content-vectors", "content-stats"],
+    ids=["interests", "content-vectors", "content-stats", "co-engagement"],
 )
 def test_binary_records_are_decoded_or_refused(decode: Callable[[bytes], Any], good: bytes) -> None:
     decode(good)
@@ -244,7 +253,7 @@ def test_binary_records_are_decoded_or_refused(decode: Callable[[bytes], Any], g
     assert 0 < taken < STRINGS // 20
 
 
-@pytest.mark.parametrize("decode", [decode_interests, decode_vector, decode_statistics])
+@pytest.mark.parametrize("decode", [decode_interests, decode_vector, decode_statistics, decode_neighbours])
 @pytest.mark.parametrize("size", [0, 1, 7, 15, 16, 23, 24, 95, 96, 97, 1000])
 @pytest.mark.parametrize("fill", [b"\x00", b"\x01", b"\xff"])
 def test_records_of_one_byte_over_and_over(decode: Callable[[bytes], Any], size: int, fill: bytes) -> None:

@@ -115,3 +115,61 @@ def test_sums_are_weighted_and_stop_at_the_highest_row() -> None:
     assert sums.shape == (2, 9)
     assert sums[0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert sums[1].tolist() == [0, 0.25, 0.5, 0, 0, 0, 0, 0, 0]
+
+
+def learned(contents: int = CONTENTS, neighbours: int = 6) -> CoEngagement:
+    together, random = CoEngagement(contents, neighbours), np.random.default_rng(4)
+    for _ in range(50):
+        read(together, [(int(row), bool(row % 2)) for row in random.permutation(contents)[:4]])
+    return together
+
+
+def test_rows_that_are_put_elsewhere_say_the_same() -> None:
+    together, other = learned(), CoEngagement(CONTENTS, 6)
+    changed = together.take_changed(CONTENTS)
+    assert sorted(changed.tolist()) == list(range(CONTENTS))
+    for row in changed.tolist():
+        rows, there = together.row(row)
+        other.put(row, float(together.users[row]), float(together.strong_users[row]), rows, there)
+    for channel in (TOGETHER, AFTER, STRONGLY):
+        np.testing.assert_array_equal(counts(other, channel), counts(together, channel))
+    np.testing.assert_array_equal(other.users, together.users)
+    np.testing.assert_array_equal(other.strong_users, together.strong_users)
+    assert not len(other.take_changed(CONTENTS))
+
+
+def test_of_too_many_neighbours_the_strongest_are_put() -> None:
+    together, few = learned(), CoEngagement(CONTENTS, 3)
+    rows, there = together.row(5)
+    few.put(5, 1.0, 0.0, rows, there)
+    kept, _ = few.row(5)
+    strength = there[TOGETHER] + there[STRONGLY]
+    assert len(kept) == 3
+    least = strength[np.isin(rows, kept)].min()
+    assert least >= strength[~np.isin(rows, kept)].max()
+
+
+def test_changed_rows_are_taken_once_and_those_that_changed_most_first() -> None:
+    together = learned()
+    together.take_changed(CONTENTS)
+    assert not len(together.take_changed(CONTENTS))
+    nobody = np.zeros(0, np.int64)
+    for row, times in ((2, 1), (7, 30), (4, 8)):
+        for _ in range(times):
+            together.learn(row, False, nobody, nobody.astype(np.bool_))
+    together.users[:] = 10
+    assert together.take_changed(1).tolist() == [7]
+    assert together.take_changed(1).tolist() == [4]
+    assert together.take_changed(5).tolist() == [2]
+
+
+def test_contents_that_are_forgotten_leave_no_trace() -> None:
+    together, one_by_one = learned(), learned()
+    together.forget(np.array([1, 5, 11]))
+    for row in (1, 5, 11):
+        one_by_one.forget(row)
+    np.testing.assert_array_equal(together.neighbours, one_by_one.neighbours)
+    np.testing.assert_array_equal(together.counts, one_by_one.counts)
+    assert not np.isin(together.neighbours, (1, 5, 11)).any()
+    assert not counts(together, TOGETHER)[[1, 5, 11]].any()
+    assert not {1, 5, 11} & set(together.take_changed(CONTENTS).tolist())
