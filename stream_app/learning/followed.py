@@ -28,8 +28,11 @@ class FollowedNeighbours:
         """``neighbours`` K: at most so many are held of each content."""
         self.together = CoEngagement(len(index.keys), neighbours)
         """What is held, by row of the index"""
+        self.gone: set[bytes] = set()
+        """Contents that have left the index, or wait for it in vain: their records are to be withdrawn"""
         self._index = index
         self._owners: NDArray[np.uint64] = np.zeros(len(index.keys), np.uint64)  # [N], whose counts they are
+        self._names: dict[int, bytes] = {}  # row → the content that it was claimed for
         self._pending: OrderedDict[bytes, Neighbours] = OrderedDict()
 
     def apply(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
@@ -94,10 +97,17 @@ class FollowedNeighbours:
         if len(former):
             self.together.forget(former)
         self._owners[other] = self._index.keys[other]
+        for row in other.tolist():
+            if (name := self._names.pop(row, None)) is not None:
+                self.gone.add(name)
+            if (content_id := self._index.ids[row]) is not None:
+                self._names[row] = content_id
+        self.gone -= {self._names[row] for row in other.tolist() if row in self._names}
         return other
 
     def _hold(self, content_id: bytes, neighbours: Neighbours) -> None:
+        self.gone.discard(content_id)
         self._pending[content_id] = neighbours
         self._pending.move_to_end(content_id)
         if len(self._pending) > len(self._owners):
-            self._pending.popitem(last=False)
+            self.gone.add(self._pending.popitem(last=False)[0])

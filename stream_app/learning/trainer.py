@@ -30,11 +30,15 @@ class OnlineTrainer:
         candidates: NDArray[np.bool_],
         groups: tuple[int, int],
         chosen: int,
+        stands_for: Floats | None = None,
     ) -> float:
         """One step: a user of these ``groups`` chose row ``chosen`` among the ``candidates`` [N] of
-        contents with ``features`` [N, F], which the model gives ``scores`` [N]. Returns the loss before
-        the step. Raises LearningError as :meth:`SoftmaxRanker.learn`."""
+        contents with ``features`` [N, F], which the model gives ``scores`` [N]; ``stands_for`` [N] are
+        logarithms of how many contents each stands for, None = itself. Returns the loss before the step.
+        Raises LearningError as :meth:`SoftmaxRanker.learn`."""
         rows, offsets = self._list(scores, candidates, chosen)
+        if stands_for is not None:
+            offsets += stands_for[rows]
         loss = self.model.learn(features[rows], groups, len(rows) - 1, offsets)
         part = max(REACH, 1 / self.model.steps)
         self.loss = loss if self.loss is None else self.loss + part * (loss - self.loss)

@@ -91,7 +91,7 @@ def test_what_is_held_is_bounded_and_a_tombstone_forgets() -> None:
     followed.adopt(index.drain_changes())
     users = {n: float(followed.together.users[index.rows[b"c%d" % n]]) for n in range(6, 10)}
     assert users == {6: 6, 7: 7, 8: 8, 9: 0}
-    assert not followed._pending
+    assert followed.gone == {b"c%d" % n for n in range(6)}
     followed.apply([(b"c8", None), (None, record(1)), (b"c7", b"nonsense")])
     assert followed.together.users[index.rows[b"c8"]] == 0
     assert followed.together.users[index.rows[b"c7"]] == 7
@@ -118,3 +118,20 @@ def test_what_is_published_says_what_is_held() -> None:
     found = followed.record(index.rows[b"a"])
     assert found is not None
     assert decode(found[1]).keys.tolist() == [key64("b")]
+
+
+def test_contents_that_left_the_index_are_gone_unless_they_come_back() -> None:
+    index = index_of()
+    followed = FollowedNeighbours(index, 4)
+    for name in "abc":
+        put(index, name)
+    followed.adopt(index.drain_changes())
+    for name in (b"a", b"c"):
+        index.delete(name)
+    put(index, "c")
+    put(index, "d")
+    followed.adopt(index.drain_changes())
+    assert followed.gone == {b"a"}
+    put(index, "a")
+    followed.adopt(index.drain_changes())
+    assert followed.gone == set()
