@@ -11,7 +11,6 @@ import copy
 from enum import Enum
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stream_app.learning.model import Floats, SoftmaxRanker
 from stream_app.learning.online import Choice
@@ -19,6 +18,8 @@ from stream_app.learning.online import Choice
 PLACES = 10
 WORST = 50.0
 """Nats; no loss counts as more, and a loss that is no number as that much."""
+LATELY = 4
+"""The last ones of so many equal parts of the fewest choices that a model is judged by."""
 
 
 class Verdict(Enum):
@@ -60,8 +61,7 @@ class Shadow:
         self.gains: dict[str, Mean] = {}
         """NDCG@10 likewise, of the content chosen among its candidates"""
         self._window, self._margin, self._least = window, margin, least
-        self._seen = 0
-        self._ahead, self._fallen = Mean(window), Mean(window)
+        self._begin_anew()
 
     def judge(self, choice: Choice) -> None:
         """Take in one choice, as it was before the online model learned from it."""
@@ -73,6 +73,7 @@ class Shadow:
         self._seen += 1
         if "published" in losses:
             self._ahead.add(losses["published"] - losses["online"])
+            self._lately.add(losses["published"] - losses["online"])
         if "before" in losses:
             self._fallen.add(losses["published"] - losses["before"])
 
@@ -82,16 +83,24 @@ class Shadow:
             return Verdict.PUBLISH if self._seen >= self._least else Verdict.KEEP
         if self._fallen.count >= self._least and self._fallen.value > self._margin:
             return Verdict.ROLL_BACK
-        if self._ahead.count >= self._least and self._ahead.value >= -self._margin:
+        # what it gained before it went astray must not hide that
+        worst = min(self._ahead.value, self._lately.value)
+        if self._ahead.count >= self._least and worst >= -self._margin:
             return Verdict.PUBLISH
-        if self._ahead.count >= max(self._least, self._window):
+        if self._ahead.count >= max(self._least, self._window) and self._ahead.value < -self._margin:
             return Verdict.RESTART
         return Verdict.KEEP
+
+    def resume(self, model: SoftmaxRanker) -> None:
+        """``model`` is the published one, from an earlier life."""
+        self.published = model
 
     def publish(self, model: SoftmaxRanker) -> None:
         """A copy of ``model`` takes over."""
         self.before, self.published = self.published, copy.deepcopy(model)
-        self._change("published", "online")
+        self._take_over("before", "published")
+        self._take_over("published", "online")
+        self._begin_anew()
 
     def roll_back(self) -> bool:
         """The model before takes over; returns whether the online one is worse than it, too.
@@ -102,25 +111,23 @@ class Shadow:
             raise LookupError("there is no model before the published one")
         worse = self._fallen.value - self._ahead.value > self._margin
         self.published, self.before = self.before, None
-        self._change("published", "before")
+        self._take_over("published", "before")
+        self.losses.pop("before", None)
+        self.gains.pop("before", None)
+        self._begin_anew()
         return worse
 
     def restart(self) -> SoftmaxRanker:
         """A copy of the published model, which becomes the online one. Raises LookupError without any."""
         if self.published is None:
             raise LookupError("no model has been published")
-        self._ahead = Mean(self._window)
+        self._ahead, self._lately = Mean(self._window), Mean(self._least // LATELY + 1)
         self._take_over("online", "published")
         return copy.deepcopy(self.published)
 
-    def _change(self, name: str, former: str) -> None:
-        if self.before is None:
-            self.losses.pop("before", None)
-            self.gains.pop("before", None)
-        else:
-            self._take_over("before", name)
-        self._take_over(name, former)
-        self._ahead, self._fallen, self._seen = Mean(self._window), Mean(self._window), 0
+    def _begin_anew(self) -> None:
+        self._seen, self._fallen = 0, Mean(self._window)
+        self._ahead, self._lately = Mean(self._window), Mean(self._least // LATELY + 1)
 
     def _take_over(self, name: str, former: str) -> None:
         for means in (self.losses, self.gains):
@@ -137,14 +144,12 @@ class Shadow:
 
 def judged(scores: Floats, choice: Choice) -> tuple[float, float]:
     """Loss in nats, at most WORST, and NDCG@10 of ``scores`` [n] for a choice."""
-    allowed, offsets = choice.allowed, choice.among.offsets
-    # the content chosen stands for itself, whatever else it was drawn for
-    weights = np.where(np.arange(len(scores)) == choice.place, 0.0, offsets)
-    logits: NDArray[np.float64] = np.where(allowed, scores.astype(np.float64) + weights, -np.inf)
-    own = float(scores[choice.place])
-    if not np.isfinite(scores[allowed]).all():
+    own, among = float(scores[choice.place]), scores[choice.allowed].astype(np.float64)
+    offsets = choice.among.offsets[choice.allowed]
+    if not np.isfinite(among).all():
         return WORST, 0.0
+    logits = among + offsets
     top = logits.max()
     loss = float(top + np.log(np.exp(logits - top).sum())) - own
-    above = float(np.exp(weights[allowed & (scores > own)]).sum())
+    above = float(np.exp(offsets[among > own]).sum())
     return min(loss, WORST), float(1 / np.log2(above + 2)) if above < PLACES else 0.0
