@@ -1,0 +1,130 @@
+"""What is new in an interests record: the engagements that its user has not been known for yet (NumPy).
+
+A record holds a user's recent interactions, each with its place in the order of arrival, so what came
+after the last record of the same user that was read is new. Of a user who is not remembered, only the
+newest interaction is: earlier ones may have been learned from before.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.content.index import ContentIndex
+from stream_app.interests.record import APPLIED, UNDONE, InterestRecord, by_arrival
+from stream_app.learning.history import UserHistory
+from stream_app.learning.online import Engagement
+
+
+@dataclass(frozen=True)
+class Undone:
+    """An engagement that was taken back."""
+
+    row: int
+    time: int
+    """ms, event time of what was taken back"""
+    weight: float
+
+
+@dataclass(frozen=True)
+class _Known:
+    """How far a user's record has been read."""
+
+    total: int
+    seen_total: int
+    undone: bytes
+    """Bits, by slot of the ring: interactions that were taken back"""
+
+
+class RememberedUsers:
+    """At most ``capacity`` users, the ones longest unheard of given up first."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._users: OrderedDict[bytes, _Known] = OrderedDict()
+
+    def forget(self, user: bytes) -> None:
+        """The user was erased or has faded."""
+        self._users.pop(user, None)
+
+    def news(self, user: bytes, record: InterestRecord, index: ContentIndex) -> Iterator[Engagement | Undone]:
+        """What is new in a user's record, in the order of arrival; contents that ``index`` does not know
+        are left out. A record older than what was read of the user has nothing new."""
+        header = record.header
+        total, seen_total = int(header["total"]), int(header["seen_total"])
+        before = self._users.pop(user, None)
+        undone = np.packbits(record.interactions["state"] == UNDONE).tobytes()
+        self._users[user] = _Known(total, seen_total, undone)
+        if len(self._users) > self._capacity:
+            self._users.popitem(last=False)
+        if before is not None and total < before.total:
+            before = None  # erased and begun anew, or the topic was
+        if before is not None and undone != before.undone:
+            yield from _taken_back(record, before, index)
+        yield from _engagements(record, before, index)
+
+
+def _engagements(record: InterestRecord, before: _Known | None, index: ContentIndex) -> Iterator[Engagement]:
+    ring, seen_keys = by_arrival(record), _seen_by_arrival(record)
+    total, seen_total = int(record.header["total"]), int(record.header["seen_total"])
+    new = min(1 if before is None else total - before.total, len(ring))
+    if not new:
+        return
+    if before is not None:
+        unseen = min(max(seen_total - before.seen_total, 0), len(seen_keys))
+    else:  # the newest content of all was not known before, unless it was engaged with earlier
+        unseen = int(len(seen_keys) > 0 and seen_keys[-1] not in ring["content"][:-1])
+    rows, seen = _rows(index, ring["content"]), _rows(index, seen_keys)
+    for place in range(len(ring) - new, len(ring)):
+        entry, so_far = ring[place], len(seen) - unseen
+        found = np.flatnonzero(seen_keys[so_far:] == entry["content"])
+        if entry["state"] == APPLIED and rows[place] >= 0:
+            known = np.concatenate([rows[:place], seen[:so_far]])
+            yield Engagement(
+                row=int(rows[place]),
+                time=int(entry["time"]),
+                weight=float(entry["weight"]),
+                first=len(found) > 0,
+                history=_history(ring[:place], rows[:place], seen[:so_far], seen_total - unseen),
+                known=known[known >= 0],
+            )
+        if len(found):
+            unseen -= int(found[0]) + 1
+
+
+def _taken_back(record: InterestRecord, before: _Known, index: ContentIndex) -> Iterator[Undone]:
+    ring, total, size = record.interactions, int(record.header["total"]), int(record.header["recent"])
+    slots = np.arange(len(ring))
+    arrivals = total - 1 - (total - 1 - slots) % max(size, 1)
+    bits = np.unpackbits(np.frombuffer(before.undone, np.uint8), count=len(ring))
+    back = (ring["state"] == UNDONE) & (bits == 0) & (arrivals < before.total)
+    rows = _rows(index, ring["content"][back])
+    for row, entry in zip(rows.tolist(), ring[back], strict=True):
+        if row >= 0:
+            yield Undone(row, int(entry["time"]), float(entry["weight"]))
+
+
+def _history(
+    ring: NDArray[np.void], rows: NDArray[np.int64], seen: NDArray[np.int64], contents: int
+) -> UserHistory:
+    # what was taken back, or waits for its original, is as if it had been disliked: no history
+    weights = np.where(ring["state"] == APPLIED, ring["weight"], np.float32(-1))
+    return UserHistory.of_record(rows, ring["time"], weights, seen, contents)
+
+
+def _rows(index: ContentIndex, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """[n], row of each content key, -1 where it is not known."""
+    found = (index.row_of_key(key) for key in keys.tolist())
+    return np.fromiter((-1 if row is None else row for row in found), np.int64, len(keys))
+
+
+def _seen_by_arrival(record: InterestRecord) -> NDArray[np.uint64]:
+    """A record's seen keys, oldest first."""
+    m, total, size = len(record.seen), int(record.header["seen_total"]), int(record.header["seen"])
+    if total <= m or m < size:
+        return record.seen
+    return np.roll(record.seen, -(total % size))
