@@ -22,7 +22,7 @@ from stream_app.hashing import action_code
 from stream_app.secret import Secret
 
 ENV_PREFIX = "STREAM_APP_"
-OWN_TOPICS = ("events-retry", "events-dlq", "erasures", "content", "content-vectors", "interests", "content-stats", "erasure-receipts", "recommendations")
+OWN_TOPICS = ("events-retry", "events-dlq", "erasures", "content", "content-vectors", "interests", "content-stats", "erasure-receipts", "models", "co-engagement", "recommendations")
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -114,7 +114,7 @@ class Interests(Section, frozen=True):
     sweep_interval_s: Annotated[Positive, Meta(description="How often copies of erased users' events are removed from `events-retry`, `events-dlq` and the files of the state directory, if there are any. One round rewrites the state of the partitions concerned.")] = 30.0
     fences: Annotated[Count, Meta(description="Most erased users remembered in one partition; beyond it those with the oldest fences are forgotten, and late events of theirs would count again. A fence older than `events.max_age_days` is not needed any more.")] = 1_000_000
     standby_replicas: Annotated[int, Meta(description="Workers that keep a warm copy of each partition.", ge=0, le=8)] = 0
-    stats_half_lives_h: Annotated[tuple[Positive, ...], Meta(description="Half-lives of the content statistics, in hours.", min_length=1, max_length=8)] = (0.5, 6.0, 24.0, 168.0, 720.0)
+    stats_half_lives_h: Annotated[tuple[Positive, ...], Meta(description="Half-lives of the content statistics, in hours. The learned ranker needs the default ones; with others the fixed blend ranks.", min_length=1, max_length=8)] = (1 / 12, 1 / 3, 1.0, 4.0, 24.0, 96.0, 336.0, 1440.0)
 
 
 class Content(Section, frozen=True):
@@ -153,6 +153,20 @@ class Ranking(Section, frozen=True):
     queue_users: Annotated[Count, Meta(description="Users waiting to be ranked beyond which the cheap fallback list is published.")] = 20_000
 
 
+class Learning(Section, frozen=True):
+    """The trainer: the ranker that learns from every engagement."""
+
+    publish_interval_s: Annotated[Positive, Meta(description="How often what was learned is published: co-engagement and the state of learning each time, a model for the rankers when it is due and good enough.")] = 30.0
+    min_steps: Annotated[Count, Meta(description="Engagements that a model must have been judged by before it is published, or taken back.")] = 200
+    shadow_window: Annotated[Count, Meta(description="The models' losses are compared over about so many engagements.")] = 1_000
+    margin: Annotated[float, Meta(description="Nats by which a model's mean loss may be above another's without being worse: beyond it the newer one is not published, a published one gives way to the one before it, and after a whole `shadow_window` of that the model that learns begins again as the published one.", ge=0)] = 0.05
+    candidates: Annotated[int, Meta(description="Contents that a step compares the chosen one with, at most: the ones most engaged with at each half-life, the newest, neighbours of the user's last contents, and a sample of all others. Where the index has more contents than this, their common features are renewed after every N / `candidates` engagements only.", ge=50)] = 1_000
+    neighbours: Annotated[int, Meta(description="Contents kept for each content as engaged with by the same users (`co-engagement`); takes 16 bytes each, for all of `content.capacity`, in the trainer and in each ranker.", ge=1, le=65_535)] = 128
+    published_contents: Annotated[Count, Meta(description="Most contents whose neighbours are published at a time, those first that have changed most; the others wait for the next time.")] = 5_000
+    remembered_users: Annotated[Count, Meta(description="Users of whom the trainer remembers how far it has learned; of others only the newest interaction counts.")] = 200_000
+    max_backlog: Annotated[Count, Meta(description="A trainer that is further behind than so many records of `interests` goes on at their end: the skipped ones are counted, and never learned from.")] = 50_000
+
+
 class Recommendations(Section, frozen=True):
     """Publishing of slates."""
 
@@ -177,6 +191,7 @@ class Settings(Section, frozen=True):
     events: Events = Events()
     interests: Interests = Interests()
     content: Content = Content()
+    learning: Learning = Learning()
     ranking: Ranking = Ranking()
     recommendations: Recommendations = Recommendations()
     observability: Observability = Observability()
@@ -195,6 +210,7 @@ SECTIONS: dict[str, type[Section]] = {
     "events": Events,
     "interests": Interests,
     "content": Content,
+    "learning": Learning,
     "ranking": Ranking,
     "recommendations": Recommendations,
     "observability": Observability,

@@ -69,5 +69,7 @@ def declare(settings: Settings) -> tuple[Topic, ...]:
         Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True, kept, soon),
         Topic(name("content-stats"), "content_id", "statistics record", p, "compact", FOREVER, True, kept),
         Topic(name("erasure-receipts"), "hash of user_id", "receipt (JSON)", p, "compact", FOREVER, True, kept, soon),
+        Topic(name("models"), "ranker or online", "checkpoint (safetensors); headers", 1, "compact", FOREVER, False, kept),
+        Topic(name("co-engagement"), "content_id", "neighbours record", few, "compact", FOREVER, False, kept),
         Topic(name("recommendations"), "user_id", "slate (JSON)", few, "compact,delete", 4 * week, False, kept, soon),
     )

@@ -14,6 +14,7 @@ from stream_app.events.schema import Event
 from stream_app.interests.erasure import Erasure
 from stream_app.interests.receipts import Receipt
 from stream_app.interests.statistics_record import OUTCOMES_KEY
+from stream_app.learning.models_record import ONLINE_KEY, RANKER_KEY
 from stream_app.recommendations.slate import COLD_START_USER, Slate
 from stream_app.settings import Settings
 from stream_app.topics import Topic, declare
@@ -63,10 +64,23 @@ MESSAGES: dict[str, dict[str, Any]] = {
         "summary": "Decayed engagement counts of a content in one partition; layout in "
         "stream_app/interests/statistics_record.py.",
     },
+    "checkpoint (safetensors); headers": {
+        "name": "checkpoint",
+        "summary": "A ranker, tensors as in stream_app/learning/checkpoint.py. The headers version, steps, "
+        "loss, created_at (ms) and positions (JSON: partition of interests to offset) are text.",
+    },
+    "neighbours record": {
+        "name": "neighbours",
+        "summary": "Contents that a content is engaged with together; layout in "
+        "stream_app/learning/neighbours_record.py.",
+    },
 }
 """``Topic.value`` → its message. A topic whose value is not here cannot be documented."""
 
 RESERVED_KEYS = {
+    "models": f" Key {RANKER_KEY.decode()!r}: the model that rankers use; {ONLINE_KEY.decode()!r}: the one "
+    "that goes on learning. Written in transactions, as co-engagement is: read with "
+    "`isolation.level=read_committed`.",
     "recommendations": f" Key {COLD_START_USER.decode()!r}: the slate for users who have none of their own. "
     "Slates are produced in transactions: read with `isolation.level=read_committed`.",
     "content-stats": f" Key {OUTCOMES_KEY.decode()!r}: the partition's account of its input records (JSON).",

@@ -13,6 +13,7 @@ from stream_app.learning.coengagement import CoEngagement
 from stream_app.learning.features import BANDS, NAMES, bands, candidate_features
 from stream_app.learning.habits import AgeHabits
 from stream_app.learning.history import LONGEST, NOBODY, UserHistory
+from stream_app.settings import Settings
 
 NOW = 1_700_000_000_000
 HOUR, DAY = 3_600_000, 86_400_000
@@ -246,3 +247,7 @@ def test_features_of_a_few_contents_are_those_that_they_have_among_all(seed: int
     for rows in (np.array([29, 0, 3, 17, 8]), np.array([5]), np.zeros(0, np.int64), np.arange(CONTENTS)):
         few = candidate_features(shared, history, catalogue, together, AgeHabits(), rows)
         np.testing.assert_allclose(few, among_all[rows], rtol=1e-5, atol=1e-6)
+
+
+def test_the_statistics_have_by_default_the_half_lives_that_the_ranker_reads() -> None:
+    assert Settings().interests.stats_half_lives_h == HALF_LIVES_H
