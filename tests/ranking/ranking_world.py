@@ -25,7 +25,11 @@ NOW = 1_700_000_000_000
 
 def settings(**sections: dict[str, object]) -> Settings:
     """Settings for small vectors; sections override, as in ``settings(ranking={"slate_size": 5})``."""
-    tree = {"content": {"dimensions": D, "capacity": 5000}, "ranking": {"device": "cpu"}}
+    tree = {
+        "interests": {"stats_half_lives_h": [0.5, 6.0, 24.0, 168.0, 720.0]},
+        "content": {"dimensions": D, "capacity": 5000},
+        "ranking": {"device": "cpu"},
+    }
     for name, values in sections.items():
         tree.setdefault(name, {}).update(values)
     return configuration.build(tree)
