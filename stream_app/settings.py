@@ -131,13 +131,28 @@ class Content(Section, frozen=True):
     max_age_days: Annotated[Positive, Meta(description="Contents older than this, counted from stream time, are evicted from the index.")] = 730.0
 
 
+class Arm(Section, frozen=True):
+    """A part of the users, and who ranks for them."""
+
+    name: Annotated[str, Meta(description="Arm's name, as in slates and metrics.", pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+    ranker: Annotated[str, Meta(description="`blend` or `learned`.", pattern="^(blend|learned)$")]
+    share: Annotated[float, Meta(description="Part of the users; what counts is the ratio of the shares.", gt=0, le=1e6)]
+
+
 class Ranking(Section, frozen=True):
-    """Retrieval, blend, diversity."""
+    """Retrieval, ranker, diversity."""
 
     device: Annotated[str, Meta(description="`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
     threads: Annotated[int, Meta(description="Processor threads of one ranking on the CPU; 0 takes half of the processors. More than are really free make it many times slower, since they wait for each other.", ge=0, le=1024)] = 0
     batch_users: Annotated[Count, Meta(description="Users ranked at a time.")] = 256
-    candidates: Annotated[Count, Meta(description="Candidates retrieved for each user (K').")] = 200
+    arms: Annotated[tuple[Arm, ...], Meta(description="A/B arms; in the environment `name:ranker:share,…`. Where there is no learned ranker yet, the blend ranks for its arms too.", min_length=1, max_length=16)] = (
+        Arm(name="learned", ranker="learned", share=1.0),
+    )
+    arms_salt: Annotated[str, Meta(description="Goes into the hash of the user id that says which arm a user is in: another salt draws other users.", max_length=64)] = ""
+    candidates: Annotated[Count, Meta(description="Candidates retrieved for each user by interest, recency and popularity (K'). The learned ranker diversifies its best K'.")] = 200
+    candidates_popular: Annotated[Count, Meta(description="Learned ranker: so many of the contents engaged with most, at each of four half-lives, and of the newest ones are everybody's candidates.")] = 100
+    candidates_near: Annotated[Count, Meta(description="Learned ranker: so many neighbours of each of the user's last eight contents, those with the most common readers, are candidates.")] = 32
+    all_up_to: Annotated[int, Meta(description="Learned ranker: with at most so many contents in the index, all of them are candidates.", ge=0)] = 2_000
     slate_size: Annotated[int, Meta(description="Contents in a slate (k).", ge=1, le=1000)] = 10
     max_age_days: Annotated[Positive, Meta(description="Contents older than this, counted from stream time, are not recommended.")] = 90.0
     min_mass: Annotated[float, Meta(description="Users with less mass get the cold-start blend.", ge=0)] = 0.05
@@ -263,6 +278,8 @@ def build(tree: Mapping[str, Any]) -> Settings:
                 f"events.actions: topic {action.topic!r} of {action.name!r} is the product's own "
                 f"({', '.join(OWN_TOPICS)}, and names that end in events-retry); take another"
             )
+    if len({arm.name for arm in settings.ranking.arms}) < len(settings.ranking.arms):
+        raise ConfigurationError("ranking.arms: each name must be given once")
     if len({action_code(a.name) for a in actions}) < len(actions):
         raise ConfigurationError("events.actions: two names have the same 16-bit code; rename one")
     if settings.interests.seen < settings.interests.recent:
@@ -334,12 +351,13 @@ def _check_security(kafka: Kafka) -> None:
 
 
 def _parse(field: str, text: str) -> Any:
-    """A value from the environment: lists are comma-separated, actions are name:topic:weight."""
-    if field == "actions":
-        parts = [item.split(":") for item in text.split(",") if item]
-        if any(len(p) != 3 for p in parts):
-            raise ConfigurationError(f"events.actions = {text!r}: expected name:topic:weight,…")
-        return [{"name": n, "topic": t, "weight": w} for n, t, w in parts]
+    """A value from the environment: lists are comma-separated, their entries' fields separated by colons."""
+    for setting, names in (("events.actions", Action.__struct_fields__), ("ranking.arms", Arm.__struct_fields__)):
+        if setting.endswith(f".{field}"):
+            parts = [item.split(":") for item in text.split(",") if item]
+            if any(len(p) != len(names) for p in parts):
+                raise ConfigurationError(f"{setting} = {text!r}: expected {':'.join(names)},…")
+            return [dict(zip(names, p, strict=True)) for p in parts]
     if field in ("retry_delays_s", "stats_half_lives_h"):
         return [item for item in text.split(",") if item]
     return text

@@ -90,6 +90,9 @@ class DeviceIndex:
         self.ids: list[bytes | None] = []
         """row → content_id as of the last refresh: what is being ranked must not change names."""
         self._index = index
+        self._sum: Tensor = torch.zeros(d, dtype=torch.float64, device=device)  # of the live rows' vectors
+        self._live = 0
+        self._copied = 0  # rows ever copied: the others are zero
         self._to_copy: NDArray[np.int64] = np.zeros(0, np.int64)
         self._sorted_keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._sorted_rows: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -98,6 +101,11 @@ class DeviceIndex:
     def high(self) -> int:
         """Rows in use as of the last refresh."""
         return len(self.ids)
+
+    @property
+    def mean(self) -> Tensor:
+        """[D] float32, of the vectors of all contents, as of the last copy."""
+        return (self._sum / max(self._live, 1)).float()
 
     def refresh(self) -> NDArray[np.int64]:
         """Take note of the rows changed since the last call and return their numbers; host only."""
@@ -121,7 +129,11 @@ class DeviceIndex:
             return
         index, where = self._index, torch.from_numpy(rows).to(self.device)
         vectors = torch.from_numpy(index.vectors[rows]).to(self.dtype)  # halved before it travels
-        self.vectors[where] = vectors.to(self.device)
+        vectors = vectors.to(self.device)
+        former = self.vectors[where[: int(np.searchsorted(rows, self._copied))]]
+        self._sum += vectors.sum(dim=0, dtype=torch.float64) - former.sum(dim=0, dtype=torch.float64)
+        self._live, self._copied = index.size, max(self._copied, int(rows[-1]) + 1)
+        self.vectors[where] = vectors
         self.keys[where] = torch.from_numpy(index.keys[rows].view(np.int64)).to(self.device)
         self.authors[where] = torch.from_numpy(index.authors[rows].view(np.int64)).to(self.device)
         self._to_copy = rows[:0]

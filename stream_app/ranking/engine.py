@@ -1,12 +1,14 @@
-"""Ranks users: retrieve → blend → diversify → explain, in micro-batches on the device.
+"""Ranks users in micro-batches on the device, each by the ranker of the user's A/B arm.
 
-The engine's *now* is stream time, the newest event time that it was told of: a replayed year is
-ranked as the year it was. Nothing here depends on the wall clock.
+The tensor part is in :mod:`stream_app.ranking.choose`. The engine's *now* is stream time, the newest
+event time that it was told of: a replayed year is ranked as the year it was. Nothing here depends on the
+wall clock.
 
-Numbered steps of one ranking: 1. :meth:`RankingEngine.observe` the records' times, 2.
-:meth:`RankingEngine.refresh` the mirror of the index and the priors, 3.
-:meth:`RankingEngine.rank_prepared`. The first two belong to the thread that changes the index and the
-statistics, and must not overlap with the third, which may run in another.
+Numbered steps of a round: 1. :meth:`RankingEngine.adopt` the newest model, 2.
+:meth:`RankingEngine.observe` the records' times; and for each micro-batch 3.
+:meth:`RankingEngine.refresh` the mirror of the index and the priors, 4.
+:meth:`RankingEngine.rank_prepared`. All but the last belong to the thread that changes the index and the
+statistics, and must not overlap with the last, which may run in another.
 """
 
 from __future__ import annotations
@@ -14,26 +16,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import DeviceError
 from stream_app.hashing import action_code
 from stream_app.interests.record import InterestRecord
 from stream_app.observability import metrics
-from stream_app.ranking.blend import blend
+from stream_app.ranking.arms import Arms
+from stream_app.ranking.catalogue import LiveCatalogue, live_catalogue
+from stream_app.ranking.choose import Chosen, Learned, UploadedPriors, choose_by_blend, choose_by_model
 from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause
-from stream_app.ranking.diversify import diversify
-from stream_app.ranking.explain import shares, top_reasons
-from stream_app.ranking.features import features
+from stream_app.ranking.histories import gather, histories
+from stream_app.ranking.learned import LearnedModel
+from stream_app.ranking.neighbours import NeighbourTable
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.ranking.ranked import Item, Parts, Ranked, Reason
-from stream_app.ranking.retrieve import Priors, priors, retrieve
+from stream_app.ranking.published import Published
+from stream_app.ranking.ranked import BLEND, LEARNED, Item, Kind, Parts, Ranked, Reason
+from stream_app.ranking.retrieve import Priors, priors
 from stream_app.ranking.users import Interest, UserBatch
 from stream_app.settings import Settings
 
@@ -49,20 +53,6 @@ between two micro-batches, a broken CUDA context comes back only with a new proc
 
 PRIORS_STREAM_MS = 1_000  # priors are renewed once stream time has moved by this much,
 PRIORS_WALL_S = 0.5  # or after this long, for the statistics that have come in
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What the device hands back for B users: [B, k] and so on, on the host."""
-
-    rows: NDArray[np.int64]
-    """[B, k], -1 where there is none"""
-    parts: NDArray[np.float64]
-    """[B, k, 4]"""
-    shares: NDArray[np.float64]
-    """[B, k, r], descending"""
-    reasons: NDArray[np.int64]
-    """[B, k, r], slots of the recent interactions"""
 
 
 class RankingEngine:
@@ -84,11 +74,25 @@ class RankingEngine:
         self._mirror = DeviceIndex(index, self.device)
         self._interest = Interest.of(settings, index.model, index.vectors.shape[1])
         self._actions = {action_code(a.name): a for a in settings.events.actions}
+        self._arms = Arms(settings.ranking.arms, settings.ranking.arms_salt)
+        self.neighbours: NeighbourTable | None = None
+        """Co-engagement; None where nobody is to be ranked by the learned ranker"""
+        if any(arm.ranker == LEARNED for arm in settings.ranking.arms):
+            if statistics.fit_learning:
+                self.neighbours = NeighbourTable(index, settings.learning.neighbours, self.device)
+            else:
+                log.warning(
+                    "interests.stats_half_lives_h are not those of the learned ranker: the blend ranks for "
+                    "its arms; leave the setting at its default"
+                )
+        self._published: Published | None = None
+        self._model: LearnedModel | None = None
+        self._catalogue: LiveCatalogue | None = None
         self._observed = 0
         self._priors: Priors | None = None
         self._clock = clock
         self._priors_at = 0.0
-        self._uploaded: tuple[Tensor, Tensor, Tensor] | None = None
+        self._uploaded: UploadedPriors | None = None
         self._broken: str | None = None  # why the mirror could not be refreshed
         self._failures = 0  # of the device, in a row
 
@@ -103,6 +107,21 @@ class RankingEngine:
         newest = max((record.t_ref for _, record in users if record is not None), default=0)
         self._observed = max(self._observed, newest)
 
+    def adopt(self, published: Published | None) -> None:
+        """Rank with this model from now on, with none where it is None."""
+        if published is self._published:
+            return
+        model = None
+        if published is not None:
+            try:
+                model = LearnedModel.of(published.model, published.habits, published.version, self.device)
+            except RuntimeError as error:  # the model so far goes on; this one is tried again
+                self._device_failure(error)
+                return
+        self._published, self._model = published, model
+        metrics.RANKER_VERSION.set(0 if published is None else published.version)
+        self._priors = None  # what the model reads of the catalogue is computed with them
+
     def refresh(self) -> None:
         """Bring mirror and priors up to date. Cheap when nothing changed.
 
@@ -115,6 +134,8 @@ class RankingEngine:
         self._broken = None
         try:
             self._mirror.copy()
+            if self.neighbours is not None:
+                self.neighbours.adopt(changed, self._mirror.rows_of)
         except RuntimeError as error:
             self._broken = self._device_failure(error)
         clock, now, old = self._clock(), self.now, self._priors
@@ -127,6 +148,7 @@ class RankingEngine:
         ):
             with metrics.RANK_SECONDS.labels("priors").time():
                 self._priors = priors(self.settings, self.index, self.statistics, now)
+                self._catalogue = self._catalogue_now(self._priors)
             self._priors_at = clock
             self._uploaded = None
 
@@ -142,21 +164,33 @@ class RankingEngine:
         micro-batch gets the fallback; any other error is raised, and DeviceError after
         ``FAILURES_IN_A_ROW``: fallbacks must not go on unnoticed, a new process may have a device.
         """
-        found: list[Ranked] = []
         size = self.settings.ranking.batch_users
         if self.device.type == "cpu":
             size = min(size, CPU_USERS)
-        for start in range(0, len(users), size):
-            batch = users[start : start + size]
-            if self._broken is not None:
-                found += self.fallback(batch, self._broken)
-                continue
-            try:
-                found += self._rank(batch)
-            except RuntimeError as error:
-                found += self.fallback(batch, self._device_failure(error))
-            else:
-                self._failures = 0
+        arms = [self._arms.of(user_id) for user_id, _ in users]
+        found: dict[int, Ranked] = {}
+        for ranker in (BLEND, LEARNED):
+            places = [place for place, arm in enumerate(arms) if arm.ranker == ranker]
+            learned = self._learned() if ranker == LEARNED else None
+            if ranker == LEARNED and learned is None and places:
+                metrics.FALLBACKS.labels("no_model").inc(len(places))
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
+                found.update(zip(some, self._micro_batch([users[i] for i in some], learned), strict=True))
+        ranked = [replace(found[i], arm=arm.name) for i, arm in enumerate(arms)]
+        for one in ranked:
+            metrics.ARM_USERS.labels(one.arm, one.ranker.partition("-")[0]).inc()
+        return ranked
+
+    def _micro_batch(self, users: Sequence[User], learned: Learned | None) -> list[Ranked]:
+        """One ranking for each of these users, by the learned ranker or by the blend."""
+        if self._broken is not None:
+            return self.fallback(users, self._broken)
+        try:
+            found = self._rank(users, learned)
+        except RuntimeError as error:
+            return self.fallback(users, self._device_failure(error))
+        self._failures = 0
         return found
 
     def without_deleted(self, ranked: Ranked) -> Ranked:
@@ -222,97 +256,86 @@ class RankingEngine:
         return self._priors
 
     @torch.inference_mode()
-    def _rank(self, users: Sequence[User]) -> list[Ranked]:
+    def _rank(self, users: Sequence[User], learned: Learned | None) -> list[Ranked]:
+        records = [record for _, record in users]
+        ranking, mirror = self.settings.ranking, self._mirror
         with metrics.RANK_SECONDS.labels("gather").time():
-            batch = self._interest.gather(
-                [record for _, record in users], self._known_priors().now, self._mirror.rows_of
-            )
-        chosen = self._rank_on_device(batch) if self._mirror.high else None
+            batch = self._interest.gather(records, self._known_priors().now, mirror.rows_of)
+            personal, ranker, read = batch.personal, BLEND, None
+            if learned is not None:
+                known, ranker = learned.catalogue, f"{LEARNED}-{learned.model.version}"
+                read = gather(
+                    histories(records, mirror.rows_of),
+                    known.now,
+                    known.created_at,
+                    known.authors,
+                    known.readers,
+                    learned.model.habits,
+                )
+                personal = read.lengths > 0
+        chosen = None
+        if mirror.high and learned is not None and read is not None:
+            bias = self._priors_on_device().bias
+            chosen = choose_by_model(ranking, mirror, bias, learned, batch, read)
+        elif mirror.high:
+            chosen = choose_by_blend(ranking, mirror, self._priors_on_device(), batch)
         with metrics.RANK_SECONDS.labels("assemble").time():
-            return self._assemble(users, batch, chosen)
+            return self._assemble(users, batch, chosen, personal, ranker)
 
-    def _rank_on_device(self, batch: UserBatch) -> _Chosen:
-        """The tensor part; synchronises the GPU once, at its end, so on CUDA that step's seconds hold
-        what the ones before have queued."""
-        ranking, device = self.settings.ranking, self.device
-        bias, recency, popularity = self._priors_on_device()
-
-        def put(array: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(array).to(device, non_blocking=True)
-
-        with metrics.RANK_SECONDS.labels("retrieve").time():
-            interests = put(batch.interests)
-            candidates = retrieve(
+    def _catalogue_now(self, known: Priors) -> LiveCatalogue | None:
+        """What the learned ranker reads of the catalogue; None where nobody is ranked by it."""
+        if self._model is None or self.neighbours is None:
+            return None
+        try:
+            return live_catalogue(
+                self.index,
                 self._mirror,
-                interests,
-                bias,
-                put(batch.seen_users),
-                put(batch.seen_rows),
-                ranking.weight_interest,
-                ranking.candidates,
+                self.statistics,
+                self.neighbours.readers,
+                known.bias > -np.inf,
+                known.now,
+                self.settings.ranking.candidates_popular,
             )
-        with metrics.RANK_SECONDS.labels("blend").time():
-            recent = put(batch.recent_rows)  # [B, R]
-            recent_vectors = self._mirror.vectors.index_select(0, recent.flatten()).float()
-            known = features(
-                candidates,
-                interests,
-                recent_vectors.view(*recent.shape, -1),
-                put(batch.recent_match),
-                recency,
-                popularity,
-            )
-            parts = blend(known, ranking)  # [B, K, 4]
-        with metrics.RANK_SECONDS.labels("diversify").time():
-            chosen = diversify(
-                parts.sum(dim=2),
-                candidates.valid,
-                candidates.vectors,
-                self._mirror.authors[candidates.rows],
-                ranking.slate_size,
-                ranking.diversity,
-                ranking.author_cap,
-            )  # [B, k]
-        with metrics.RANK_SECONDS.labels("explain").time():
-            place = chosen.clamp(min=0)
-            deep = place.unsqueeze(2)
-            share, slots = top_reasons(
-                shares(
-                    known.closeness.gather(1, deep.expand(-1, -1, recent.shape[1])),
-                    put(batch.recent_share),
-                    known.interest.gather(1, place),
-                    put(batch.norms),
-                ),
-                ranking.reasons,
-            )
-            rows = torch.where(chosen < 0, -1, candidates.rows.gather(1, place))
-            return _to_host_synchronising(rows, parts.gather(1, deep.expand(-1, -1, 4)), share, slots)
+        except RuntimeError as error:
+            self._broken = self._device_failure(error)
+            return None
 
-    def _priors_on_device(self) -> tuple[Tensor, Tensor, Tensor]:
-        """bias, recency, popularity; each [N]"""
+    def _learned(self) -> Learned | None:
+        """The learned ranker, where there is one to rank with."""
+        if self._model is None or self._catalogue is None or self.neighbours is None:
+            return None
+        return Learned(self._model, self._catalogue, self.neighbours)
+
+    def _priors_on_device(self) -> UploadedPriors:
         if self._uploaded is None:
             known = self._known_priors()
-            bias, recency, popularity = (
-                torch.from_numpy(a).to(self.device) for a in (known.bias, known.recency, known.popularity)
+            self._uploaded = UploadedPriors(
+                *(torch.from_numpy(a).to(self.device) for a in (known.bias, known.recency, known.popularity))
             )
-            self._uploaded = (bias, recency, popularity)
         return self._uploaded
 
-    def _assemble(self, users: Sequence[User], batch: UserBatch, chosen: _Chosen | None) -> list[Ranked]:
-        personal = batch.personal.tolist()
-        metrics.RANKED_USERS.labels("personal").inc(sum(personal))
-        metrics.RANKED_USERS.labels("cold_start").inc(len(users) - sum(personal))
+    def _assemble(
+        self,
+        users: Sequence[User],
+        batch: UserBatch,
+        chosen: Chosen | None,
+        personal: NDArray[np.bool_],
+        ranker: str,
+    ) -> list[Ranked]:
+        kinds: list[Kind] = ["personal" if one else "cold_start" for one in personal.tolist()]
+        for kind in ("personal", "cold_start"):
+            metrics.RANKED_USERS.labels(kind).inc(kinds.count(kind))
         found = []
         for i, (user_id, record) in enumerate(users):
             items: list[Item] = []
             if chosen is not None:
                 rows = chosen.rows[i]
-                reasons = self._reasons(batch, chosen, i) if personal[i] else None
+                reasons = self._reasons(batch, chosen, i) if batch.personal[i] else None
                 items = self._items(rows[rows >= 0].tolist(), chosen.parts[i], reasons)
-            found.append(Ranked(user_id, record, "personal" if personal[i] else "cold_start", items))
+            found.append(Ranked(user_id, record, kinds[i], items, ranker=ranker))
         return found
 
-    def _reasons(self, batch: UserBatch, chosen: _Chosen, user: int) -> list[list[Reason]]:
+    def _reasons(self, batch: UserBatch, chosen: Chosen, user: int) -> list[list[Reason]]:
         """The reasons of each place of one user's slate."""
         ids, rows, actions = self._mirror.ids, batch.recent_rows[user], batch.recent_actions[user]
         reasons = []
@@ -329,7 +352,7 @@ class RankingEngine:
     def _items(
         self, rows: list[int], parts: NDArray[np.float64], reasons: list[list[Reason]] | None = None
     ) -> list[Item]:
-        """Items of one slate; ``parts`` [≥ k, 4], rounded already, in the order of ``rows``."""
+        """Items of one slate; ``parts`` [≥ k, P], rounded already, in the order of ``rows``."""
         scores = np.round(parts.sum(axis=1), 6).tolist()
         items = []
         for place, (row, score, part) in enumerate(zip(rows, scores, parts.tolist(), strict=False)):
@@ -338,16 +361,6 @@ class RankingEngine:
                 why = reasons[place] if reasons is not None else []
                 items.append(Item(_text(content_id), score, Parts(*part), why))
         return items
-
-
-def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor) -> _Chosen:
-    """Waits for the device. Floats are rounded to 6 digits, beyond which they say nothing."""
-    return _Chosen(
-        rows.cpu().numpy(),
-        np.round(parts.double().cpu().numpy(), 6),
-        np.round(share.double().cpu().numpy(), 6),
-        slots.cpu().numpy(),
-    )
 
 
 def _capped(places: NDArray[np.intp], authors: list[int], cap: int, count: int) -> list[int]:

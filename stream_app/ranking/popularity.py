@@ -6,13 +6,15 @@ Every interests partition p writes its own decayed counts ``c[p, a, h]`` of a co
     x(now) = Σ_p 2^(-(now - t[p]) / h) · Σ_a w[a] · c[p, a, h]
 
 A record replaces the earlier one of the same (content, partition), so the sum does not depend on how
-the partitions' records interleave.
+the partitions' records interleave. Beside it stands the plain count, ``w[a] = 1``, of the actions that are
+no dislike (w[a] ≥ 0): what the learned ranker calls engaged.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +23,28 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
 from stream_app.hashing import action_code
 from stream_app.interests import statistics_record
+from stream_app.learning.activity import HALF_LIVES_H, WEIGHTED
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
 HOUR_MS = 3_600_000.0
 
 _Counts = tuple[int, NDArray[np.float32]]
-"""t_ref in ms, and the weighted counts [H] of one partition."""
+"""t_ref in ms, and the weighted and the plain counts [2, H] of one partition."""
+
+_WEIGHTED_SUM, _PLAIN = 0, 1
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the learned ranker reads of the statistics, for N rows."""
+
+    engaged: NDArray[np.float32]
+    """[H, N], engagements of no negative weight, ≥ 0"""
+    weighted: NDArray[np.float32]
+    """[len(WEIGHTED), N], ≥ 0"""
+    engaged_at: NDArray[np.int64]
+    """[N], ms, of the newest engagement; 0 where there was none"""
 
 
 class ContentStatistics:
@@ -43,10 +60,15 @@ class ContentStatistics:
         self.stream_time = 0
         """Newest t_ref seen, ms; 0 before the first record."""
         self._index = index
+        self.fit_learning = bool(
+            len(self.half_lives_h) == len(HALF_LIVES_H)
+            and np.allclose(self.half_lives_h, HALF_LIVES_H, rtol=1e-3)
+        )
+        """Whether the half-lives are those that the learned ranker reads."""
         self._weights = {action_code(a.name): a.weight for a in settings.events.actions}
         n, p, h = len(index.keys), settings.kafka.partitions, len(self.half_lives_h)
         self._owners: NDArray[np.uint64] = np.zeros(n, np.uint64)  # [N], whose counts stand in the row
-        self._counts: NDArray[np.float32] = np.zeros((h, n, p), np.float32)
+        self._counts: NDArray[np.float32] = np.zeros((2, h, n, p), np.float32)
         self._t_ref: NDArray[np.int64] = np.zeros((n, p), np.int64)
         self._pending: OrderedDict[bytes, dict[int, _Counts]] = OrderedDict()
         # layout of a record → weights [A], and where to find the configured half-lives; None = as they are
@@ -70,7 +92,7 @@ class ContentStatistics:
                 metrics.RANKER_REJECTED.labels("content-stats").inc()
                 continue
             self.stream_time = max(self.stream_time, statistics.t_ref)
-            counts = (statistics.t_ref, self._weighted(statistics))
+            counts = (statistics.t_ref, self._sums(statistics))
             row = self._index.rows.get(content_id)
             if row is None:
                 self._hold(content_id, statistics.partition, counts)
@@ -97,12 +119,44 @@ class ContentStatistics:
         Counts newer than ``now_ms`` are taken as they stand.
         """
         high = self._index.high
-        half_life_ms = float(self.half_lives_h[half_life_index]) * HOUR_MS
-        age = np.maximum(now_ms - self._t_ref[:high], 0).astype(np.float32)  # [high, P], ms
-        left = np.exp2(age * np.float32(-1.0 / half_life_ms))
-        total: NDArray[np.float32] = np.einsum("np,np->n", self._counts[half_life_index, :high], left)
-        total[self._owners[:high] != self._index.keys[:high]] = 0.0  # counts of a row's former content
+        total: NDArray[np.float32] = np.einsum(
+            "np,np->n",
+            self._counts[_WEIGHTED_SUM, half_life_index, :high],
+            self._left(half_life_index, now_ms, high),
+        )
+        total[self._former(high)] = 0.0
         return total
+
+    def activity(self, now_ms: int) -> Activity:
+        """What the learned ranker reads, of the rows [high], as of ``now_ms``."""
+        high = self._index.high
+        former = self._former(high)
+        engaged = np.zeros((len(HALF_LIVES_H), high), np.float32)
+        weighted = np.zeros((len(WEIGHTED), high), np.float32)
+        for h in range(len(HALF_LIVES_H)):
+            left = self._left(h, now_ms, high)
+            engaged[h] = np.einsum("np,np->n", self._counts[_PLAIN, h, :high], left)
+            if h in WEIGHTED:
+                total = np.einsum("np,np->n", self._counts[_WEIGHTED_SUM, h, :high], left)
+                weighted[WEIGHTED.index(h)] = total
+        for counts in (engaged, weighted):
+            np.maximum(counts, 0, out=counts)
+            counts[:, former] = 0
+        engaged_at = self._t_ref[:high].max(axis=1, initial=0)
+        engaged_at[former] = 0
+        return Activity(engaged, weighted, engaged_at)
+
+    def _left(self, half_life_index: int, now_ms: int, high: int) -> NDArray[np.float32]:
+        """[high, P], what is left at ``now_ms`` of each partition's counts."""
+        half_life_ms = float(self.half_lives_h[half_life_index]) * HOUR_MS
+        age = np.maximum(now_ms - self._t_ref[:high], 0).astype(np.float32)  # ms
+        left: NDArray[np.float32] = np.exp2(age * np.float32(-1.0 / half_life_ms))
+        return left
+
+    def _former(self, high: int) -> NDArray[np.bool_]:
+        """[high], rows whose counts are those of a former content."""
+        former: NDArray[np.bool_] = self._owners[:high] != self._index.keys[:high]
+        return former
 
     def popularity(self, half_life_index: int, now_ms: int) -> NDArray[np.float32]:
         """``log(1 + x) / log(1 + max x)`` of each row's engagement x ≥ 0, [high] float32 in 0..1.
@@ -115,14 +169,22 @@ class ContentStatistics:
         scaled: NDArray[np.float32] = np.log1p(x) * np.float32(1.0 / np.log1p(top))
         return scaled
 
-    def _weighted(self, statistics: statistics_record.Statistics) -> NDArray[np.float32]:
-        """[H], Σ_a w[a] · counts[a] at the configured half-lives; 0 at one that the writer lacks."""
+    def _sums(self, statistics: statistics_record.Statistics) -> NDArray[np.float32]:
+        """[2, H], Σ_a w[a] · counts[a] at the configured half-lives, and the plain Σ_a; 0 at a half-life that
+        the writer lacks."""
         layout = statistics.actions.tobytes() + b"/" + statistics.half_lives_h.tobytes()
         known = self._layouts.get(layout)
         if known is None:
             if len(self._layouts) >= 64:  # layouts change with the configuration only
                 self._layouts.clear()
-            weights = np.array([self._weights.get(a, 0.0) for a in statistics.actions.tolist()], np.float32)
+            actions = statistics.actions.tolist()
+            weights = np.array(
+                [
+                    [self._weights.get(a, 0.0) for a in actions],
+                    [float(self._weights.get(a, -1.0) >= 0) for a in actions],
+                ],
+                np.float32,
+            )
             places = {h: i for i, h in enumerate(statistics.half_lives_h.tolist())}
             found = np.array([places.get(h, -1) for h in self.half_lives_h.tolist()], np.intp)
             same = len(places) == len(found) and np.array_equal(found, np.arange(len(found)))
@@ -131,7 +193,8 @@ class ContentStatistics:
         sums: NDArray[np.float32] = weights @ statistics.counts
         if columns is None:
             return sums
-        return np.append(sums, np.float32(0))[columns]  # -1, the last: the writer lacks that half-life
+        # -1, the last: the writer lacks that half-life
+        return np.append(sums, np.zeros((2, 1), np.float32), axis=1)[:, columns]
 
     def _hold(self, content_id: bytes, partition: int, counts: _Counts) -> None:
         self._pending.setdefault(content_id, {})[partition] = counts
@@ -143,5 +206,6 @@ class ContentStatistics:
         key = self._index.keys[row]
         if self._owners[row] != key:
             self._owners[row] = key
-            self._counts[:, row] = 0.0
-        self._t_ref[row, partition], self._counts[:, row, partition] = counts
+            self._counts[:, :, row] = 0.0
+            self._t_ref[row] = 0
+        self._t_ref[row, partition], self._counts[:, :, row, partition] = counts

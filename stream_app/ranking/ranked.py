@@ -25,13 +25,31 @@ class Reason(msgspec.Struct, frozen=True):
     """Part of the interest score that this interaction carries."""
 
 
-class Parts(msgspec.Struct, frozen=True):
-    """The weighted summands of a score."""
+class Parts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The summands of a score, by what they speak of. Those of the learned ranker are logarithms of odds, and
+    compare the content with an average one: what is below zero speaks against it."""
 
     interest: float
+    """closeness to the user's interests"""
     recency: float
     popularity: float
     match: float
+    """closeness to one of the user's recent contents"""
+    together: float = 0.0
+    """has the same readers as the user's recent contents"""
+    author: float = 0.0
+    """is by an author of the user's recent contents"""
+    habit: float = 0.0
+    """is as old as what the user is used to reading"""
+    bend: float = 0.0
+    """what the learned ranker's hidden layer adds, which no single feature accounts for"""
+
+
+PARTS = Parts.__struct_fields__
+"""The names of the parts, in their order."""
+
+BLEND, LEARNED = "blend", "learned"
+"""Rankers."""
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -39,7 +57,8 @@ class Item(msgspec.Struct, frozen=True):
 
     content_id: str
     score: float
-    """Sum of the parts. The order of a slate is not that of the scores alone: diversity counts."""
+    """Sum of the parts. The order of a slate is not that of the scores alone: diversity counts. Scores of one
+    ranker cannot be compared with those of another."""
     parts: Parts
     reasons: list[Reason]
 
@@ -54,3 +73,7 @@ class Ranked:
     kind: Kind
     items: list[Item]
     """Best first"""
+    arm: str = ""
+    """Of the A/B arms"""
+    ranker: str = BLEND
+    """What ranked it: ``blend``, or ``learned-`` and the model's version"""

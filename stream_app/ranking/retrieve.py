@@ -83,15 +83,29 @@ def retrieve(
 
     ``interests`` [B, D] float32 unit vectors or zero, ``bias`` [N] float32, ``seen_*`` [X].
     """
-    scores = _scores(index.vectors[: len(bias)], interests * weight_interest, bias)  # [B, N]
-    scores[seen_users, seen_rows] = -torch.inf
-    rows = _top(scores, min(count, len(bias)))  # [B, K]
+    scores = masked_scores(index, interests, bias, seen_users, seen_rows, weight_interest)
+    rows = top(scores, count)  # [B, K]
     order = index.keys[rows].argsort(dim=1)
     rows = rows.gather(1, order)
     valid = scores.gather(1, rows) > -torch.inf
     # index_select, because it copies whole rows in parallel where indexing does not
     vectors = index.vectors.index_select(0, rows.flatten()).float().view(*rows.shape, -1)  # [B, K, D]
     return Candidates(rows, valid, vectors)
+
+
+def masked_scores(
+    index: DeviceIndex,
+    interests: Tensor,
+    bias: Tensor,
+    seen_users: Tensor,
+    seen_rows: Tensor,
+    weight_interest: float,
+) -> Tensor:
+    """[B, N], ``weight_interest · cosine + bias``, arguments as for :func:`retrieve`; -inf for what must not
+    be recommended to the user."""
+    scores = _scores(index.vectors[: len(bias)], interests * weight_interest, bias)
+    scores[seen_users, seen_rows] = -torch.inf
+    return scores
 
 
 def _scores(contents: Tensor, interests: Tensor, bias: Tensor) -> Tensor:
@@ -101,20 +115,22 @@ def _scores(contents: Tensor, interests: Tensor, bias: Tensor) -> Tensor:
     return (interests.to(contents.dtype) @ contents.T).float().add_(bias)
 
 
-def _top(scores: Tensor, count: int) -> Tensor:
-    """Columns of the ``count`` largest of each row, in no order.
+def top(scores: Tensor, count: int) -> Tensor:
+    """Columns of the ``count`` largest of each row, of all where there are fewer; in no order.
 
     They lie in the ``count`` blocks with the largest maxima (and the rest that fills no block): that
     is exact, and reads [B, N] once at memory speed, where selecting from whole rows is slow for few rows.
     """
     b, n = scores.shape
+    count = min(count, n)
     blocks = n // _BLOCK
     if blocks <= 2 * count:
         return scores.topk(count, dim=1, sorted=False).indices
     best = scores[:, : blocks * _BLOCK].view(b, blocks, _BLOCK).amax(dim=2)  # [B, N/32]
-    top = best.topk(count, dim=1, sorted=False).indices  # [B, K]
+    largest = best.topk(count, dim=1, sorted=False).indices  # [B, K]
     inside = torch.arange(_BLOCK, device=scores.device)
     rest = torch.arange(blocks * _BLOCK, n, device=scores.device).expand(b, -1)
-    columns = torch.cat([(top.unsqueeze(2) * _BLOCK + inside).view(b, -1), rest], dim=1)  # [B, 32 K + rest]
+    inner = (largest.unsqueeze(2) * _BLOCK + inside).view(b, -1)
+    columns = torch.cat([inner, rest], dim=1)  # [B, 32 K + rest]
     picked = scores.gather(1, columns).topk(count, dim=1, sorted=False).indices
     return columns.gather(1, picked)

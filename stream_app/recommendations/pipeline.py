@@ -14,6 +14,7 @@ from stream_app.interests import record as interest_record
 from stream_app.interests.record import InterestRecord
 from stream_app.observability import metrics
 from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.published import Published
 from stream_app.ranking.ranked import Ranked
 from stream_app.recommendations.slate import COLD_START_USER, Slate, SlateMaker
 from stream_app.settings import Settings
@@ -86,12 +87,15 @@ class RankerPipeline:
         engine: RankingEngine,
         publisher: Publisher,
         progress: Callable[[], None] = lambda: None,
+        newest: Callable[[], Published | None] = lambda: None,
     ) -> None:
-        """``progress`` is called after each micro-batch."""
+        """``progress`` is called after each micro-batch; ``newest`` says at the beginning of each round
+        which model its users are ranked with, all of them."""
         self._engine = engine
         self._publisher = publisher
         self._slates = SlateMaker(settings, engine.index.model)
         self._progress = progress
+        self._newest = newest
         self._batch_users = settings.ranking.batch_users
         self._queue_users = settings.ranking.queue_users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
@@ -134,6 +138,7 @@ class RankerPipeline:
         metrics.BATCH_RECORDS.labels("ranker").observe(sum(len(batch.records) for batch in batches))
         users, gone, places = self.coalesce(batches)  # 1.
         async with self.work:
+            self._engine.adopt(self._newest())
             self._engine.observe(users)
             made = [Change(places[user], user, None) for user in gone]  # 2.
             overfull = max(len(users) - self._queue_users, 0)
@@ -148,6 +153,7 @@ class RankerPipeline:
         """Make slates anew, from (partition, interest record) that were looked up; users without a record
         lose theirs. Those who are no longer ``wanted`` when their turn comes have a newer one."""
         async with self.work:
+            self._engine.adopt(self._newest())
             users: list[User] = []
             made = []
             for user, (partition, value) in found.items():
@@ -164,6 +170,7 @@ class RankerPipeline:
     async def renew_cold_start(self) -> None:
         """Publish the slate for whoever is not known, if it changed."""
         async with self.work:
+            self._engine.adopt(self._newest())
             self._engine.refresh()
             nobody: list[User] = [(COLD_START_USER, None)]
             ranked = await self._in_thread(partial(self._engine.rank_prepared, nobody))

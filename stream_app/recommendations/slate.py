@@ -10,7 +10,7 @@ import xxhash
 
 from stream_app.hashing import action_code, key64
 from stream_app.interests.record import InterestRecord
-from stream_app.ranking.ranked import Item, Kind, Ranked
+from stream_app.ranking.ranked import BLEND, Item, Kind, Ranked
 from stream_app.settings import Settings
 
 COLD_START_USER = b"\x00cold-start"
@@ -46,6 +46,10 @@ class Slate(msgspec.Struct, frozen=True):
     """personal; cold_start: fresh and popular contents, for want of interests; fallback: likewise,
     for want of a device or of time"""
     items: list[Item]
+    arm: str = ""
+    """The A/B arm that the user is in"""
+    ranker: str = BLEND
+    """What ranked it: blend, or learned- and the model's version"""
 
 
 class SlateMaker:
@@ -65,6 +69,8 @@ class SlateMaker:
             self._cause(ranked.record),
             ranked.kind,
             ranked.items,
+            ranked.arm,
+            ranked.ranker,
         )
 
     def _cause(self, record: InterestRecord | None) -> Cause | None:

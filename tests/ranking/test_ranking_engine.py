@@ -353,7 +353,7 @@ def test_a_device_failure_is_counted_and_answered_with_the_cheap_list(
 
     before = counted("fallbacks", cause=cause)
     with monkeypatch.context() as patched:
-        patched.setattr("stream_app.ranking.engine.retrieve", fail)
+        patched.setattr("stream_app.ranking.choose.retrieve", fail)
         slates = engine.rank(users)
     assert [s.kind for s in slates] == ["fallback"] * 5
     assert all(len(s.items) == 10 and s.record is not None for s in slates)
@@ -379,11 +379,11 @@ def test_a_device_that_fails_again_and_again_stops_the_worker(monkeypatch: pytes
 
     before = counted("device_failures", cause="device")
     with monkeypatch.context() as patched:
-        patched.setattr("stream_app.ranking.engine.retrieve", fail)
+        patched.setattr("stream_app.ranking.choose.retrieve", fail)
         for _ in range(FAILURES_IN_A_ROW - 1):
             assert engine.rank(user)[0].kind == "fallback"
     assert engine.rank(user)[0].kind == "personal"  # and the count begins anew
-    monkeypatch.setattr("stream_app.ranking.engine.retrieve", fail)
+    monkeypatch.setattr("stream_app.ranking.choose.retrieve", fail)
     monkeypatch.setattr(engine._mirror, "copy", fail)
     for _ in range(FAILURES_IN_A_ROW - 1):
         assert engine.rank(user)[0].kind == "fallback"
@@ -400,7 +400,7 @@ def test_a_fault_in_the_code_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
 
-    monkeypatch.setattr("stream_app.ranking.engine.retrieve", fail)
+    monkeypatch.setattr("stream_app.ranking.choose.retrieve", fail)
     with pytest.raises(RuntimeError, match="size of tensor"):
         engine.rank([(b"u", None)])
 

@@ -57,6 +57,8 @@ def test_the_json_is_the_documented_one_and_comes_back() -> None:
                 "reasons": [{"content_id": "x", "action": "like", "share": 0.5}],
             }
         ],
+        "arm": "",
+        "ranker": "blend",
     }
     assert decode(encode(slate("a"))) == slate("a")
     assert json.loads(encode(msgspec.structs.replace(slate(), caused_by=None)))["caused_by"] is None

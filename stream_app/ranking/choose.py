@@ -1,0 +1,214 @@
+"""The tensor part of a ranking: from a micro-batch of users to the places of their slates.
+
+Two rankers, one after the other's pattern: candidates → features → scores → diversify → explain. Each
+synchronises the GPU once, at its end, so on CUDA that step's seconds hold what the ones before have
+queued. See :mod:`stream_app.ranking.device` for the legend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stream_app.observability import metrics
+from stream_app.ranking.blend import blend
+from stream_app.ranking.candidates import everything, union
+from stream_app.ranking.catalogue import LiveCatalogue
+from stream_app.ranking.device import DeviceIndex
+from stream_app.ranking.diversify import diversify
+from stream_app.ranking.explain import shares, top_reasons
+from stream_app.ranking.features import features
+from stream_app.ranking.histories import HistoryBatch
+from stream_app.ranking.learned import LearnedModel, Users, candidate_features
+from stream_app.ranking.neighbours import NeighbourTable
+from stream_app.ranking.ranked import PARTS
+from stream_app.ranking.retrieve import masked_scores, retrieve, top
+from stream_app.ranking.users import UserBatch
+from stream_app.settings import Ranking
+
+NEAR_CONTENTS = 8
+"""Recent contents of a user whose neighbours are candidates."""
+_GRID = 2.0**14
+"""Learned scores are rounded to this part of one: what differs by less is equal, and ordered by key."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the device hands back for B users: [B, k] and so on, on the host."""
+
+    rows: NDArray[np.int64]
+    """[B, k], -1 where there is none"""
+    parts: NDArray[np.float64]
+    """[B, k, P], in the order of PARTS"""
+    shares: NDArray[np.float64]
+    """[B, k, r], descending"""
+    reasons: NDArray[np.int64]
+    """[B, k, r], slots of the recent interactions"""
+
+
+@dataclass(frozen=True)
+class UploadedPriors:
+    """:class:`stream_app.ranking.retrieve.Priors` on the device, each [N]."""
+
+    bias: Tensor
+    recency: Tensor
+    popularity: Tensor
+
+
+@dataclass(frozen=True)
+class Learned:
+    """All that the learned ranker needs beside the index."""
+
+    model: LearnedModel
+    catalogue: LiveCatalogue
+    neighbours: NeighbourTable
+
+
+def choose_by_blend(
+    ranking: Ranking, mirror: DeviceIndex, priors: UploadedPriors, batch: UserBatch
+) -> Chosen:
+    """Slates by the fixed blend."""
+    device = mirror.device
+    with metrics.RANK_SECONDS.labels("retrieve").time():
+        interests = _put(batch.interests, device)
+        candidates = retrieve(
+            mirror,
+            interests,
+            priors.bias,
+            _put(batch.seen_users, device),
+            _put(batch.seen_rows, device),
+            ranking.weight_interest,
+            ranking.candidates,
+        )
+    with metrics.RANK_SECONDS.labels("blend").time():
+        recent = _recent_vectors(mirror, batch)
+        known = features(
+            candidates,
+            interests,
+            recent,
+            _put(batch.recent_match, device),
+            priors.recency,
+            priors.popularity,
+        )
+        parts = blend(known, ranking)  # [B, K, 4]
+    with metrics.RANK_SECONDS.labels("diversify").time():
+        chosen = diversify(
+            parts.sum(dim=2),
+            candidates.valid,
+            candidates.vectors,
+            mirror.authors[candidates.rows],
+            ranking.slate_size,
+            ranking.diversity,
+            ranking.author_cap,
+        )  # [B, k]
+    with metrics.RANK_SECONDS.labels("explain").time():
+        place = chosen.clamp(min=0)
+        deep = place.unsqueeze(2)
+        share, slots = top_reasons(
+            shares(
+                known.closeness.gather(1, deep.expand(-1, -1, recent.shape[1])),
+                _put(batch.recent_share, device),
+                known.interest.gather(1, place),
+                _put(batch.norms, device),
+            ),
+            ranking.reasons,
+        )
+        rows = torch.where(chosen < 0, -1, candidates.rows.gather(1, place))
+        return _to_host_synchronising(rows, parts.gather(1, deep.expand(-1, -1, 4)), share, slots)
+
+
+def choose_by_model(
+    ranking: Ranking,
+    mirror: DeviceIndex,
+    bias: Tensor,
+    learned: Learned,
+    batch: UserBatch,
+    histories: HistoryBatch,
+) -> Chosen:
+    """Slates by the learned ranker.
+
+    Its scores go into MMR as they are. They are logarithms of odds, so what a content like another one
+    above loses has a meaning of its own, whoever the user and whatever the other candidates: with λ =
+    ``ranking.diversity`` a repetition (cosine 1) multiplies its odds by exp(-λ / (1 - λ)). Scaled by the
+    spread of a user's candidates, the same λ would mean another thing in every catalogue.
+    """
+    device = mirror.device
+    users = Users.of(histories, device)
+    model, neighbours = learned.model, learned.neighbours
+    with metrics.RANK_SECONDS.labels("retrieve").time():
+        interests = _put(batch.interests, device)
+        seen = _put(batch.seen_users, device), _put(batch.seen_rows, device)
+        retrieval = masked_scores(mirror, interests, bias, *seen, ranking.weight_interest)  # [B, N]
+        if retrieval.shape[1] <= ranking.all_up_to:
+            pool = everything(retrieval)
+        else:
+            near = neighbours.rows[users.rows[:, :NEAR_CONTENTS], : ranking.candidates_near]
+            near = torch.where(_present(users, near), near.long() - 1, -1).flatten(1)
+            pool = union(retrieval, top(retrieval, ranking.candidates), learned.catalogue.popular, near)
+    with metrics.RANK_SECONDS.labels("features").time():
+        known = candidate_features(learned.catalogue, mirror, neighbours, pool, users)  # [B, K, F]
+    with metrics.RANK_SECONDS.labels("score").time():
+        weights = model.weights(users.groups)
+        scores = torch.round(model.score(known, weights) * _GRID) / _GRID
+        scores.masked_fill_(~pool.valid, -torch.inf)
+        best = top(scores, ranking.candidates)  # [B, K']
+        best = best.gather(1, mirror.keys[pool.rows.gather(1, best)].argsort(dim=1))
+        rows, scores = pool.rows.gather(1, best), scores.gather(1, best)
+        valid = scores > -torch.inf
+        vectors = mirror.vectors.index_select(0, rows.flatten()).float().view(*rows.shape, -1)
+    with metrics.RANK_SECONDS.labels("diversify").time():
+        chosen = diversify(
+            scores.masked_fill(~valid, 0.0),
+            valid,
+            vectors,
+            mirror.authors[rows],
+            ranking.slate_size,
+            ranking.diversity,
+            ranking.author_cap,
+        )  # [B, k]
+    with metrics.RANK_SECONDS.labels("explain").time():
+        place = chosen.clamp(min=0)
+        where = best.gather(1, place).unsqueeze(2)
+        parts = model.explained(known.gather(1, where.expand(-1, -1, known.shape[2])), weights)
+        shown = vectors.gather(1, place.unsqueeze(2).expand(-1, -1, vectors.shape[2]))  # [B, k, D]
+        share = shares(
+            torch.bmm(shown, _recent_vectors(mirror, batch).transpose(1, 2)),
+            _put(batch.recent_share, device),
+            (shown * interests.unsqueeze(1)).sum(dim=2),
+            _put(batch.norms, device),
+        )
+        # closeness to past interactions is a reason only where it spoke for the content
+        for_it = parts[:, :, PARTS.index("interest")] + parts[:, :, PARTS.index("match")] > 0
+        share, slots = top_reasons(share * for_it.unsqueeze(2), ranking.reasons)
+        rows = torch.where(chosen < 0, -1, rows.gather(1, place))
+        return _to_host_synchronising(rows, parts, share, slots)
+
+
+def _present(users: Users, near: Tensor) -> Tensor:
+    """Which of ``near`` [B, m, X] are of a recent content of the user, and are any: the rest is padding."""
+    place = torch.arange(near.shape[1], device=near.device)
+    return (place < users.lengths.unsqueeze(1)).unsqueeze(2) & (near > 0)
+
+
+def _recent_vectors(mirror: DeviceIndex, batch: UserBatch) -> Tensor:
+    """[B, R, D] float32"""
+    recent = _put(batch.recent_rows, mirror.device)
+    return mirror.vectors.index_select(0, recent.flatten()).float().view(*recent.shape, -1)
+
+
+def _put(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor) -> Chosen:
+    """Waits for the device. Floats are rounded to 6 digits, beyond which they say nothing."""
+    return Chosen(
+        rows.cpu().numpy(),
+        np.round(parts.double().cpu().numpy(), 6),
+        np.round(share.double().cpu().numpy(), 6),
+        slots.cpu().numpy(),
+    )
