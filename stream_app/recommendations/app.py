@@ -22,6 +22,7 @@ from stream_app.observability.health import Health
 from stream_app.ranking.device import limit_threads
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
+from stream_app.ranking.published import PublishedModel
 from stream_app.recommendations.deletions import DeletedContents
 from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import COLD_START_PARTITION, RankerPipeline
@@ -80,7 +81,8 @@ class Ranker:
         )
         engine = RankingEngine(settings, index, statistics)
         publisher = SlatePublisher(settings, self._partitions, ledger)
-        self._pipeline = RankerPipeline(settings, engine, publisher, self._progress)
+        published = PublishedModel()
+        self._pipeline = RankerPipeline(settings, engine, publisher, self._progress, lambda: published.newest)
         self._deletions = DeletedContents(settings, index, ledger, self._partitions, self._pipeline)
 
         def learn(records: Sequence[ConsumerRecord]) -> None:
@@ -94,14 +96,30 @@ class Ranker:
             TopicReader(settings, settings.topic_name("content-vectors"), learn, label="contents"),
             TopicReader(settings, settings.topic_name("content-stats"), count, label="statistics"),
         ]
+        if (neighbours := engine.neighbours) is not None:
+
+            def associate(records: Sequence[ConsumerRecord]) -> None:
+                neighbours.apply((record.key, record.value) for record in records)
+                if not self._complete:  # nobody is ranked yet, so they need not be gathered
+                    engine.refresh()
+
+            def follow(records: Sequence[ConsumerRecord]) -> None:
+                published.apply((record.key, record.value, record.headers) for record in records)
+
+            self._readers += [
+                TopicReader(settings, settings.topic_name("co-engagement"), associate, label="co-engagement"),
+                TopicReader(settings, settings.topic_name("models"), follow, label="the learned ranker"),
+            ]
         self._rounds: Rounds[RecordBatch] = Rounds(self._rank, WAITING_BATCHES)
         self._assigned = asyncio.Event()
+        self._complete = False  # whether everything has been read once
 
     async def start(self) -> None:
         """Everything is read before the first user is ranked."""
-        self._health.waiting_for = "the content index and the statistics"
+        self._health.waiting_for = "the content index, the statistics and the learned ranker"
         for reader in self._readers:
             await self._app.read_whole(reader, self._health)
+        self._complete = True
         self._app.background("ranking", self._rounds.run(self._stop_on_error))
         self._app.background("cold-start slate", self._renew_cold_start())
         self._app.background("deleted contents", self._deletions.run())

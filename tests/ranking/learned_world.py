@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import ranking_world as world
 
 from stream_app.content.index import ContentIndex
 from stream_app.learning import neighbours_record
@@ -19,6 +18,7 @@ from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import Published
 from stream_app.settings import Settings
+from tests.ranking import ranking_world as world
 
 ACTIONS = [
     {"name": "like", "topic": "likes", "weight": 1.0},

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import learned_world
 import numpy as np
 import pytest
-import ranking_world as world
 import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from ranking_world import Engagement
 
 from stream_app.content.index import ContentIndex
 from stream_app.interests import record
@@ -30,6 +27,9 @@ from stream_app.ranking.learned import LearnedModel, Users
 from stream_app.ranking.neighbours import NeighbourTable
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.settings import Settings
+from tests.ranking import learned_world
+from tests.ranking import ranking_world as world
+from tests.ranking.ranking_world import Engagement
 
 CPU = torch.device("cpu")
 

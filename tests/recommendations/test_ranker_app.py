@@ -132,7 +132,9 @@ def contents(slate: Slate | None) -> list[str]:
 
 def test_records_become_slates(small: Settings) -> None:
     index, records = catalogue(small)
-    popular = world.statistics_value(small, 0, world.NOW, {"like": [50.0] * 5})
+    popular = world.statistics_value(
+        small, 0, world.NOW, {"like": [50.0] * len(small.interests.stats_half_lives_h)}
+    )
 
     async def scenario() -> None:
         await send(small, "content-vectors", records)

@@ -12,10 +12,12 @@ from prometheus_client import REGISTRY
 from stream_app.content.index import ContentIndex
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
+from stream_app.ranking.published import Published
 from stream_app.recommendations.pipeline import COLD_START_PARTITION, Change, RankerPipeline
 from stream_app.recommendations.publish import NO_OFFSETS
 from stream_app.recommendations.slate import COLD_START_USER, Slate
 from stream_app.settings import Settings
+from tests.ranking import learned_world
 from tests.ranking import ranking_world as world
 from tests.ranking.ranking_world import Engagement
 
@@ -79,6 +81,27 @@ def built(**ranking: object) -> tuple[Settings, ContentIndex, RankerPipeline, Sh
     shelf = Shelf()
     engine = RankingEngine(config, index, ContentStatistics(config, index))
     return config, index, RankerPipeline(config, engine, shelf), shelf
+
+
+def test_all_users_of_a_round_are_ranked_with_the_model_that_was_newest_when_it_began() -> None:
+    config = learned_world.settings(ranking={"batch_users": 4})
+    index = world.filled_index(config, 120)
+    shelf, asked = Shelf(), 0
+    models = [learned_world.published(seed, version=seed) for seed in (1, 2, 3)]
+
+    def newest() -> Published:
+        nonlocal asked
+        asked += 1
+        return models[asked - 1]
+
+    pipeline = RankerPipeline(config, learned_world.engine_over(config, index, None), shelf, newest=newest)
+    records = [Arrived(b"user-%d" % i, liked(config, index, i)) for i in range(11)]
+    for version in (1, 2):
+        asyncio.run(pipeline.handle(batch(records)))
+        assert {slate.ranker for slate in shelf.slates.values()} == {f"learned-{version}"}
+    asyncio.run(pipeline.renew_cold_start())
+    assert shelf.slates[COLD_START_USER.decode()].ranker == "learned-3"
+    assert asked == 3
 
 
 def liked(config: Settings, index: ContentIndex, i: int, ago: int = 0) -> bytes:
