@@ -107,6 +107,18 @@ class OnlineLearning:
         self._current: _Current | None = None
         self._changes = 0
 
+    def resume(self, model: SoftmaxRanker, habits: AgeHabits, loss: float) -> None:
+        """Go on with a ``model`` and ``habits`` of an earlier life, whose mean loss was ``loss``."""
+        self.trainer.model, self.habits, self.trainer.loss = model, habits, loss
+
+    def begin_again(self, model: SoftmaxRanker | None) -> None:
+        """Go on with ``model``, or with an untrained one; habits that are no numbers are forgotten."""
+        hidden = self.trainer.model.parameters["bias"].size
+        self.trainer.model = SoftmaxRanker(NAMES, BANDS, hidden) if model is None else model
+        self.trainer.loss = None
+        if not (np.isfinite(self.habits.counts).all() and np.isfinite(self.habits.usual)):
+            self.habits = AgeHabits()
+
     def contents_changed(self, rows: NDArray[np.int64], other: NDArray[np.int64]) -> None:
         """Take note that these ``rows`` have changed, and that those in ``other`` belong to another content
         now, or to none: what was counted there is forgotten (``together`` is not touched)."""

@@ -1,0 +1,81 @@
+"""Reads ``interests`` for learning: from given positions on, and never far behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+
+from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.disconnect import disconnect
+from stream_app.kafka.reader import TopicReader
+from stream_app.observability import metrics
+from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Positions = Mapping[int, int]
+"""Partition → offset that is read next."""
+
+
+class InterestsReader(TopicReader):
+    """A :class:`TopicReader` that begins at ``positions`` and skips to the end when it is further behind
+    than ``learning.max_backlog``: what is learned from may be a sample, what is old teaches little."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        apply: Callable[[list[ConsumerRecord]], Awaitable[None]],
+        positions: Positions,
+    ) -> None:
+        """Where ``positions`` says nothing of a partition, or what the topic does not reach to, reading
+        begins at the partition's end."""
+        super().__init__(settings, settings.topic_name("interests"), apply, label="interests")
+        self._begin = positions
+        self._most = settings.learning.max_backlog
+
+    async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        first = await consumer.beginning_offsets(partitions)
+        end = await consumer.end_offsets(partitions)
+        for tp in partitions:
+            at = self._begin.get(tp.partition, end[tp])
+            if at < first[tp]:
+                at = end[tp]
+            consumer.seek(tp, at)
+        await self._skip(consumer, {tp: end[tp] - await consumer.position(tp) for tp in partitions})
+
+    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+        await super()._poll(consumer)
+        behind = {}
+        for tp in consumer.assignment():
+            if (end := consumer.highwater(tp)) is not None:
+                behind[tp] = end - await consumer.position(tp)
+        await self._skip(consumer, behind)
+
+    async def _skip(self, consumer: AIOKafkaConsumer, behind: Mapping[TopicPartition, int]) -> None:
+        if sum(behind.values()) <= self._most:
+            return
+        for tp, records in behind.items():
+            if records > 0:
+                consumer.seek(tp, await consumer.position(tp) + records)
+                metrics.TRAINER_SKIPPED.inc(records)
+        log.warning("learning was %d records behind and goes on at the end", sum(behind.values()))
+
+
+async def written_ends(settings: Settings) -> dict[int, int]:
+    """Where each partition of ``interests`` ends, transactions that are not decided yet included: all that
+    has been committed anywhere together with an interest record stands before that."""
+    topic = settings.topic_name("interests")
+    consumer = AIOKafkaConsumer(
+        topic,
+        **aiokafka_options(settings, f"{settings.kafka.app_id}-reader"),
+        enable_auto_commit=False,
+        isolation_level="read_uncommitted",
+    )
+    try:
+        await consumer.start()
+        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
+        return {tp.partition: int(end) for tp, end in (await consumer.end_offsets(partitions)).items()}
+    finally:
+        await disconnect(consumer)
