@@ -20,6 +20,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.coordination import Coordination
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -50,10 +51,11 @@ class PartitionTransactions:
     def __init__(self, settings: Settings, transactional_id: str, group: str) -> None:
         self._settings, self._id, self._group = settings, transactional_id, group
         self._timeout = settings.kafka.transaction_timeout_s
-        self._producer = self._made()
+        self._producer, self._coordination = self._made()
+        self._written: list[TopicPartition] = []
 
-    def _made(self) -> aiokafka.AIOKafkaProducer:
-        return aiokafka.AIOKafkaProducer(
+    def _made(self) -> tuple[aiokafka.AIOKafkaProducer, Coordination]:
+        producer = aiokafka.AIOKafkaProducer(
             **aiokafka_options(self._settings, self._id),
             transactional_id=self._id,
             transaction_timeout_ms=int(self._timeout * 1000),
@@ -61,6 +63,7 @@ class PartitionTransactions:
             max_request_size=8 * MAX_BATCH_BYTES,
             retry_backoff_ms=20,
         )
+        return producer, Coordination(producer, self._id, self._group)
 
     async def fence(self, writes: Iterable[str | TopicPartition]) -> None:
         """Become the one owner of the transactional id, with nothing of a former owner left open.
@@ -70,32 +73,45 @@ class PartitionTransactions:
         """
         try:
             async with asyncio.timeout(self._timeout):
-                await self._abort_remains(writes)
-                # This raises the epoch once more. A marker of that abort which the brokers sent twice, and
-                # which comes late, would abort the next transaction of the same epoch on some partitions.
+                await self._settle_remains(writes)
+                # This raises the epoch once more. A marker of what has just ended which the brokers sent
+                # twice, and which comes late, would end the next transaction of the same epoch on some
+                # partitions.
                 await self._producer.start()
+                await self._coordination.renewed()
         except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
             await self.close()
             raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
 
-    async def _abort_remains(self, writes: Iterable[str | TopicPartition]) -> None:
-        """Becoming the owner aborts a former transaction as the coordinator knows it. Records that it does
-        not know of stay open, and the next commit of this id would commit them as well: seen when a broker
-        was killed and aborted a transaction while it started again, without a marker on the partitions
-        (hanging transactions, see Apache Kafka's KIP-890). An abort of our own marks them all.
+    async def _settle_remains(self, writes: Iterable[str | TopicPartition]) -> None:
+        """Becoming the owner aborts a former transaction that is open. Records of a complete one that has no
+        marker (see ``coordination.py``) would share the fate of our first transaction: they are given the
+        end that was decided on by an empty transaction that spans all that is ever written.
+
+        Left to chance: a worker that dies between becoming the owner, when the decision is forgotten, and
+        the end of that transaction, some milliseconds later.
         """
-        producer = self._made()
+        producer, coordination = self._made()
         try:
+            await producer.client.bootstrap()
+            commit = await coordination.committed()
             await producer.start()
-            await producer.begin_transaction()
-            written = [tp for topic in writes for tp in await _partitions_of(producer, topic)]
-            for tp in written:
-                producer._txn_manager.maybe_add_partition_to_txn(tp)
-            nothing = {written[0]: OffsetAndMetadata(0, "")}  # enters the group, and is aborted
-            await producer.send_offsets_to_transaction(nothing, self._group)
-            await producer.abort_transaction()
+            self._written = [tp for topic in writes for tp in await _partitions_of(producer, topic)]
+            await coordination.renewed()
+            with coordination.held():
+                await self._settle(producer, coordination, commit=commit)
+                await coordination.committed()  # which waits until it is complete
         finally:
             await _close(producer)
+
+    async def _settle(
+        self, producer: aiokafka.AIOKafkaProducer, coordination: Coordination, *, commit: bool
+    ) -> None:
+        await producer.begin_transaction()
+        for tp in self._written:
+            producer._txn_manager.maybe_add_partition_to_txn(tp)
+        await coordination.add_group()
+        await (producer.commit_transaction() if commit else producer.abort_transaction())
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has, as the broker says. Raises a KafkaError."""
@@ -118,7 +134,11 @@ class PartitionTransactions:
         marks = {tp: OffsetAndMetadata(offset, topic_ids.get(tp.topic, "")) for tp, offset in offsets.items()}
         try:
             async with asyncio.timeout(self._timeout):
-                ends = await self._commit(outputs, marks)
+                renewed = await self._coordination.renewed()
+                with self._coordination.held():
+                    if renewed:  # our last transaction may lack its markers
+                        await self._settle(self._producer, self._coordination, commit=True)
+                    ends = await self._commit(outputs, marks)
         except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
             cause = self._cause(error)
             if isinstance(cause, ProducerFenced):

@@ -113,12 +113,12 @@ class HaltingEnd(EndTxnHandler):  # type: ignore[misc]  # aiokafka is untyped
         return backoff is None
 
 
-abort_at_once = PartitionTransactions._abort_remains
+abort_at_once = PartitionTransactions._settle_remains
 write_at_once = InterestPartition._write
 flush_all = InterestsWorker._flush
 
 
-async def abort_remains(self: PartitionTransactions, *args: Any) -> None:
+async def settle_remains(self: PartitionTransactions, *args: Any) -> None:
     await abort_at_once(self, *args)
     _open.add(self._producer.partition)
 
@@ -140,7 +140,7 @@ def write_haltingly(self: InterestPartition, *args: Any, **named: Any) -> None:
 def main() -> None:
     aiokafka.AIOKafkaProducer = HaltingProducer  # what PartitionTransactions makes
     aiokafka.producer.sender.EndTxnHandler = HaltingEnd
-    PartitionTransactions._abort_remains = abort_remains  # type: ignore[method-assign]
+    PartitionTransactions._settle_remains = settle_remains  # type: ignore[method-assign]
     InterestPartition._write = write_haltingly  # type: ignore[method-assign]
     InterestsWorker._flush = flush_last  # type: ignore[method-assign]
     sys.exit(cli.run(sys.argv[1:]))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 import pytest
 from aiokafka import TopicPartition
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaConnectionError, ProducerFenced
 from aiokafka.structs import RecordMetadata
 from kafka import KafkaAdminClient
@@ -219,8 +220,8 @@ def test_no_broker_is_an_error_in_bounded_time_that_leaves_nothing_running(setti
     asyncio.run(steps())  # wait_for would be a task of its own
 
 
-async def leave(_writes: object) -> None:
-    """Abort nothing."""
+async def leave(*_: object, **__: object) -> None:
+    """Settle nothing."""
 
 
 async def hanging(settings: Settings, *, remains: bool) -> list[bytes | None]:
@@ -228,14 +229,14 @@ async def hanging(settings: Settings, *, remains: bool) -> list[bytes | None]:
     next one."""
     tp = TopicPartition(settings.topic_name("events-retry"), 0)
     former, heir = producer(settings), producer(settings)
-    former._abort_remains = leave  # type: ignore[method-assign]
+    former._settle_remains = leave  # type: ignore[method-assign]
     await former.fence([tp])
     raw = former._producer
     await raw.begin_transaction()
     raw._txn_manager._txn_partitions.add(tp)  # so that the coordinator is not told
     await raw.send_and_wait(tp.topic, b"hangs", partition=tp.partition)
     if not remains:
-        heir._abort_remains = leave  # type: ignore[method-assign]
+        heir._settle_remains = leave  # type: ignore[method-assign]
     await heir.fence([tp])
     await heir.commit([Output(tp.topic, tp.partition, b"user", b"new")], {})
     await heir.close()
@@ -243,20 +244,156 @@ async def hanging(settings: Settings, *, remains: bool) -> list[bytes | None]:
     return [record.value for record in clients.read_topic(settings, tp.topic)]
 
 
-def test_what_a_former_owner_left_hanging_is_not_committed_with_what_comes_next(settings: Settings) -> None:
-    # a broker that takes records of transactions its coordinator knows nothing of, as it once did itself
-    careless = {"transaction.partition.verification.enable": "false"}
-    with LocalBroker(properties=careless) as broker:
-        local = msgspec.structs.replace(
-            settings, kafka=msgspec.structs.replace(settings.kafka, broker=broker.address)
-        )
-        create_topics(local)
-        assert asyncio.run(hanging(local, remains=False)) == [b"hangs", b"new"], "the danger is real"
-        other = msgspec.structs.replace(
-            local, kafka=msgspec.structs.replace(local.kafka, topic_prefix="b.", app_id="b")
-        )
-        create_topics(other)
-        assert asyncio.run(hanging(other, remains=True)) == [b"new"]
+@pytest.fixture(scope="module")
+def careless() -> Iterator[str]:
+    """A broker that takes records of transactions its coordinator knows nothing of. They get no marker, as
+    records of a transaction that was being completed when another broker ended do when that starts again."""
+    with LocalBroker(properties={"transaction.partition.verification.enable": "false"}) as broker:
+        yield broker.address
+
+
+def on_broker(settings: Settings, address: str, prefix: str) -> Settings:
+    kafka = msgspec.structs.replace(settings.kafka, broker=address, topic_prefix=prefix, app_id=prefix)
+    found = msgspec.structs.replace(settings, kafka=kafka)
+    create_topics(found)
+    return found
+
+
+def test_what_a_former_owner_left_hanging_is_not_committed_with_what_comes_next(
+    settings: Settings, careless: str
+) -> None:
+    local = on_broker(settings, careless, "a")
+    assert asyncio.run(hanging(local, remains=False)) == [b"hangs", b"new"], "the danger is real"
+    assert asyncio.run(hanging(on_broker(settings, careless, "b"), remains=True)) == [b"new"]
+
+
+def without_marker(owner: PartitionTransactions, tp: TopicPartition) -> None:
+    """From now on the coordinator is not told of the partition, which so gets no marker."""
+    state = owner._producer._txn_manager
+    add = state.maybe_add_partition_to_txn
+
+    def tell_of_others(other: TopicPartition) -> None:
+        if other == tp:
+            state._txn_partitions.add(tp)
+        else:
+            add(other)
+
+    state.maybe_add_partition_to_txn = tell_of_others
+
+
+async def torn(settings: Settings, *, commit: bool, remains: bool = True) -> tuple[list[bytes], int | None]:
+    """What a reader sees of a complete transaction without a marker on one of its two partitions, and the
+    group's offset, after the next owner's first transaction."""
+    former, heir = producer(settings), producer(settings)
+    tp = TopicPartition(settings.topic_name("interests"), 0)
+    writes = [settings.topic_name("interests"), settings.topic_name("events-retry")]
+    await former.fence(writes)
+    without_marker(former, tp)
+    raw = former._producer
+    if not commit:
+        raw.commit_transaction = raw.abort_transaction
+    await former.commit(
+        [output(settings, b"torn"), output(settings, b"r", "events-retry")], mark(settings, 7)
+    )
+    if not remains:
+        heir._settle_remains = leave  # type: ignore[method-assign]
+    await heir.fence(writes)
+    await begun(heir, [output(settings, b"never")], {})
+    await heir._producer.abort_transaction()
+    await heir.commit([output(settings, b"next", partition=1)], {})
+    await asyncio.gather(former.close(), heir.close())
+    return values(settings), committed(settings)
+
+
+def test_a_former_transaction_without_its_markers_ends_as_its_coordinator_decided(
+    settings: Settings, careless: str
+) -> None:
+    def ends(name: str, **how: bool) -> tuple[list[bytes], int | None]:
+        found, offset = asyncio.run(torn(on_broker(settings, careless, name), **how))
+        return sorted(found), offset
+
+    assert ends("c", commit=True, remains=False) == ([b"next"], 7), "the danger is real: half of it is gone"
+    assert ends("d", commit=True) == ([b"next", b"torn"], 7)
+    assert ends("e", commit=False) == ([b"next"], None)
+
+
+async def disconnected(owner: PartitionTransactions) -> None:
+    """Its connection to the coordinators is gone."""
+    client = owner._producer.client
+    for (_, group), connection in list(client._conns.items()):
+        if group is ConnectionGroup.COORDINATION:
+            connection.close()
+
+
+async def reconnected(settings: Settings, *, settles: bool) -> list[bytes]:
+    """What a reader sees after a transaction without a marker, a lost connection, and a transaction that
+    fails on the new one."""
+    owner, heir = producer(settings), producer(settings)
+    writes = [settings.topic_name("interests")]
+    await owner.fence(writes)
+    state = owner._producer._txn_manager
+    honest = state.maybe_add_partition_to_txn
+    without_marker(owner, TopicPartition(writes[0], 0))
+    outputs = [output(settings, b"torn"), output(settings, b"whole", partition=1)]
+    await owner.commit(outputs, mark(settings, 7))
+    state.maybe_add_partition_to_txn = honest
+    await disconnected(owner)
+    if not settles:
+        owner._settle = leave  # type: ignore[method-assign]
+    with pytest.raises(TransactionError):
+        await owner.commit([output(settings, b"small"), output(settings, bytes(3_000_000))], {})
+    await owner.close()
+    await heir.fence(writes)
+    await heir.close()
+    return sorted(values(settings))
+
+
+def test_no_transaction_begins_on_a_new_connection_before_the_last_one_has_its_markers(
+    settings: Settings, careless: str
+) -> None:
+    unsettled = asyncio.run(reconnected(on_broker(settings, careless, "f"), settles=False))
+    assert unsettled == [b"whole"], "the danger is real"
+    settled = asyncio.run(reconnected(on_broker(settings, careless, "g"), settles=True))
+    assert settled == [b"torn", b"whole"]
+
+
+def test_within_a_transaction_nothing_is_sent_over_a_new_connection(settings: Settings) -> None:
+    async def steps() -> None:
+        owner, heir = producer(settings), producer(settings)
+        await fence(settings, owner)
+        send = owner._producer.send_offsets_to_transaction
+
+        async def cut(*args: object) -> None:
+            await send(*args)
+            await disconnected(owner)
+
+        owner._producer.send_offsets_to_transaction = cut
+        with pytest.raises(TransactionError, match="a coordinator was lost in a transaction"):
+            await owner.commit([output(settings, b"never")], mark(settings, 5))
+        with pytest.raises(TransactionError):
+            await owner.commit([output(settings, b"nor this")], mark(settings, 6))
+        await owner.close()
+        await fence(settings, heir)
+        await heir.commit([output(settings, b"new")], {})
+        assert values(settings) == [b"new"]
+        assert committed(settings) is None
+        await heir.close()
+
+    run(steps())
+
+
+def test_an_idle_owner_whose_connection_was_closed_goes_on(settings: Settings) -> None:
+    async def steps() -> None:
+        owner = producer(settings)
+        await fence(settings, owner)
+        await owner.commit([output(settings, b"one")], mark(settings, 1))
+        await disconnected(owner)
+        await owner.commit([output(settings, b"two")], mark(settings, 2))
+        assert values(settings) == [b"one", b"two"]
+        assert committed(settings) == 2
+        await owner.close()
+
+    run(steps())
 
 
 async def marked_late(settings: Settings, *, epochs_ago: int) -> list[bytes]:

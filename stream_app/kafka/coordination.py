@@ -1,0 +1,191 @@
+"""A producer's connections to its coordinators, and what became of a transactional id's last transaction.
+
+A broker that starts again may declare a transaction complete without a marker on its partitions: the
+coordinator is loaded before the partitions have a leader, and takes them for deleted ("Couldn't find leader
+endpoint ... these partitions are likely deleted already and hence can be skipped", Apache Kafka 4.3). The
+records then stay open, whether they were committed or aborted, until the same producer's next transaction on
+these partitions ends, and share its fate. So
+
+- no transaction begins on a new connection before the last one is known to be on all partitions;
+- within a transaction nothing is sent over a new connection, which may be one to a broker that started anew:
+  the transaction fails instead;
+- a new owner gives what is left open the end that the coordinator decided on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import aiokafka
+from aiokafka import errors
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.producer.sender import AddOffsetsToTxnHandler
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import (
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Int64,
+    Schema,
+    TaggedFields,
+)
+
+LOOK_S = 0.02
+"""Until a coordinator that is completing a transaction, or loading, is asked again."""
+
+COMMITTED = "CompleteCommit"
+COMPLETING = ("PrepareCommit", "PrepareAbort")
+NOT_FOUND = 105
+"""TRANSACTIONAL_ID_NOT_FOUND, which aiokafka has no name for"""
+LATER = (
+    errors.CoordinatorLoadInProgressError,
+    errors.CoordinatorNotAvailableError,
+    errors.NotCoordinatorError,
+)
+
+
+class _Transactions_v0(Response):  # type: ignore[misc]  # noqa: N801 - untyped base; as aiokafka names them
+    """Kafka's DescribeTransactions response (KIP-664, Apache Kafka 3.0)."""
+
+    API_KEY = 65
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "transactions",
+            CompactArray(
+                ("error_code", Int16),
+                ("transactional_id", CompactString("utf-8")),
+                ("state", CompactString("utf-8")),
+                ("timeout_ms", Int32),
+                ("start_ms", Int64),
+                ("producer_id", Int64),
+                ("producer_epoch", Int16),
+                (
+                    "topics",
+                    CompactArray(
+                        ("topic", CompactString("utf-8")),
+                        ("partitions", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _TransactionsRequest_v0(RequestStruct):  # type: ignore[misc]  # noqa: N801 - as above
+    FLEXIBLE_VERSION = True
+    API_KEY = 65
+    API_VERSION = 0
+    RESPONSE_TYPE = _Transactions_v0
+    SCHEMA = Schema(("transactional_ids", CompactArray(CompactString("utf-8"))), ("tags", TaggedFields))
+
+
+class _TransactionsRequest(Request[_TransactionsRequest_v0]):  # type: ignore[misc]  # untyped base
+    API_KEY = 65
+
+    def __init__(self, transactional_id: str) -> None:
+        self._id = transactional_id
+
+    def build(self, request_struct_class: type[_TransactionsRequest_v0]) -> _TransactionsRequest_v0:
+        return request_struct_class([self._id], {})
+
+
+class Coordination:
+    """Of one producer with the coordinators of its transactional id and of its group."""
+
+    def __init__(self, producer: aiokafka.AIOKafkaProducer, transactional_id: str, group: str) -> None:
+        self._producer, self._id, self._group = producer, transactional_id, group
+        self._connect = producer.client._get_conn
+        producer.client._get_conn = self._connection
+        self._held = self._renewed = False
+
+    async def renewed(self) -> bool:
+        """Connect to both coordinators where need be; whether that was so since the last call."""
+        sender = self._producer._sender
+        for kind, key in ((CoordinationType.TRANSACTION, self._id), (CoordinationType.GROUP, self._group)):
+            node = await sender._find_coordinator(kind, key)
+            if not await self._producer.client.ready(node, group=ConnectionGroup.COORDINATION):
+                sender._coordinator_dead(kind)
+                await sender._find_coordinator(kind, key)  # which tries until it is connected
+        renewed, self._renewed = self._renewed, False
+        return renewed
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it a lost connection fails the producer's transaction, and stays lost."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    async def committed(self) -> bool:
+        """Whether the id's last transaction was committed, once that is decided and complete.
+
+        An open one is none: initialising a producer aborts it. So is what a broker older than 3.0 does not
+        tell. Raises a KafkaError.
+        """
+        while True:
+            try:
+                found = await self._described()
+            except (errors.IncompatibleBrokerVersion, NotImplementedError):  # aiokafka's words for too old
+                return False
+            except (errors.NodeNotReadyError, errors.KafkaConnectionError):
+                if self._held:
+                    raise
+            else:
+                error = errors.for_code(found["error_code"])
+                if found["error_code"] == NOT_FOUND:
+                    return False
+                if error is errors.NoError and found["state"] not in COMPLETING:
+                    return bool(found["state"] == COMMITTED)
+                if error is not errors.NoError and error not in LATER:
+                    raise error(f"the coordinator does not describe {self._id}")
+            await asyncio.sleep(LOOK_S)
+
+    async def _described(self) -> dict[str, Any]:
+        sender, client = self._producer._sender, self._producer.client
+        node = await sender._find_coordinator(CoordinationType.TRANSACTION, self._id)
+        answer: Any = await client.send(
+            node, _TransactionsRequest(self._id), group=ConnectionGroup.COORDINATION
+        )
+        found: dict[str, Any]
+        (found,) = answer.to_object()["transactions"]
+        if found["error_code"] == errors.NotCoordinatorError.errno:
+            sender._coordinator_dead(CoordinationType.TRANSACTION)
+        return found
+
+    async def add_group(self) -> None:
+        """Let the transaction span the group's offsets without writing any. Raises a KafkaError."""
+        sender = self._producer._sender
+        node = await sender._find_coordinator(CoordinationType.TRANSACTION, self._id)
+        while not await AddOffsetsToTxnHandler(sender, self._group).do(node):
+            pass  # it has waited
+
+    async def _connection(
+        self, node_id: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT, no_hint: bool = False
+    ) -> Any:
+        if group is ConnectionGroup.COORDINATION:
+            known = self._producer.client._conns.get((node_id, group))
+            if known is None or not known.connected():
+                if self._held:
+                    self._fail(errors.KafkaConnectionError("a coordinator was lost in a transaction"))
+                    return None
+                self._renewed = True
+        return await self._connect(node_id, group=group, no_hint=no_hint)
+
+    def _fail(self, error: errors.KafkaError) -> None:
+        state = self._producer._txn_manager
+        ended = state.wait_for_transaction_end()
+        if ended is not None and not ended.done():
+            state.fatal_error(error)
+            ended.exception()  # looked at: the step that waits may be another one
+            self._producer._message_accumulator.fail_all(error)
