@@ -20,7 +20,7 @@ import msgspec
 from stream_app.errors import StreamAppError
 from stream_app.kafka import guard
 from stream_app.secret import Secret
-from stream_app.settings import ENV_PREFIX, SECTIONS, Action, Settings
+from stream_app.settings import ENV_PREFIX, SECTIONS, Action, Arm, Settings
 
 ROLES = ("interests", "content", "ranker")
 READY_TIMEOUT_S = 120.0
@@ -162,6 +162,8 @@ def _text(value: object) -> str:
         return ",".join(map(_text, value))
     if isinstance(value, Action):
         return f"{value.name}:{value.topic}:{value.weight}"
+    if isinstance(value, Arm):
+        return f"{value.name}:{value.ranker}:{value.share}"
     if isinstance(value, Secret):
         return value.reveal()  # a child's environment is private; a command line would not be
     return str(value).lower() if isinstance(value, bool) else str(value)
