@@ -23,13 +23,14 @@ class LearnedRanker:
         self, world: World, recent: int = 64, neighbours: int = 512, hidden: int = 64, seed: int = 0
     ) -> None:
         self._world = world
-        self._learning = OnlineLearning(
+        self.learning = OnlineLearning(
             Contents(world.created_at, world.authors, world.vectors),
             CoEngagement(world.contents, neighbours),
             hidden=hidden,
             seed=seed,
         )
-        self.trainer = self._learning.trainer
+        """What rankers would be told of it: the model, habits and co-engagement"""
+        self.trainer = self.learning.trainer
         self._users = _Users(world.users, recent)
         self._published = 0
         self._considered: tuple[tuple[int, int, int], Candidates] | None = None
@@ -37,7 +38,7 @@ class LearnedRanker:
     def score(self, now: int, user: int, count: int) -> Scores:
         """Scores of the model as it is now."""
         self._published = max(self._published, count)
-        considered = self._learning.consider(now, self._users.history(user), count)
+        considered = self.learning.consider(now, self._users.history(user), count)
         self._considered = (now, user, count), considered
         return considered.scores
 
@@ -45,7 +46,7 @@ class LearnedRanker:
         """Learn from a first engagement with something known, then count it."""
         row, time, weight = touch.content, touch.time, touch.weight
         if touch.undo:
-            self._learning.undo(row, time, weight)
+            self.learning.undo(row, time, weight)
         else:
             count = int(np.searchsorted(self._world.due, touch.now, side="right"))
             count = max(count, self._published, row + 1)
@@ -55,7 +56,7 @@ class LearnedRanker:
             known = np.array(self._users.known(touch.user), np.int64)
             history = self._users.history(touch.user)
             engagement = Engagement(row, time, weight, touch.first, history, known)
-            self._learning.engage(engagement, touch.now, count, among)
+            self.learning.engage(engagement, touch.now, count, among)
         self._considered = None  # what was said then is no longer so
         self._users.add(touch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -13,31 +13,46 @@ from aiokafka import ConsumerRecord
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
 from stream_app.content.vectors import ContentVector
+from stream_app.evaluation.learned import LearnedRanker
 from stream_app.evaluation.log import EvaluationLog
 from stream_app.evaluation.scorer import Scores, Touch, World
-from stream_app.hashing import action_code, model_code
+from stream_app.hashing import action_code, key64, model_code
 from stream_app.interests.batch import BatchPreparation, PartitionState
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.record import InterestRecord, decode
 from stream_app.interests.slab import Slab
 from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.store import PartitionStore
+from stream_app.learning import neighbours_record
+from stream_app.learning.neighbours_record import Neighbours
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.settings import Settings
+from stream_app.ranking.published import Published
+from stream_app.ranking.ranked import BLEND, LEARNED
+from stream_app.settings import Arm, Settings
 
 PARTITION = 0
 
 
 class LiveRanker:
-    """What a user would be shown if they asked at that moment: a slate of the fixed blend, or nothing.
+    """What a user would be shown if they asked at that moment: a slate, or nothing.
 
     One partition holds everything; events are applied one by one, and priors are renewed for each ranking.
+    With a ``learner``, who learns from each event as well, slates are by the learned ranker: before each
+    ranking the engine is told what a trainer would publish. Without, they are by the fixed blend.
     """
 
-    def __init__(self, world: World, settings: Settings, log: EvaluationLog) -> None:
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        log: EvaluationLog,
+        learner: Callable[[World], LearnedRanker] | None = None,
+    ) -> None:
         """``world`` has vectors. ``settings`` as for live roles; sizes are made to fit the log."""
-        settings = _fitting(settings, world)
+        settings = _fitting(settings, world, BLEND if learner is None else LEARNED)
+        self._learner = None if learner is None else learner(world)
+        self._keys = np.array([key64(name) for name in log.catalogue.ids], np.uint64)
         self._settings, self._log, self._world = settings, log, world
         self._index = ContentIndex(settings, model_id(settings))
         self._published = 0
@@ -71,6 +86,8 @@ class LiveRanker:
         self._publish(count, now)
         self._statistics.stream_time = max(self._statistics.stream_time, now)
         name = self._log.user_ids[user]
+        if self._learner is not None:
+            self._tell(self._learner)
         (ranked,) = self._engine.rank([(name, self._records.get(name))])
         scores = np.full(count, -np.inf)
         for place, item in enumerate(ranked.items):
@@ -95,6 +112,24 @@ class LiveRanker:
             elif output.topic == statistics:
                 counts.append((output.key, output.value))
         self._statistics.apply(counts)
+        if self._learner is not None:
+            self._learner.update(touch)
+
+    def _tell(self, learner: LearnedRanker) -> None:
+        """Let the engine know what has been learned since."""
+        learning, table = learner.learning, self._engine.neighbours
+        if table is None:  # as it would be live, with half-lives that the learned ranker cannot use
+            return
+        together, ids = learning.together, self._log.catalogue.ids
+        changed = []
+        for row in together.take_changed(len(ids)).tolist():
+            rows, counts = together.row(row)
+            users, strong = float(together.users[row]), float(together.strong_users[row])
+            value = neighbours_record.encode(Neighbours(users, strong, self._keys[rows], counts))
+            changed.append((ids[row], value))
+        table.apply(changed)
+        model = learning.trainer.model
+        self._engine.adopt(Published(model.steps, model, learning.habits))
 
     def _publish(self, count: int, now: int) -> None:
         """Index the contents that have come out since, and forget those that were deleted."""
@@ -119,8 +154,8 @@ class _NothingStored:
         return [None] * len(users)
 
 
-def _fitting(settings: Settings, world: World) -> Settings:
-    """One partition, room for everyone, and no eviction that the harness would not know of."""
+def _fitting(settings: Settings, world: World, ranker: str) -> Settings:
+    """One partition, one arm, room for everyone, and no eviction that the harness would not know of."""
     replace = msgspec.structs.replace
     return replace(
         settings,
@@ -132,5 +167,5 @@ def _fitting(settings: Settings, world: World) -> Settings:
             dimensions=world.vectors.shape[1],
             max_age_days=36_500.0,
         ),
-        ranking=replace(settings.ranking, device="cpu"),
+        ranking=replace(settings.ranking, device="cpu", arms=(Arm(name="live", ranker=ranker, share=1.0),)),
     )
