@@ -58,6 +58,7 @@ class NeighbourTable:
         """
         for content_id, value in records:
             if content_id is None:
+                metrics.RANKER_REJECTED.labels("co-engagement").inc()
                 continue
             try:
                 record = None if value is None else neighbours_record.decode(value)

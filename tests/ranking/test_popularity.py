@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from stream_app.interests.statistics_record import OUTCOMES_KEY
+from stream_app.learning.activity import HALF_LIVES_H
 from stream_app.ranking.popularity import ContentStatistics
+from tests.ranking import learned_world
 
 H = 2  # 24 h among the default half-lives
 LIKE = [1.0, 1.0, 1.0, 1.0, 1.0]
@@ -172,3 +174,40 @@ def test_nearest_half_life_is_logarithmic() -> None:
     config = world.settings()
     statistics = ContentStatistics(config, world.filled_index(config, 1))
     assert [statistics.nearest_half_life(h) for h in (0.1, 2.0, 10.0, 24.0, 1e6)] == [0, 1, 1, 2, 4]
+
+
+def test_engagements_are_counted_beside_their_weights() -> None:
+    config = learned_world.settings()
+    index = world.filled_index(config, 3)
+    statistics = ContentStatistics(config, index)
+    assert statistics.fit_learning
+    h = len(HALF_LIVES_H)
+    ago = world.NOW - world.DAY
+    counts = {"like": [4.0] * h, "view": [2.0] * h, "rate": [1.0] * h, "hide": [0.5] * h}
+    statistics.apply(
+        [
+            (world.content_id(1), world.statistics_value(config, 0, ago, counts)),
+            (world.content_id(1), world.statistics_value(config, 1, world.NOW, {"hide": [9.0] * h})),
+            (world.content_id(2), world.statistics_value(config, 1, world.NOW, {"waved_at": [9.0] * h})),
+        ]
+    )
+    found = statistics.activity(world.NOW)
+    left = 2.0 ** (-24 / np.array(HALF_LIVES_H))
+    np.testing.assert_allclose(found.engaged[:, 1], 7 * left, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.weighted[:, 1], 0)  # the dislikes of partition 1 prevail
+    assert not found.engaged[:, [0, 2]].any()
+    assert found.engaged_at.tolist() == [0, world.NOW, world.NOW]
+
+
+def test_a_reused_row_was_never_engaged_with() -> None:
+    config = learned_world.settings()
+    index = world.filled_index(config, 1)
+    statistics = ContentStatistics(config, index)
+    like = {"like": [1.0] * len(HALF_LIVES_H)}
+    statistics.apply([(world.content_id(0), world.statistics_value(config, 0, world.NOW, like))])
+    index.delete(world.content_id(0))
+    world.put(index, b"other", np.ones(world.D), world.NOW)
+    assert statistics.activity(world.NOW).engaged_at.tolist() == [0]
+    old = world.NOW - world.DAY
+    statistics.apply([(b"other", world.statistics_value(config, 1, old, like))])
+    assert statistics.activity(world.NOW).engaged_at.tolist() == [old]
