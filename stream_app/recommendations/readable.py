@@ -7,8 +7,11 @@ from collections import OrderedDict
 import msgspec
 
 from stream_app.content.schema import Content
+from stream_app.ranking.ranked import BLEND, PARTS, Parts
 from stream_app.recommendations.slate import COLD_START_USER, Slate
 
+MOST_PARTS = 3
+"""Parts of a learned score that are named."""
 WIDTH = 72
 """Characters of a title or of the words that stand for it."""
 
@@ -55,10 +58,15 @@ class Titles:
 
 
 def lines(slate: Slate, titles: Titles, limit: int | None = None) -> list[str]:
-    """A slate's contents, best first, each with what speaks for it; ``limit`` takes the first few."""
+    """A slate's contents, best first, each with what speaks for it; ``limit`` takes the first few.
+
+    Shares are of closeness to the user's interests, which is what the blend is mostly about. The learned
+    ranker may have weighed other things more: its slates name the parts that raised the score most.
+    """
     shown = []
     for place, item in enumerate(slate.items[:limit], 1):
-        shown.append(f"{place:3}. {titles.of(item.content_id)}  {item.score:.3f}")
+        weighed = "" if slate.ranker == BLEND else _most(item.parts)
+        shown.append(f"{place:3}. {titles.of(item.content_id)}  {item.score:.3f}{weighed}")
         shown.extend(
             f"       {reason.share:4.0%} for your {reason.action} of {titles.of(reason.content_id)}"
             for reason in item.reasons
@@ -66,12 +74,24 @@ def lines(slate: Slate, titles: Titles, limit: int | None = None) -> list[str]:
     return shown
 
 
+def _most(parts: Parts) -> str:
+    """The parts that raise a score most, if any do.
+
+    >>> _most(Parts(interest=0.2, recency=-1.0, popularity=1.5, match=0.0, together=0.4, habit=0.1))
+    '  (popularity +1.50, together +0.40, interest +0.20)'
+    """
+    by_size = sorted(((getattr(parts, name), name) for name in PARTS), reverse=True)
+    most = ", ".join(f"{name} {value:+.2f}" for value, name in by_size[:MOST_PARTS] if value > 0)
+    return f"  ({most})" if most else ""
+
+
 def heading(slate: Slate) -> str:
-    """One line: whose slate, of what kind, from when, and which event caused it."""
+    """One line: whose slate, of what kind and by which ranker, from when, and which event caused it."""
     user = "everybody unknown" if slate.user_id == COLD_START_USER.decode() else printable(slate.user_id)
     cause = slate.caused_by
     why = f", caused by {cause.topic} {cause.partition}/{cause.offset}" if cause else ""
-    return f"{user}  ({slate.kind}, {slate.generated_at}{why})"
+    by = "" if slate.ranker == BLEND else f" by {printable(slate.ranker)}"
+    return f"{user}  ({slate.kind}{by}, {slate.generated_at}{why})"
 
 
 def printable(text: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from stream_app.interests import record
 from stream_app.ranking.ranked import Item, Parts, Ranked, Reason
+from stream_app.recommendations.readable import Titles, heading, lines
 from stream_app.recommendations.slate import (
     Cause,
     Slate,
@@ -113,3 +114,26 @@ def test_a_slate_without_an_event_or_with_one_of_a_former_action_names_no_cause(
     maker = SlateMaker(world.settings(), "m")
     assert maker.slate(Ranked(b"u", None, "cold_start", [])).caused_by is None
     assert maker.slate(ranked("waved_at")).caused_by is None
+
+
+def test_what_a_learned_slate_shows_is_what_its_ranker_weighed() -> None:
+    parts = Parts(0.2, -3.0, 1.5, 0.0, together=0.4, habit=0.1, bend=-0.5)
+    nothing = Parts(-1.0, -1.0, -1.0, -1.0)
+    made = msgspec.structs.replace(
+        slate("a"), items=[Item("a", -1.3, parts, []), Item("b", -4.0, nothing, [])], ranker="learned-17"
+    )
+    assert decode(encode(made)) == made
+    assert lines(made, Titles()) == [
+        "  1. a  -1.300  (popularity +1.50, together +0.40, interest +0.20)",
+        "  2. b  -4.000",
+    ]
+    assert "personal by learned-17" in heading(made)
+    blended = msgspec.structs.replace(made, ranker="blend")
+    assert lines(blended, Titles())[0] == "  1. a  -1.300"
+    assert "blend" not in heading(blended)
+
+
+def test_a_slate_without_arm_and_ranker_is_one_of_the_blend() -> None:
+    message = json.loads(encode(slate("a")))
+    del message["arm"], message["ranker"]
+    assert decode(json.dumps(message).encode()) == slate("a")
