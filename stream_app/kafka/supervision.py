@@ -82,6 +82,7 @@ class Parts:
     def _beat(self, consumer: BatchConsumer) -> None:
         """Ask the consumer's thread for a sign of life."""
         self._health.expect(CONSUMER_THREAD)
+        self._health.loops = [consumer.thread_loop]
         consumer.call_in_thread(lambda: self._health.progress(CONSUMER_THREAD))
 
 

@@ -9,6 +9,7 @@ aiokafka internal that is relied on here.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -355,10 +356,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
                     f"partition {tps[0].partition} was opened {opened.again} times more at the same offset"
                 )
 
+    @property
+    def thread_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop of the thread in which aiokafka's consumer lives."""
+        loop: asyncio.AbstractEventLoop = self._thread.thread_loop
+        return loop
+
     def call_in_thread(self, call: Callable[[], None]) -> None:
         """Run ``call`` in the thread's loop as soon as it turns."""
         with contextlib.suppress(RuntimeError):  # closed: an ended part
-            self._thread.thread_loop.call_soon_threadsafe(call)
+            self.thread_loop.call_soon_threadsafe(call)
 
     def ended_parts(self) -> Iterator[str]:
         """Names of what has ended although the consumer has not been stopped."""

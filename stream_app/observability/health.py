@@ -49,6 +49,8 @@ class Health:
         self._stages = {"start"}
         # when the way to readiness last went on; None when it is not judged
         self._nearer: float | None = None
+        self.loops: list[asyncio.AbstractEventLoop] = []
+        """Event loops of further threads, whose tasks are told as well when the worker stalls"""
 
     @property
     def ready(self) -> bool:
@@ -146,7 +148,7 @@ class Health:
             looked = now
             if (cause := self.stalled()) is not None:
                 self.fail(cause)  # it stays on the page until the process has ended
-                for place in open_tasks():
+                for place in open_tasks(self.loops):
                     log.error("open task %s", place)
                 raise StalledError(f"{cause}; stopping, so that this worker is started anew")
 

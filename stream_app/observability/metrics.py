@@ -34,6 +34,7 @@ CONTENT_EVICTED = Counter("stream_app_content_evicted", "Contents evicted from t
 CONTENT_REJECTED = Counter("stream_app_content_rejected", "Content records rejected by reason.", ["reason"])
 RANKED_USERS = Counter("stream_app_ranked_users", "Users ranked by kind.", ["kind"])
 ARM_USERS = Counter("stream_app_arm_users", "Users ranked by A/B arm and by what ranked them.", ["arm", "ranker"])
+ARM_ENGAGEMENTS = Counter("stream_app_arm_engagements", "Newest engagements of users with a slate, by A/B arm: with a content that the slate named (`shown`), or with another. Their ratio is what to compare arms by.", ["arm", "content"])
 RANKER_VERSION = Gauge("stream_app_ranker_version", "Version of the learned ranker that users are ranked by; 0 = none.")
 RANK_SECONDS = Histogram("stream_app_rank_seconds", "Seconds of one micro-batch by step.", ["step"], buckets=_FAST)
 SLATES = Counter("stream_app_slates", "Slates by result.", ["result"])

@@ -1,9 +1,9 @@
-"""Where the tasks of an event loop stand: what a worker that has stalled is waiting for."""
+"""Where the tasks of event loops stand: what a worker that has stalled is waiting for."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,9 +11,12 @@ from typing import Any
 INNERMOST = 3
 
 
-def open_tasks() -> list[str]:
-    """Each task of the running loop but the current one: its name, and the innermost places, outer first."""
+def open_tasks(others: Iterable[asyncio.AbstractEventLoop] = ()) -> list[str]:
+    """Each task of the running loop but the current one, and of ``others``, which run in threads of their
+    own: its name, and the innermost places, outer first."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for loop in others:
+        tasks |= asyncio.all_tasks(loop)
     return sorted(
         f"{task.get_name()}: {' > '.join([*_places(task.get_coro())][-INNERMOST:])}" for task in tasks
     )
