@@ -38,4 +38,5 @@ def test_tasks_of_this_loop_and_of_others_are_told_with_the_place_where_they_wai
         other.close()
     assert len(found) == 2
     assert found[1].startswith("here: _waits_for_a_letter (test_tasks.py:")
-    assert found[0].startswith("Task-") and "_waits_for_a_letter (test_tasks.py:" in found[0]
+    assert found[0].startswith("Task-")
+    assert "_waits_for_a_letter (test_tasks.py:" in found[0]
