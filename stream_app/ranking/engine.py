@@ -107,6 +107,10 @@ class RankingEngine:
         newest = max((record.t_ref for _, record in users if record is not None), default=0)
         self._observed = max(self._observed, newest)
 
+    def arm_of(self, user_id: bytes) -> str:
+        """Name of the user's A/B arm."""
+        return self._arms.of(user_id).name
+
     def adopt(self, published: Published | None) -> None:
         """Rank with this model from now on, with none where it is None."""
         if published is self._published:

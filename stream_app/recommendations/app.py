@@ -82,7 +82,9 @@ class Ranker:
         engine = RankingEngine(settings, index, statistics)
         publisher = SlatePublisher(settings, self._partitions, ledger)
         published = PublishedModel()
-        self._pipeline = RankerPipeline(settings, engine, publisher, self._progress, lambda: published.newest)
+        self._pipeline = RankerPipeline(
+            settings, engine, publisher, self._progress, lambda: published.newest, ledger.shows
+        )
         self._deletions = DeletedContents(settings, index, ledger, self._partitions, self._pipeline)
 
         def learn(records: Sequence[ConsumerRecord]) -> None:

@@ -60,6 +60,13 @@ class SlateLedger:
             return False
         return not self._read[row] or partition in self._filled
 
+    def shows(self, user: bytes, partition: int, content: int) -> bool | None:
+        """Whether the user's last slate names the content (its key); None where no slate is known."""
+        row = self._rows.get(user)
+        if row is None or self._partitions[row] != partition or self._marks[row] == WITHDRAWN:
+            return None
+        return bool((self._keys[row] == np.uint64(content)).any())
+
     def note(self, user: bytes, partition: int, mark: int, contents: Sequence[int]) -> None:
         """This slate was published; ``contents`` are the 64-bit keys of its places."""
         self.outdated.pop(user, None)

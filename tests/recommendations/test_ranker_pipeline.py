@@ -13,6 +13,7 @@ from stream_app.content.index import ContentIndex
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import Published
+from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import COLD_START_PARTITION, Change, RankerPipeline
 from stream_app.recommendations.publish import NO_OFFSETS
 from stream_app.recommendations.slate import COLD_START_USER, Slate
@@ -102,6 +103,37 @@ def test_all_users_of_a_round_are_ranked_with_the_model_that_was_newest_when_it_
     asyncio.run(pipeline.renew_cold_start())
     assert shelf.slates[COLD_START_USER.decode()].ranker == "learned-3"
     assert asked == 3
+
+
+def test_engagements_with_what_the_last_slate_named_are_counted_by_arm() -> None:
+    config = world.settings(ranking={"arms": [{"name": "a-b", "ranker": "blend", "share": 1.0}]})
+    index, shelf, ledger = world.filled_index(config, 120), Shelf(), SlateLedger(config)
+    engine = RankingEngine(config, index, ContentStatistics(config, index))
+    pipeline = RankerPipeline(config, engine, shelf, shows=ledger.shows)
+
+    def counted() -> tuple[float, float]:
+        name = "stream_app_arm_engagements_total"
+        return tuple(
+            REGISTRY.get_sample_value(name, {"arm": "a-b", "content": content}) or 0.0
+            for content in ("shown", "other")
+        )
+
+    def arrives(i: int) -> None:
+        asyncio.run(pipeline.handle(batch([Arrived(b"u", liked(config, index, i))], 3)))
+
+    begin = counted()
+    arrives(1)
+    assert counted() == begin  # nothing was shown yet
+    ledger.note(b"u", 3, 7, [int(index.keys[row]) for row in (2, 3)])
+    arrives(3)
+    arrives(5)
+    arrives(2)
+    assert counted() == (begin[0] + 2, begin[1] + 1)
+    ledger.withdraw(b"u", 3)
+    arrives(3)
+    ledger.note(b"u", 1, 7, [int(index.keys[3])])  # of another partition
+    arrives(3)
+    assert counted() == (begin[0] + 2, begin[1] + 1)
 
 
 def liked(config: Settings, index: ContentIndex, i: int, ago: int = 0) -> bytes:
