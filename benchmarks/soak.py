@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --minutes 60 --rate 100 --summary soak.json --plot docs/soak.svg
 
-A local Apache Kafka, the three workers as processes, a seeded event rate over a fixed population of
+A local Apache Kafka, the four workers as processes, a seeded event rate over a fixed population of
 users, contents that appear and are deleted at one rate. Every ten seconds: memory, processor time,
 open files and threads of each process, bytes in RocksDB and in Kafka's log, lag, freshness. Exits
 with 1 when a worker ended, or when a judged series grew after the warm-up (see ``soak_trend``).

@@ -194,7 +194,7 @@ class Observability(Section, frozen=True):
     """Metrics, health, logs."""
 
     host: Annotated[str, Meta(description="Address the metrics and health pages listen on.")] = "127.0.0.1"
-    port: Annotated[int, Meta(description="Port of `/metrics`, `/healthz`, `/readyz`; 0 takes a free one. `worker all` uses this port and the two after it.", ge=0, le=65_535)] = 8600
+    port: Annotated[int, Meta(description="Port of `/metrics`, `/healthz`, `/readyz`; 0 takes a free one. `worker all` uses this port and the three after it.", ge=0, le=65_535)] = 8600
     log_level: Annotated[str, Meta(description="`debug`, `info`, `warning` or `error`.", pattern="^(debug|info|warning|error)$")] = "info"
     stall_timeout_s: Annotated[Positive, Meta(description="A worker that has input but makes no progress for this long says so on `/healthz` and exits.")] = 120.0
 

@@ -1,4 +1,4 @@
-"""All three roles on this machine, for development: one process each, ending together."""
+"""All four roles on this machine, for development: one process each, ending together."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ ROLES = {
     "interests": "stream_app.interests.app",
     "content": "stream_app.content.app",
     "ranker": "stream_app.recommendations.app",
+    "trainer": "stream_app.learning.app",
 }
 COLLECT_AFTER = 100_000
 """Allocations between two collections of the youngest objects."""

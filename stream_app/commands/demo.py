@@ -16,7 +16,7 @@ from stream_app.errors import StreamAppError
 from stream_app.processes import unwind_on_sigterm
 from stream_app.settings import Settings
 
-HELP = "run Kafka and all three workers on this machine, feed a small world, show it live"
+HELP = "run Kafka and all four workers on this machine, feed a small world, show it live"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

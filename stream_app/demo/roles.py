@@ -1,4 +1,4 @@
-"""The three workers as child processes: started, waited for, watched, stopped; none outlives us."""
+"""The four workers as child processes: started, waited for, watched, stopped; none outlives us."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stream_app.kafka import guard
 from stream_app.secret import Secret
 from stream_app.settings import ENV_PREFIX, SECTIONS, Action, Arm, Settings
 
-ROLES = ("interests", "content", "ranker")
+ROLES = ("interests", "content", "ranker", "trainer")
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 POLL_S = 0.1
@@ -170,7 +170,7 @@ def _text(value: object) -> str:
 
 
 def _ports(host: str, first: int) -> list[int]:
-    """One free port a role: ``first`` and the two after it, or any when one of them is taken."""
+    """One free port a role: ``first`` and the ones after it, or any when one of them is taken."""
     wanted = range(first, first + len(ROLES)) if first else (0,) * len(ROLES)
     with contextlib.ExitStack() as sockets:
         try:

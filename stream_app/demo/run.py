@@ -26,7 +26,7 @@ from stream_app.replay.accounting import Accounts, Summary
 from stream_app.replay.contents_first import Indexing
 from stream_app.replay.formats import CONTENT_TOPIC, LogRecord, detect, open_log, with_actions_of
 from stream_app.replay.producer import Produced, produce
-from stream_app.settings import Events, Interests, Settings, external_broker
+from stream_app.settings import Events, Interests, Learning, Settings, external_broker
 
 SEED = 20
 ENCODING_TIMEOUT_S = 120.0
@@ -38,6 +38,7 @@ CHECK_INTERVAL_S = 1.0
 # A demo minute stands for weeks: interests fade and unknown contents are given up that much sooner.
 HALF_LIVES_IN_A_RUN = 3.0
 SHORTEST_HALF_LIFE_S = 15.0
+PUBLICATIONS_IN_A_RUN = 15.0
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0)
 
 
@@ -72,7 +73,7 @@ def run(plan: Plan, settings: Settings, screen: Screen) -> Summary:
         ensure_topics(settings)
         if external_broker() and not plan.keep:
             stack.callback(delete_topics, settings)
-        screen.say(f"Kafka is at {address}, topics are there; starting the three workers")
+        screen.say(f"Kafka is at {address}, topics are there; starting the four workers")
         roles = Roles(settings, directory, keep=plan.keep)
         stack.callback(roles.stop)
         stack.callback(_ignore_signals)  # the first thing to be undone: the clean-up is not interrupted
@@ -116,7 +117,10 @@ def configure(plan: Plan, settings: Settings, address: str) -> Settings:
     if interests.half_life_days == Interests().half_life_days:
         half_life_s = max(SHORTEST_HALF_LIFE_S, plan.seconds / HALF_LIVES_IN_A_RUN)
         interests = replace(interests, half_life_days=half_life_s / 86_400)
-    return replace(settings, events=events, interests=interests)
+    learning = settings.learning
+    if learning.publish_interval_s == Learning().publish_interval_s:
+        learning = replace(learning, publish_interval_s=max(1.0, plan.seconds / PUBLICATIONS_IN_A_RUN))
+    return replace(settings, events=events, interests=interests, learning=learning)
 
 
 def missing(summary: Summary) -> list[str]:

@@ -74,7 +74,7 @@ def test_every_event_is_accounted_for_and_every_active_user_has_a_slate(tmp_path
     ("how", "after"),
     [
         (signal.SIGTERM, "interests worker is ready"),
-        (signal.SIGINT, "starting the three workers"),
+        (signal.SIGINT, "starting the four workers"),
         (signal.SIGKILL, "interests worker"),
     ],
 )

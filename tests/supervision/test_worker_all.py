@@ -1,4 +1,4 @@
-"""``worker all``: three processes that end together, by one request."""
+"""``worker all``: four processes that end together, by one request."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def test_all_roles_end_cleanly_when_the_whole_group_is_told_to(tmp_path: Path) -
             start_new_session=True,
         )
     try:
-        wait_until(lambda: log.read_text().count("trying again") >= 3, "three workers", log)
+        wait_until(lambda: log.read_text().count("trying again") >= 4, "four workers", log)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        assert len(children) == 3
+        assert len(children) == 4
         for pid in (process.pid, *map(int, children)):
             os.kill(pid, signal.SIGTERM)
         assert process.wait(30) == 0
