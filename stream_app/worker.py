@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import logging
+import os
 from typing import Any
 
 from aiokafka.errors import KafkaError
@@ -29,6 +30,10 @@ ROLES = {
     "ranker": "stream_app.recommendations.app",
     "trainer": "stream_app.learning.app",
 }
+ONE_THREAD = ("trainer",)
+"""Roles whose matrices are so small that a second thread of NumPy's BLAS only spins: it doubled the
+processor time of a step of learning and made none faster."""
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 COLLECT_AFTER = 100_000
 """Allocations between two collections of the youngest objects."""
 
@@ -53,6 +58,8 @@ async def run_worker(settings: Settings, role: str) -> int:
     await server.start()
     try:
         await _wait_for_broker(settings, health)
+        if role in ONE_THREAD:
+            os.environ.setdefault(BLAS_THREADS, "1")  # read when the role's module loads NumPy
         app: RoleApp = importlib.import_module(ROLES[role]).create_app(settings, health)
         await _work(settings, role, app, health)
     except KafkaError as error:

@@ -22,6 +22,7 @@ ARITHMETIC = (
 LONGEST = 600
 ENVIRONMENT = {
     "stream_app/settings.py": "the one reader of settings",
+    "stream_app/worker.py": "tells NumPy's BLAS how many threads to use",
     "stream_app/supervisor.py": "hands its environment on to the worker processes",
     "stream_app/demo/roles.py": "likewise",
     "stream_app/chaos/crew.py": "likewise",
@@ -155,6 +156,11 @@ def test_no_file_is_long(folder_: str) -> None:
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > LONGEST
     }
     assert not long
+
+
+def test_a_worker_says_how_many_threads_numpy_may_use_before_it_is_loaded() -> None:
+    command = "import sys, stream_app.commands.worker; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], cwd=ROOT, timeout=60).returncode == 0
 
 
 WITHOUT_TORCH = """
