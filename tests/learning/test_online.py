@@ -1,0 +1,141 @@
+"""Online learning: features are those from before the engagement, and lists are bounded and fair."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stream_app.learning.coengagement import CoEngagement
+from stream_app.learning.features import NAMES
+from stream_app.learning.history import UserHistory
+from stream_app.learning.online import Choice, Contents, Engagement, OnlineLearning
+
+NOW = 1_700_000_000_000
+MINUTE = 60_000
+N, D = 400, 8
+
+
+def world(
+    candidates: int | None = None, contents: int = N, future: int = 0
+) -> tuple[Contents, OnlineLearning]:
+    """Contents of which ``future`` are created days from now, and a ranker that knows nothing of them."""
+    random = np.random.default_rng(1)
+    vectors = random.normal(size=(contents, D)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    created_at = NOW - random.integers(0, 10_000, contents) * MINUTE
+    created_at[contents - future :] = NOW + 9_000 * MINUTE
+    columns = Contents(
+        created_at, np.zeros(contents, np.uint64), vectors, np.ones(contents, np.bool_), MINUTE
+    )
+    return columns, OnlineLearning(columns, CoEngagement(contents, 16), candidates=candidates)
+
+
+def engagement(row: int, minute: int, before: list[int], weight: float = 1.0) -> Engagement:
+    """Of somebody who engaged with ``before``, newest first."""
+    rows = np.array(before, np.int64)
+    times = NOW + (minute - 1 - np.arange(len(rows))) * MINUTE
+    history = UserHistory(rows, times, np.ones(len(rows), np.bool_), len(rows))
+    return Engagement(row, NOW + minute * MINUTE, weight, row not in before, history, rows)
+
+
+def engage(online: OnlineLearning, given: Engagement, contents: int = N) -> Choice | None:
+    return online.engage(given, given.time, contents)
+
+
+def read_by_many(online: OnlineLearning, users: int = 200, contents: int = N) -> list[Choice]:
+    """Users who each read five contents, the low numbers more often."""
+    random = np.random.default_rng(2)
+    choices = []
+    for user in range(users):
+        read: list[int] = []
+        for row in np.unique((contents * random.random(5) ** 3).astype(int)).tolist():
+            if (choice := engage(online, engagement(row, user, read[::-1]), contents)) is not None:
+                choices.append(choice)
+            read.append(row)
+    return choices
+
+
+def test_features_are_those_from_before_the_engagement() -> None:
+    _, online = world()
+    assert engage(online, engagement(7, 0, [])) is None  # nobody could choose what nobody had published
+    choice = engage(online, engagement(7, 10, [3]))
+    assert choice is not None
+    own = dict(zip(NAMES, choice.among.features[choice.place].tolist(), strict=True))
+    assert own["readers"] == pytest.approx(np.log1p(1))
+    assert own["since_engaged"] == pytest.approx(np.log1p(10))
+    assert own["engaged_20m"] == pytest.approx(np.log1p(10 * 0.5**0.5), rel=1e-5)
+    assert own["together_last"] == 0
+    after = online.consider(NOW + 10 * MINUTE, engagement(9, 11, [3]).history, N)
+    then = dict(zip(NAMES, after.features[7].tolist(), strict=True))
+    assert then["readers"] == pytest.approx(np.log1p(2))
+    assert then["since_engaged"] == 0
+    assert then["together_last"] > 0
+
+
+def test_what_the_user_knows_and_what_is_not_there_is_no_alternative() -> None:
+    contents, online = world(future=20)
+    assert contents.live is not None
+    contents.live[30] = False
+    engage(online, engagement(7, 0, []))
+    choice = engage(online, engagement(7, 10, [3, 12]))
+    assert choice is not None
+    left_out = set(np.flatnonzero(~choice.allowed).tolist())
+    assert left_out == {3, 12, 30, *range(N - 20, N)}
+
+
+def test_lists_are_bounded_each_content_stands_once_and_the_drawn_stand_for_all() -> None:
+    contents, online = world(candidates=100, future=20)
+    assert contents.live is not None
+    choices = read_by_many(online)
+    assert len(choices) > 500
+    for choice in choices[-200:]:
+        rows = choice.among.rows
+        assert len(rows) <= 100
+        assert len(np.unique(rows)) == len(rows)
+        assert choice.allowed[choice.place]
+        assert np.delete(rows, choice.place).max() < N - 20
+        assert np.exp(choice.among.offsets).sum() == pytest.approx(N - 20, rel=0.02)
+    popular = set(np.argsort(-online.together.users)[:5].tolist())
+    assert all(popular <= set(choice.among.rows.tolist()) for choice in choices[-50:])
+
+
+def test_a_sample_teaches_what_the_whole_teaches() -> None:
+    losses = []
+    for candidates in (None, 100):
+        _, online = world(candidates)
+        read_by_many(online)
+        losses.append(online.trainer.loss)
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[0] is not None
+    assert losses[0] < np.log(N) - 0.5
+
+
+def test_a_row_that_is_given_to_another_content_begins_with_nothing() -> None:
+    contents, online = world()
+    read_by_many(online, 100)
+    row = int(np.argmax(online.together.users))
+    assert online.counts.engaged_at[row]
+    mean = online.consider(NOW, engagement(1, 0, []).history, N)
+    contents.vectors[row] = 0
+    contents.vectors[row, 0] = 1
+    online.together.forget(row)
+    online.contents_changed(np.array([row]), np.array([row]))
+    now = online.consider(NOW, engagement(1, 0, []).history, N)
+    own = dict(zip(NAMES, now.features[row].tolist(), strict=True))
+    assert own["readers"] == own["engaged_60d"] == own["weighted_14d"] == 0
+    assert own["unread"] == 1
+    assert mean.features[row][NAMES.index("readers")] > 0
+
+
+@pytest.mark.parametrize("replaced", [3, N // 2])
+def test_the_mean_of_the_vectors_follows_what_is_replaced(replaced: int) -> None:
+    contents, online = world()
+    online.consider(NOW, engagement(1, 0, []).history, N)
+    rows = np.arange(replaced)
+    contents.vectors[rows] = np.eye(1, D, dtype=np.float32)
+    online.contents_changed(rows, rows)
+    online.consider(NOW, engagement(1, 0, []).history, N)
+    assert online._current is not None
+    expected = contents.vectors.mean(axis=0)
+    far = np.abs(online._current.catalogue.mean - expected).max()
+    assert far < (0.02 if replaced == 3 else 1e-5)  # a few of many may wait
