@@ -103,7 +103,7 @@ def test_a_sample_teaches_what_the_whole_teaches() -> None:
     losses = []
     for candidates in (None, 100):
         _, online = world(candidates)
-        read_by_many(online)
+        read_by_many(online, 100)
         losses.append(online.trainer.loss)
     assert losses[1] == pytest.approx(losses[0], rel=0.1)
     assert losses[0] is not None
