@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
+from stream_app.events.decode import LATEST_MS
 from stream_app.hashing import action_code
 from stream_app.interests import statistics_record
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Statistics
@@ -41,6 +42,9 @@ class ContentCounts:
             try:
                 statistics = statistics_record.decode(value)
             except RecordFormatError:
+                metrics.TRAINER_REJECTED.labels("content-stats").inc()
+                continue
+            if not (0 < statistics.t_ref <= LATEST_MS and np.isfinite(statistics.counts).all()):
                 metrics.TRAINER_REJECTED.labels("content-stats").inc()
                 continue
             stream_time = max(stream_time, statistics.t_ref)

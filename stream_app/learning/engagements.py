@@ -15,9 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
+from stream_app.errors import RecordFormatError
+from stream_app.events.decode import LATEST_MS
 from stream_app.interests.record import APPLIED, UNDONE, InterestRecord, by_arrival
 from stream_app.learning.history import UserHistory
 from stream_app.learning.online import Engagement
+
+LARGEST_WEIGHT = 100.0
+"""As the settings of actions allow."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,9 @@ class RememberedUsers:
 
     def news(self, user: bytes, record: InterestRecord, index: ContentIndex) -> Iterator[Engagement | Undone]:
         """What is new in a user's record, in the order of arrival; contents that ``index`` does not know
-        are left out. A record older than what was read of the user has nothing new."""
+        are left out, as are numbers that no worker writes. Raises RecordFormatError when the record's
+        header contradicts it."""
+        _check(record)
         header = record.header
         total, seen_total = int(header["total"]), int(header["seen_total"])
         before = self._users.pop(user, None)
@@ -66,6 +73,19 @@ class RememberedUsers:
         if before is not None and undone != before.undone:
             yield from _taken_back(record, before, index)
         yield from _engagements(record, before, index)
+
+
+def _check(record: InterestRecord) -> None:
+    header = record.header
+    kept = min(int(header["total"]), int(header["recent"]))
+    seen = min(int(header["seen_total"]), int(header["seen"]))
+    if (kept, seen) != (len(record.interactions), len(record.seen)) or not 0 <= record.t_ref <= LATEST_MS:
+        raise RecordFormatError("interest record whose header does not fit its contents")
+
+
+def _possible(entry: np.void, t_ref: int) -> bool:
+    """Whether an interaction's time and weight can be; a weight that is no number cannot."""
+    return bool(0 < entry["time"] <= t_ref and abs(entry["weight"]) <= LARGEST_WEIGHT)
 
 
 def _engagements(record: InterestRecord, before: _Known | None, index: ContentIndex) -> Iterator[Engagement]:
@@ -82,7 +102,7 @@ def _engagements(record: InterestRecord, before: _Known | None, index: ContentIn
     for place in range(len(ring) - new, len(ring)):
         entry, so_far = ring[place], len(seen) - unseen
         found = np.flatnonzero(seen_keys[so_far:] == entry["content"])
-        if entry["state"] == APPLIED and rows[place] >= 0:
+        if rows[place] >= 0 and entry["state"] == APPLIED and _possible(entry, record.t_ref):
             known = np.concatenate([rows[:place], seen[:so_far]])
             yield Engagement(
                 row=int(rows[place]),
@@ -104,7 +124,7 @@ def _taken_back(record: InterestRecord, before: _Known, index: ContentIndex) -> 
     back = (ring["state"] == UNDONE) & (bits == 0) & (arrivals < before.total)
     rows = _rows(index, ring["content"][back])
     for row, entry in zip(rows.tolist(), ring[back], strict=True):
-        if row >= 0:
+        if row >= 0 and _possible(entry, record.t_ref):
             yield Undone(row, int(entry["time"]), float(entry["weight"]))
 
 

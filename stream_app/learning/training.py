@@ -168,12 +168,12 @@ class Training:
             self._users.forget(user)
             return
         try:
-            interests = interest_record.decode(value)
+            found = list(self._users.news(user, interest_record.decode(value), index))
         except RecordFormatError:
             metrics.TRAINER_REJECTED.labels("interests").inc()
             return
         counted = record.offset < self._counted_until.get(record.partition, 0)
-        for news in self._users.news(user, interests, index):
+        for news in found:
             self._stream_time = max(self._stream_time, news.time)
             if isinstance(news, Engagement):
                 self._engage(news, index.high, counted)

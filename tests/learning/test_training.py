@@ -188,7 +188,7 @@ def test_other_models_on_the_topic_are_left_out_but_versions_go_on(live: Live) -
 
 
 def test_few_candidates_teach_almost_as_much() -> None:
-    log = read(fashions(users=16, contents=60))
+    log = read(fashions(users=7, contents=60))
     live = Live(log, world_of(log), configured(candidates=50))
     assert live.settings.learning.candidates < len(log.catalogue)
     run(log, live, begin=0.0)
@@ -209,3 +209,26 @@ def test_contents_that_are_deleted_are_forgotten_everywhere() -> None:
     assert [(one.key, one.value) for one in news if one.topic == "co-engagement"] == [(b"c2", None)]
     assert not live.training._online.counts.engaged_at[row]
     assert not (live.training._followed.together.neighbours == row).any()
+
+
+def test_damaged_records_teach_nothing_impossible(live: Live) -> None:
+    """Bytes of good records changed at random: refused, or learned from, and then what is known is sound."""
+    random = np.random.default_rng(8)
+    slab, online = live.product._state.slab, live.training._online
+    good = slab.encode(np.array(sorted(slab.index.values())))
+    users = list(slab.index)
+    records = []
+    for number in range(1_500):
+        value = bytearray(good[number % len(good)])
+        # every other one has its header damaged, or its interactions
+        places = random.integers(0, 96 if number % 2 else len(value), random.integers(1, 5))
+        for place in places.tolist():
+            value[place] = random.choice([0, 1, 127, 128, 255, int(random.integers(256))])
+        records.append(Read(users[number % len(users)], bytes(value), live.offset + 10 + number))
+    for start in range(0, len(records), 50):
+        live.training.learn(records[start : start + 50])
+    assert np.isfinite(online.counts._engaged).all()
+    assert np.isfinite(online.counts._weighted).all()
+    assert np.isfinite(online.together.counts).all()
+    assert 0 < live.training._stream_time < 4_102_444_800_000
+    assert live.training.publication(1)[-1].key == ONLINE_KEY
