@@ -22,6 +22,10 @@ class Pool:
     whole: bool
     """Whether ``rows`` are all rows of the index, in their order, for every user"""
 
+    def part(self, users: slice) -> Pool:
+        """Of some of the users."""
+        return Pool(self.rows[users], self.valid[users], self.whole)
+
 
 def everything(scores: Tensor) -> Pool:
     """All rows of the index; ``scores`` [B, N] are -inf where a content is none of the user's candidates."""

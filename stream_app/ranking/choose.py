@@ -1,13 +1,14 @@
 """The tensor part of a ranking: from a micro-batch of users to the places of their slates.
 
-Two rankers, one after the other's pattern: candidates → features → scores → diversify → explain. Each
-synchronises the GPU once, at its end, so on CUDA that step's seconds hold what the ones before have
-queued. See :mod:`stream_app.ranking.device` for the legend.
+Two rankers of one pattern: candidates → features → scores → diversify → explain. Each synchronises the GPU
+once, at its end, so on CUDA that step's seconds hold what the ones before have queued. See
+:mod:`stream_app.ranking.device` for the legend.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from stream_app.observability import metrics
 from stream_app.ranking.blend import blend
-from stream_app.ranking.candidates import everything, union
+from stream_app.ranking.candidates import Pool, everything, union
 from stream_app.ranking.catalogue import LiveCatalogue
 from stream_app.ranking.device import DeviceIndex
 from stream_app.ranking.diversify import diversify
@@ -32,6 +33,9 @@ from stream_app.settings import Ranking
 
 NEAR_CONTENTS = 8
 """Recent contents of a user whose neighbours are candidates."""
+CPU_FEATURES = 8
+"""Users whose features are computed at a time on a CPU: beyond some 30 MB a tensor gets fresh pages from the
+system each time, and touching those took most of the time."""
 _GRID = 2.0**14
 """Learned scores are rounded to this part of one: what differs by less is equal, and ordered by key."""
 
@@ -149,32 +153,28 @@ def choose_by_model(
             near = neighbours.rows[users.rows[:, :NEAR_CONTENTS], : ranking.candidates_near]
             near = torch.where(_present(users, near), near.long() - 1, -1).flatten(1)
             pool = union(retrieval, top(retrieval, ranking.candidates), learned.catalogue.popular, near)
-    with metrics.RANK_SECONDS.labels("features").time():
-        known = candidate_features(learned.catalogue, mirror, neighbours, pool, users)  # [B, K, F]
     with metrics.RANK_SECONDS.labels("score").time():
-        weights = model.weights(users.groups)
-        scores = torch.round(model.score(known, weights) * _GRID) / _GRID
-        scores.masked_fill_(~pool.valid, -torch.inf)
-        best = top(scores, ranking.candidates)  # [B, K']
-        best = best.gather(1, mirror.keys[pool.rows.gather(1, best)].argsort(dim=1))
-        rows, scores = pool.rows.gather(1, best), scores.gather(1, best)
-        valid = scores > -torch.inf
-        vectors = mirror.vectors.index_select(0, rows.flatten()).float().view(*rows.shape, -1)
+        size = CPU_FEATURES if device.type == "cpu" else len(users.rows)
+        chunks = [slice(start, start + size) for start in range(0, len(users.rows), size)]
+        several = [_best(ranking, mirror, learned, pool.part(some), users.part(some)) for some in chunks]
+        best = Best(*(torch.cat(tensors) for tensors in zip(*several, strict=True)))
+        vectors = mirror.vectors.index_select(0, best.rows.flatten()).float().view(*best.rows.shape, -1)
     with metrics.RANK_SECONDS.labels("diversify").time():
         chosen = diversify(
-            scores.masked_fill(~valid, 0.0),
-            valid,
+            best.scores,
+            best.valid,
             vectors,
-            mirror.authors[rows],
+            mirror.authors[best.rows],
             ranking.slate_size,
             ranking.diversity,
             ranking.author_cap,
         )  # [B, k]
     with metrics.RANK_SECONDS.labels("explain").time():
         place = chosen.clamp(min=0)
-        where = best.gather(1, place).unsqueeze(2)
-        parts = model.explained(known.gather(1, where.expand(-1, -1, known.shape[2])), weights)
-        shown = vectors.gather(1, place.unsqueeze(2).expand(-1, -1, vectors.shape[2]))  # [B, k, D]
+        deep = place.unsqueeze(2)
+        known = best.features.gather(1, deep.expand(-1, -1, best.features.shape[2]))
+        parts = model.explained(known, model.weights(users.groups))
+        shown = vectors.gather(1, deep.expand(-1, -1, vectors.shape[2]))  # [B, k, D]
         share = shares(
             torch.bmm(shown, _recent_vectors(mirror, batch).transpose(1, 2)),
             _put(batch.recent_share, device),
@@ -184,8 +184,38 @@ def choose_by_model(
         # closeness to past interactions is a reason only where it spoke for the content
         for_it = parts[:, :, PARTS.index("interest")] + parts[:, :, PARTS.index("match")] > 0
         share, slots = top_reasons(share * for_it.unsqueeze(2), ranking.reasons)
-        rows = torch.where(chosen < 0, -1, rows.gather(1, place))
+        rows = torch.where(chosen < 0, -1, best.rows.gather(1, place))
         return _to_host_synchronising(rows, parts, share, slots)
+
+
+class Best(NamedTuple):
+    """The K' candidates of each user that the learned ranker scores highest, in the order of their keys."""
+
+    rows: Tensor
+    """[B, K']"""
+    valid: Tensor
+    """[B, K'], False where there are fewer"""
+    scores: Tensor
+    """[B, K'], 0 where not valid"""
+    features: Tensor
+    """[B, K', F]"""
+
+
+def _best(ranking: Ranking, mirror: DeviceIndex, learned: Learned, pool: Pool, users: Users) -> Best:
+    model = learned.model
+    known = candidate_features(learned.catalogue, mirror, learned.neighbours, pool, users)  # [B, K, F]
+    scores = torch.round(model.score(known, model.weights(users.groups)) * _GRID) / _GRID
+    scores.masked_fill_(~pool.valid, -torch.inf)
+    best = top(scores, ranking.candidates)  # [B, K']
+    best = best.gather(1, mirror.keys[pool.rows.gather(1, best)].argsort(dim=1))
+    scores = scores.gather(1, best)
+    valid = scores > -torch.inf
+    return Best(
+        rows=pool.rows.gather(1, best),
+        valid=valid,
+        scores=scores.masked_fill_(~valid, 0.0),
+        features=known.gather(1, best.unsqueeze(2).expand(-1, -1, known.shape[2])),
+    )
 
 
 def _present(users: Users, near: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ from stream_app.ranking.ranked import PARTS
 
 CHANNEL = (*(TOGETHER,) * 5, *(AFTER,) * 2, STRONGLY)
 SCALE = (20.0, 10.0, 10.0, 10.0, 10.0, 50.0, 50.0, 10.0)
-"""Of the eight collaborative features."""
+REACH = (1, 48, None, None, None, 1, 48, None)
+"""How many recent contents count: the last alone, those that have not faded (0.7^48 = 4e-8), or all. These
+are of the eight collaborative features."""
 
 _PART = {
     **dict.fromkeys((n for n in NAMES if n.startswith(("engaged_", "weighted_"))), "popularity"),
@@ -139,6 +141,10 @@ class Users:
             **{name: torch.from_numpy(a).to(device, non_blocking=True) for name, a in vars(batch).items()}
         )
 
+    def part(self, users: slice) -> Users:
+        """Some of them."""
+        return Users(**{name: tensor[users] for name, tensor in vars(self).items()})
+
 
 def candidate_features(
     catalogue: LiveCatalogue, mirror: DeviceIndex, neighbours: NeighbourTable, pool: Pool, users: Users
@@ -166,9 +172,9 @@ def _collaborative(catalogue: LiveCatalogue, neighbours: NeighbourTable, pool: P
     """[B, K, 8]"""
     b, k = pool.rows.shape
     high, device = len(catalogue.shared), pool.rows.device
-    near = neighbours.rows.index_select(0, users.rows.flatten()).view(b, -1).long()  # [B, M Kn], row + 1
-    counts = neighbours.counts.index_select(0, users.rows.flatten())  # [B M, 3, Kn]
-    counts = counts.view(*users.rows.shape, *counts.shape[1:])  # [B, M, 3, Kn]
+    m, width = users.rows.shape[1], neighbours.width  # M, Kn
+    near = neighbours.rows[users.rows, :width].view(b, m * width).long()  # [B, M Kn], row + 1
+    counts = neighbours.counts[users.rows, :, :width]  # [B, M, 3, Kn]
     if pool.whole:
         columns = near  # column 0 takes what is no neighbour
     else:
@@ -178,11 +184,12 @@ def _collaborative(catalogue: LiveCatalogue, neighbours: NeighbourTable, pool: P
         column_of[:, 0] = 0
         columns = column_of.gather(1, near)
     columns += torch.arange(b, device=device).unsqueeze(1) * (k + 1)
-    flat = columns.flatten()
+    columns = columns.view(b, m, width)
     sums = torch.zeros((len(CHANNEL), b * (k + 1)), device=device)
-    for feature, channel in enumerate(CHANNEL):
-        values = counts[:, :, channel] * users.coefficients[:, feature].unsqueeze(2)  # [B, M, Kn]
-        sums[feature].scatter_add_(0, flat, values.flatten())
+    for feature, (channel, reach) in enumerate(zip(CHANNEL, REACH, strict=True)):
+        coefficients = users.coefficients[:, feature, :reach].unsqueeze(2)
+        values = counts[:, :reach, channel] * coefficients  # [B, reach, Kn]
+        sums[feature].scatter_add_(0, columns[:, :reach].flatten(), values.flatten())
     found = sums.view(len(CHANNEL), b, k + 1)[:, :, 1:]
     found = found * torch.tensor(SCALE, device=device).view(-1, 1, 1)
     own = catalogue.damped[:, pool.rows]  # [2, B, K]

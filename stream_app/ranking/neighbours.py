@@ -39,6 +39,8 @@ class NeighbourTable:
         pages that no content has touched cost no memory.)"""
         self.counts: Tensor = torch.zeros((n, len(CHANNELS), neighbours), device=device)
         """[N, 3, K]"""
+        self.width = 0
+        """Places that any record has filled so far, at most K: the others are free in every row."""
         self.readers: NDArray[np.float32] = np.zeros((2, n), np.float32)
         """[2, N], users who engaged with the content, and those who did so strongly"""
         self._index = index
@@ -132,6 +134,7 @@ class NeighbourTable:
             best = np.argsort(-strength, kind="stable")[:width]
             rows = found[start : start + len(record.keys)][best]
             start += len(record.keys)
+            self.width = max(self.width, len(best))
             near[i, : len(best)] = rows + 1
             counts[i, :, : len(best)] = record.counts[:, best]
             for place in np.flatnonzero(rows < 0).tolist():

@@ -76,11 +76,11 @@ def statistics(config: Settings, index: ContentIndex, now: int, seed: int) -> Co
 
 
 def together(count: int, neighbours: int, seed: int) -> CoEngagement:
-    """Co-engagement of ``count`` rows: users who read ten of them each."""
+    """Co-engagement of ``count`` rows: users who read six of them each."""
     rng = np.random.default_rng(seed)
     found = CoEngagement(count, neighbours)
-    for _ in range(2 * count):
-        read = rng.choice(count, min(10, count), replace=False)
+    for _ in range(min(count, 300)):
+        read = rng.choice(count, min(6, count), replace=False)
         for place in range(len(read)):
             before = read[:place][::-1]
             found.learn(int(read[place]), bool(rng.integers(2)), before, before % 2 == 0)
