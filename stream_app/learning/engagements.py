@@ -83,9 +83,11 @@ def _check(record: InterestRecord) -> None:
         raise RecordFormatError("interest record whose header does not fit its contents")
 
 
-def _possible(entry: np.void, t_ref: int) -> bool:
-    """Whether an interaction's time and weight can be; a weight that is no number cannot."""
-    return bool(0 < entry["time"] <= t_ref and abs(entry["weight"]) <= LARGEST_WEIGHT)
+def _possible(ring: NDArray[np.void], t_ref: int) -> NDArray[np.bool_]:
+    """[n], whether an interaction's time and weight can be; a weight that is no number cannot."""
+    possible: NDArray[np.bool_] = np.abs(ring["weight"]) <= LARGEST_WEIGHT
+    possible &= (ring["time"] > 0) & (ring["time"] <= t_ref)
+    return possible
 
 
 def _engagements(record: InterestRecord, before: _Known | None, index: ContentIndex) -> Iterator[Engagement]:
@@ -99,17 +101,20 @@ def _engagements(record: InterestRecord, before: _Known | None, index: ContentIn
     else:  # the newest content of all was not known before, unless it was engaged with earlier
         unseen = int(len(seen_keys) > 0 and seen_keys[-1] not in ring["content"][:-1])
     rows, seen = _rows(index, ring["content"]), _rows(index, seen_keys)
+    stands = (ring["state"] == APPLIED) & _possible(ring, record.t_ref)
     for place in range(len(ring) - new, len(ring)):
         entry, so_far = ring[place], len(seen) - unseen
         found = np.flatnonzero(seen_keys[so_far:] == entry["content"])
-        if rows[place] >= 0 and entry["state"] == APPLIED and _possible(entry, record.t_ref):
+        if rows[place] >= 0 and stands[place]:
             known = np.concatenate([rows[:place], seen[:so_far]])
             yield Engagement(
                 row=int(rows[place]),
                 time=int(entry["time"]),
                 weight=float(entry["weight"]),
                 first=len(found) > 0,
-                history=_history(ring[:place], rows[:place], seen[:so_far], seen_total - unseen),
+                history=_history(
+                    ring[:place], rows[:place], stands[:place], seen[:so_far], seen_total - unseen
+                ),
                 known=known[known >= 0],
             )
         if len(found):
@@ -122,17 +127,22 @@ def _taken_back(record: InterestRecord, before: _Known, index: ContentIndex) -> 
     arrivals = total - 1 - (total - 1 - slots) % max(size, 1)
     bits = np.unpackbits(np.frombuffer(before.undone, np.uint8), count=len(ring))
     back = (ring["state"] == UNDONE) & (bits == 0) & (arrivals < before.total)
+    back &= _possible(ring, record.t_ref)
     rows = _rows(index, ring["content"][back])
     for row, entry in zip(rows.tolist(), ring[back], strict=True):
-        if row >= 0 and _possible(entry, record.t_ref):
+        if row >= 0:
             yield Undone(row, int(entry["time"]), float(entry["weight"]))
 
 
 def _history(
-    ring: NDArray[np.void], rows: NDArray[np.int64], seen: NDArray[np.int64], contents: int
+    ring: NDArray[np.void],
+    rows: NDArray[np.int64],
+    stands: NDArray[np.bool_],
+    seen: NDArray[np.int64],
+    contents: int,
 ) -> UserHistory:
     # what was taken back, or waits for its original, is as if it had been disliked: no history
-    weights = np.where(ring["state"] == APPLIED, ring["weight"], np.float32(-1))
+    weights = np.where(stands, ring["weight"], np.float32(-1))
     return UserHistory.of_record(rows, ring["time"], weights, seen, contents)
 
 

