@@ -23,8 +23,8 @@ from stream_app.settings import Settings
 
 HELP = "measure the recommendations on a recorded log: recommend, score, then update; without Kafka"
 
-FIXED, LEARNED = "fixed blend", "learned ranker"
-PRODUCTS = (FIXED, LEARNED)
+FIXED, LIVE, LEARNED = "fixed blend", "live ranker", "learned ranker"
+PRODUCTS = (FIXED, LIVE, LEARNED)
 ALL = (*methods.BASELINES, FUSION, *PRODUCTS)
 
 
@@ -79,6 +79,17 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     world = World.of(log, vectors)
     products: Mapping[str, Maker] = {
         FIXED: partial(LiveRanker, settings=settings, log=log),
+        LIVE: partial(
+            LiveRanker,
+            settings=settings,
+            log=log,
+            learner=partial(
+                LearnedRanker,
+                recent=settings.interests.recent,
+                neighbours=settings.learning.neighbours,
+                seed=args.seed,
+            ),
+        ),
         LEARNED: partial(LearnedRanker, seed=args.seed),
     }
     fit = [*methods.fitting(world), FUSION]
