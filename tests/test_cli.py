@@ -159,11 +159,11 @@ def test_topics_are_listed_created_and_checked(settings: Settings, tmp_path: Pat
     path = str(configuration(settings, tmp_path / "c.toml"))
     before = stream_app("topics", "--config", path)
     assert before.returncode == 1
-    assert before.stdout.count(" missing") == before.stderr.count("stream-app topics --create") == 12
+    assert before.stdout.count(" missing") == before.stderr.count("stream-app topics --create") == 14
 
     created = stream_app("topics", "--create", "--config", path)
     assert (created.returncode, created.stderr) == (0, "")
-    assert created.stdout.count(" created") == 12
+    assert created.stdout.count(" created") == 14
 
     after = stream_app("topics", "--json", "--config", path)
     assert after.returncode == 0
