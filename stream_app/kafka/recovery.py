@@ -9,6 +9,7 @@ seek to the committed offsets and flow.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from mode import Service
 from stream_app.kafka.transport import FAUST_LOG
 
 log = logging.getLogger(__name__)
+
+AGAIN_S = 0.5
 
 
 class PartitionOwner(Protocol):
@@ -58,6 +61,15 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
                 await self._resume_streams(generation_id=generation)
             except (RebalanceAgain, IllegalStateError):  # the latter: a partition left while we seek in it
                 log.info("a newer assignment arrived while partitions were being opened")
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Not this task was cancelled but something that it waited for, as a rebalance does with
+                # calls into the consumer. The task would end, and no assignment be served any more.
+                log.warning("the opening of partitions was cut short; trying again")
+                await asyncio.sleep(AGAIN_S)
+                self.signal_recovery_start.set()
             except ServiceStopped:
                 return
 

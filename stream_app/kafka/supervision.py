@@ -73,11 +73,11 @@ class Parts:
         yield from consumer.ended_parts()
         self._beat(consumer)
         yield from (f"agent {agent.name}" for agent in self._app.agents.values() if _ended(agent))
-        if not self._app.rebalancing and self._health.ready:
-            if not runs(self._app._fetcher, "_fetcher"):
-                yield "Faust's fetch loop"
-            if not runs(self._app.tables.recovery, "_restart_recovery"):
-                yield "the recovery of assignments"
+        recovery = self._app.tables.recovery
+        if recovery.started and not runs(recovery, "_restart_recovery"):
+            yield "the recovery of assignments"
+        if not self._app.rebalancing and self._health.ready and not runs(self._app._fetcher, "_fetcher"):
+            yield "Faust's fetch loop"
 
     def _beat(self, consumer: BatchConsumer) -> None:
         """Ask the consumer's thread for a sign of life."""

@@ -16,7 +16,7 @@ import pytest
 from aiokafka.errors import KafkaError
 
 from stream_app.errors import StalledError, TransactionError
-from stream_app.interests.app import create_app
+from stream_app.interests.app import InterestsWorker, create_app
 from stream_app.kafka.app import RoleApp
 from stream_app.kafka.changelog import ChangelogReader
 from stream_app.kafka.reader import TopicReader
@@ -280,6 +280,31 @@ def test_a_recovery_that_goes_on_is_left_alone_however_long_it_takes(
             assert asyncio.get_running_loop().time() - begun > 2 * STALL_S
 
     run(life())
+
+
+def test_an_opening_that_is_cut_short_is_begun_again(
+    world: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it waits for is cancelled, as calls into the consumer are by a rebalance: Faust would take that
+    for the end of its recovery, and serve no assignment any more."""
+    begun = 0
+    assign = InterestsWorker.assign
+
+    async def cut_short(self: InterestsWorker, *args: set[int]) -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            raise asyncio.CancelledError
+        await assign(self, *args)
+
+    monkeypatch.setattr(InterestsWorker, "assign", cut_short)
+
+    async def scenario() -> None:
+        async with running(world) as one:
+            await one.until_ready()
+            assert begun == 2
+
+    run(scenario())
 
 
 def test_background_work_that_ends_without_an_error_stops_the_worker(world: Settings) -> None:
