@@ -16,10 +16,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 from aiokafka import ConsumerRecord
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
+from stream_app.errors import BrokerUnavailableError
 from stream_app.interests.contents import IndexedContents
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
@@ -38,6 +40,7 @@ PARTITION = 0
 SLICE = 100
 """Records that are learned from at a time: a few tenths of a second, after which a worker that is to stop
 comes to rest."""
+RETRY_S = 1.0
 LAST_WORDS_S = 5.0
 """For publishing what was learned since the last time, before the partition is given up."""
 
@@ -105,12 +108,28 @@ class Trainer:
                 await self._stop_reading()
                 self._training, self._served = None, partition
                 if partition is not None:
-                    await self._begin()
+                    await self._begin_or_not()
+            wait_s = self._interval if partition is self._served else RETRY_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._assigned.wait(), self._interval)
+                await asyncio.wait_for(self._assigned.wait(), wait_s)
             self._assigned.clear()
             if partition is not None and partition is self._partitions[PARTITION]:
                 await self._publish()
+
+    async def _begin_or_not(self) -> None:
+        """Begin to train; where the broker is away, leave it for the next time."""
+        self._nearer()
+        try:
+            await self._begin()
+        except (KafkaError, BrokerUnavailableError) as error:
+            log.warning("learning cannot begin yet: %r", error)
+            self._training = self._served = None
+        finally:
+            self._health.progress(WATCH)
+
+    def _nearer(self) -> None:
+        self._health.progress(WATCH)
+        self._health.expect(WATCH)
 
     async def _begin(self) -> None:
         """Read what stands there since the partition was fenced: nobody else writes it any more."""
@@ -130,7 +149,7 @@ class Trainer:
 
     async def _read_once(self, name: str, take: Callable[[Sequence[ConsumerRecord]], None]) -> None:
         reader = TopicReader(self._settings, self._settings.topic_name(name), take, label=name)
-        reader.moved = self._health.nearer
+        reader.moved = self._nearer
         try:
             await reader.start()
         finally:
@@ -159,9 +178,10 @@ class Trainer:
             try:
                 news = await self._in_thread(partial(training.publication, now_ms))
                 name = self._settings.topic_name
-                await partition.commit(
-                    partition.output(name(one.topic), one.key, one.value, one.headers) for one in news
-                )
+                if news:
+                    await partition.commit(
+                        partition.output(name(one.topic), one.key, one.value, one.headers) for one in news
+                    )
             except BaseException:
                 self._served = None  # given up half-way: what was news then would never be published
                 raise

@@ -95,6 +95,7 @@ class Training:
         self._stream_time = 0
         self._version = 0
         self._counted_until: dict[int, int] = {}
+        self._published_positions: dict[int, int] | None = None
         with contents.still() as index:
             index.drain_changes()
             self._followed.adopt(np.arange(index.high))
@@ -141,6 +142,7 @@ class Training:
             self._follow(index)
             self._stream_time = self._counts.into(self._online.counts, index)
         self._counted_until = ends
+        self._published_positions = self.positions
         self.positions = {p: min(self.positions.get(p, end), end) for p, end in ends.items()}
         metrics.TRAINER_VERSION.set(self._version)
         log.info(
@@ -203,7 +205,8 @@ class Training:
 
     def publication(self, now_ms: int) -> list[News]:
         """What is to be published now: changed neighbours, a model for the rankers if one takes over, and
-        where learning stands. Must be published, or this object not be used any more."""
+        where learning stands; nothing if nothing was read. Must be published, or this object not be used
+        any more."""
         with self._contents.still() as index:
             self._follow(index)
             news = [News("co-engagement", key, None) for key in sorted(self._followed.gone)]
@@ -212,6 +215,9 @@ class Training:
             found = [self._followed.record(row) for row in rows.tolist()]
         news += [News("co-engagement", *record) for record in found if record is not None]
         metrics.TRAINER_CONTENTS.inc(len(news))
+        if self.positions == self._published_positions and not news:
+            return []
+        self._published_positions = dict(self.positions)
         news += self._model(now_ms)
         news.append(self._record(ONLINE_KEY, now_ms))
         self._show()
