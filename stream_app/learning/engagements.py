@@ -83,6 +83,12 @@ def _check(record: InterestRecord) -> None:
         raise RecordFormatError("interest record whose header does not fit its contents")
 
 
+def standing(ring: NDArray[np.void], t_ref: int) -> NDArray[np.bool_]:
+    """[n], interactions that were applied, not taken back since, and whose numbers can be."""
+    stands: NDArray[np.bool_] = (ring["state"] == APPLIED) & _possible(ring, t_ref)
+    return stands
+
+
 def _possible(ring: NDArray[np.void], t_ref: int) -> NDArray[np.bool_]:
     """[n], whether an interaction's time and weight can be; a weight that is no number cannot."""
     possible: NDArray[np.bool_] = np.abs(ring["weight"]) <= LARGEST_WEIGHT
@@ -91,7 +97,7 @@ def _possible(ring: NDArray[np.void], t_ref: int) -> NDArray[np.bool_]:
 
 
 def _engagements(record: InterestRecord, before: _Known | None, index: ContentIndex) -> Iterator[Engagement]:
-    ring, seen_keys = by_arrival(record), _seen_by_arrival(record)
+    ring, seen_keys = by_arrival(record), seen_by_arrival(record)
     total, seen_total = int(record.header["total"]), int(record.header["seen_total"])
     new = min(1 if before is None else total - before.total, len(ring))
     if not new:
@@ -101,7 +107,7 @@ def _engagements(record: InterestRecord, before: _Known | None, index: ContentIn
     else:  # the newest content of all was not known before, unless it was engaged with earlier
         unseen = int(len(seen_keys) > 0 and seen_keys[-1] not in ring["content"][:-1])
     rows, seen = _rows(index, ring["content"]), _rows(index, seen_keys)
-    stands = (ring["state"] == APPLIED) & _possible(ring, record.t_ref)
+    stands = standing(ring, record.t_ref)
     for place in range(len(ring) - new, len(ring)):
         entry, so_far = ring[place], len(seen) - unseen
         found = np.flatnonzero(seen_keys[so_far:] == entry["content"])
@@ -112,7 +118,7 @@ def _engagements(record: InterestRecord, before: _Known | None, index: ContentIn
                 time=int(entry["time"]),
                 weight=float(entry["weight"]),
                 first=len(found) > 0,
-                history=_history(
+                history=history_of(
                     ring[:place], rows[:place], stands[:place], seen[:so_far], seen_total - unseen
                 ),
                 known=known[known >= 0],
@@ -134,13 +140,15 @@ def _taken_back(record: InterestRecord, before: _Known, index: ContentIndex) -> 
             yield Undone(row, int(entry["time"]), float(entry["weight"]))
 
 
-def _history(
+def history_of(
     ring: NDArray[np.void],
     rows: NDArray[np.int64],
     stands: NDArray[np.bool_],
     seen: NDArray[np.int64],
     contents: int,
 ) -> UserHistory:
+    """From a record's interactions, oldest first, with the ``rows`` of their contents and which of them
+    ``stands``; and the rows of those ``seen``, ``contents`` of them ever."""
     # what was taken back, or waits for its original, is as if it had been disliked: no history
     weights = np.where(stands, ring["weight"], np.float32(-1))
     return UserHistory.of_record(rows, ring["time"], weights, seen, contents)
@@ -152,7 +160,7 @@ def _rows(index: ContentIndex, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     return np.fromiter((-1 if row is None else row for row in found), np.int64, len(keys))
 
 
-def _seen_by_arrival(record: InterestRecord) -> NDArray[np.uint64]:
+def seen_by_arrival(record: InterestRecord) -> NDArray[np.uint64]:
     """A record's seen keys, oldest first."""
     m, total, size = len(record.seen), int(record.header["seen_total"]), int(record.header["seen"])
     if total <= m or m < size:

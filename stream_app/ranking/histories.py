@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.interests.record import APPLIED, InterestRecord, by_arrival
+from stream_app.interests.record import InterestRecord, by_arrival
 from stream_app.learning.activity import log_minutes
+from stream_app.learning.engagements import history_of, seen_by_arrival, standing
 from stream_app.learning.features import LONG, MIDDLE, SHORT, SHRINK, STRONG_DECAY, bands
 from stream_app.learning.habits import BANDS, AgeHabits
 from stream_app.learning.history import NOBODY, UserHistory
@@ -52,7 +53,7 @@ class HistoryBatch:
 def histories(records: Sequence[InterestRecord | None], rows_of: RowsOf) -> list[UserHistory]:
     """Each user's history by the record; NOBODY where there is none."""
     rings = [by_arrival(r) if r is not None else None for r in records]
-    seen = [_seen_by_arrival(r) if r is not None else None for r in records]
+    seen = [seen_by_arrival(r) if r is not None else None for r in records]
     keys = [ring["content"] for ring in rings if ring is not None] + [s for s in seen if s is not None]
     rows = rows_of(np.concatenate(keys)) if keys else np.zeros(0, np.int64)
     place, later = 0, sum(len(ring) for ring in rings if ring is not None)
@@ -61,13 +62,11 @@ def histories(records: Sequence[InterestRecord | None], rows_of: RowsOf) -> list
         if record is None or ring is None or seen_keys is None:
             found.append(NOBODY)
             continue
-        # what was taken back, or waits for its original, is as if it had been disliked: no history
-        weights = np.where(ring["state"] == APPLIED, ring["weight"], np.float32(-1))
         found.append(
-            UserHistory.of_record(
+            history_of(
+                ring,
                 rows[place : place + len(ring)],
-                ring["time"],
-                weights,
+                standing(ring, record.t_ref),
                 rows[later : later + len(seen_keys)],
                 int(record.header["seen_total"]),
             )
@@ -154,11 +153,3 @@ def _authors(recent: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.
     authors, inverse = np.unique(recent[known].view(np.int64), return_inverse=True)
     sums = np.bincount(inverse, MIDDLE**known, len(authors))
     return authors, np.log1p(10 * sums).astype(np.float32)
-
-
-def _seen_by_arrival(record: InterestRecord) -> NDArray[np.uint64]:
-    """A record's seen keys, oldest first."""
-    n, total, size = len(record.seen), int(record.header["seen_total"]), int(record.header["seen"])
-    if total <= n or n < size:
-        return record.seen
-    return np.roll(record.seen, -(total % size))
