@@ -35,7 +35,7 @@ class Undone:
     weight: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Known:
     """How far a user's record has been read."""
 
