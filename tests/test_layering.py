@@ -16,6 +16,7 @@ SHARED = ("settings", "errors", "topics", "hashing", "kafka", "observability")
 ARITHMETIC = (
     *(f"interests/{name}.py" for name in ("decay", "update", "statistics", "slab")),
     *(f"ranking/{name}.py" for name in ("retrieve", "features", "blend", "diversify", "explain")),
+    *(f"ranking/{name}.py" for name in ("arms", "candidates", "catalogue", "histories", "learned")),
     *(f"learning/{name}.py" for name in ("activity", "checkpoint", "coengagement", "features", "habits")),
     *(f"learning/{name}.py" for name in ("counts", "history", "model", "neighbours_record", "trainer")),
 )
