@@ -157,7 +157,7 @@ class CommittedOffset(NamedTuple):
     """Where a consumer group reads a partition on."""
 
     offset: int | None
-    """None: at the topic's beginning."""
+    """None while there is no such topic."""
     topic_id: str
     """Of the topic that has the name now; empty while there is none."""
 

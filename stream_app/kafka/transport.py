@@ -92,11 +92,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
 
     async def seek_to_start(self, tps: list[TP]) -> dict[TP, int]:
         """Seek to the first offset that there is of each; these offsets."""
-        consumer = self._ensure_consumer()
-        beginnings = await consumer.beginning_offsets([driver.TopicPartition(*tp) for tp in tps])
-        for tp, offset in beginnings.items():
-            consumer.seek(tp, offset)
-        return {TP(tp.topic, tp.partition): int(offset) for tp, offset in beginnings.items()}
+        beginnings = await self._beginnings(tps)
+        await self.seek_all(beginnings)
+        return beginnings
+
+    async def _beginnings(self, tps: list[TP]) -> dict[TP, int]:
+        if not tps:
+            return {}
+        found = await self._ensure_consumer().beginning_offsets([driver.TopicPartition(*tp) for tp in tps])
+        return {TP(*tp): int(offset) for tp, offset in found.items()}
 
     async def topic_ids(self, tps: list[TP]) -> dict[TP, str]:
         """The ids of these partitions' topics now."""
@@ -107,7 +111,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         return await stable_end(self._ensure_consumer()._client, tp)
 
     async def committed(self, tps: list[TP]) -> dict[TP, CommittedOffset]:
-        """Committed offsets as the broker has them now, of the topics that there are now."""
+        """Where the group reads on, as the broker has it now, of the topics that there are now.
+
+        Where nothing is committed it is the first offset that there is: whoever waited for *any* offset
+        would take what comes after a batch that was dropped.
+        """
         coordinator = self._ensure_consumer()._coordinator
         ids = await self.topic_ids(tps)
         # all in one request: aiokafka's own call takes one each
@@ -115,10 +123,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             [driver.TopicPartition(tp.topic, tp.partition) for tp in tps]
         )
         offsets: dict[TP, int | None] = dict.fromkeys(tps)
-        for tp, mark in found.items():
+        for tp, first in (await self._beginnings([tp for tp in tps if ids[tp]])).items():
+            mark = found.get(driver.TopicPartition(*tp))
             # an offset without an id is one that was not committed here
-            if mark.offset >= 0 and mark.metadata in ("", ids[TP(*tp)]):
-                offsets[TP(*tp)] = int(mark.offset)
+            known = mark is not None and mark.offset >= 0 and mark.metadata in ("", ids[tp])
+            offsets[tp] = int(mark.offset) if known else first
         return {tp: CommittedOffset(offset, ids[tp]) for tp, offset in offsets.items()}
 
     def ended_parts(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiokafka import TopicPartition
 from faust.types import TP
 from kafka import KafkaAdminClient
 
@@ -190,6 +191,35 @@ def test_transactional_topics_are_read_again_from_where_their_transactions_are(s
     taken.clear()
     asyncio.run(run(20))
     assert taken == [b"%d" % n for n in range(20)]
+
+
+def test_reading_goes_on_at_the_first_offset_that_there_is_where_none_is_committed(
+    settings: Settings,
+) -> None:
+    """An owner that knew no offset would take whatever comes first: also what follows a batch that Faust
+    dropped."""
+    likes, missing = TP(settings.topic_name("likes"), 0), TP(settings.topic_name("nowhere"), 0)
+
+    async def take(_batch: RecordBatch) -> None:
+        pass
+
+    async def read_on(commit: int | None = None) -> list[int | None]:
+        app = batches(settings, ["likes"], take, transactional=True)
+        if commit is not None:
+            owner = PartitionTransactions(settings, "owner", settings.group("test"))
+            await owner.fence([settings.topic_name("events-retry")])
+            await owner.commit([], {TopicPartition(*likes): commit})
+            await owner.close()
+        async with running(app):
+            found = await app.consumer.committed([likes, missing])
+        return [found[likes].offset, found[missing].offset]
+
+    assert asyncio.run(read_on()) == [0, None]
+    send(settings, "likes", 0, 6)
+    with clients.admin_client(settings) as admin:
+        admin.delete_records({likes: 3})
+    assert asyncio.run(read_on()) == [3, None]
+    assert asyncio.run(read_on(commit=5)) == [5, None]
 
 
 def test_a_slow_agent_stops_the_fetching_and_the_rest_follows(settings: Settings) -> None:
