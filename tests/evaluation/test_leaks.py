@@ -27,7 +27,7 @@ from tests.evaluation.small_logs import SETTINGS, fashions, read, shuffled_futur
 
 DIMENSIONS = 16
 SIGMAS = 4
-PRODUCT = "the product"
+PRODUCT, LIVE = "the product", "the product's learned ranker"
 METHODS = {
     "decayed popularity": lambda world, log: DecayedPopularity(world, 6.0),
     "item-kNN": lambda world, log: ItemKnn(world, 5.0, 0.5, 24.0),
@@ -38,6 +38,7 @@ METHODS = {
     ),
     "learned ranker": lambda world, log: LearnedRanker(world),
     PRODUCT: lambda world, log: LiveRanker(world, SETTINGS, log),
+    LIVE: lambda world, log: LiveRanker(world, SETTINGS, log, LearnedRanker),
 }
 
 
@@ -100,7 +101,7 @@ def one_thread() -> Iterator[None]:
 
 def log_of(method: str, *, shuffled: bool) -> EvaluationLog:
     """A small one for the product, which takes milliseconds for what others do in microseconds."""
-    records = fashions(users=5, contents=50) if method == PRODUCT else fashions(users=12)
+    records = fashions(users=5, contents=50) if method in (PRODUCT, LIVE) else fashions(users=12)
     return read(shuffled_futures(records, WARM_UP) if shuffled else records)
 
 
@@ -112,7 +113,7 @@ def test_with_shuffled_futures_everyone_falls_to_chance(method: str) -> None:
     check_chance(outcome)
 
 
-@pytest.mark.parametrize("method", ["decayed popularity", "rank fusion", "learned ranker", PRODUCT])
+@pytest.mark.parametrize("method", ["decayed popularity", "rank fusion", "learned ranker", PRODUCT, LIVE])
 def test_without_shuffling_there_was_something_to_predict(method: str) -> None:
     log = log_of(method, shuffled=False)
     outcome = run(log, METHODS[method](world_of(log), log))
@@ -121,7 +122,7 @@ def test_without_shuffling_there_was_something_to_predict(method: str) -> None:
     assert metrics.gains(outcome)[1].mean() > 0.7
 
 
-@pytest.mark.parametrize("method", ["decayed popularity", "BPR", "learned ranker", PRODUCT])
+@pytest.mark.parametrize("method", ["decayed popularity", "BPR", "learned ranker", PRODUCT, LIVE])
 def test_an_update_that_comes_before_its_score_is_found_out(method: str) -> None:
     log = log_of(method, shuffled=True)
     outcome = run(log, Early(METHODS[method](world_of(log), log), log))
