@@ -357,3 +357,29 @@ def test_the_model_changes_between_rounds_only_and_without_one_the_blend_ranks()
     assert [[i.content_id for i in s.items] for s in one] != [[i.content_id for i in s.items] for s in two]
     engine.adopt(None)
     assert {slate.ranker for slate in engine.rank(users)} == {"blend"}
+
+
+def test_a_device_failure_is_answered_with_the_cheap_list_and_the_model_so_far_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = learned_world.settings()
+    index = world.filled_index(config, 60)
+    engine = learned_world.engine_over(config, index, learned_world.published(2))
+    users = world.some_users(config, index, 5)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    for broken in ("choose.masked_scores", "choose.candidate_features", "engine.live_catalogue"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"stream_app.ranking.{broken}", fail)
+            world.put(index, broken.encode(), np.ones(world.D), world.NOW)  # so that the catalogue is renewed
+            assert {(s.kind, s.arm) for s in engine.rank(users)} == {("fallback", "learned")}
+    with monkeypatch.context() as patched:
+        patched.setattr(LearnedModel, "of", fail)
+        newer = learned_world.published(3, version=9)
+        engine.adopt(newer)
+    world.put(index, b"another", np.ones(world.D), world.NOW)
+    assert {(s.kind, s.ranker) for s in engine.rank(users)} == {("personal", "learned-1")}
+    engine.adopt(newer)
+    assert {(s.kind, s.ranker) for s in engine.rank(users)} == {("personal", "learned-9")}
