@@ -34,10 +34,12 @@ class NeighbourTable:
     def __init__(self, index: ContentIndex, neighbours: int, device: torch.device) -> None:
         """``neighbours`` K ≥ 1."""
         n = len(index.keys)
-        self.rows: Tensor = torch.zeros((n, neighbours), dtype=torch.int32, device=device)
-        """[N, K], one more than the row of each neighbour, strongest first; 0 where there is none. (So that
-        pages that no content has touched cost no memory.)"""
-        self.counts: Tensor = torch.zeros((n, len(CHANNELS), neighbours), device=device)
+        # NumPy's zeros, and 0 for nothing: on a CPU, pages that no content has touched cost no memory
+        self.rows: Tensor = torch.from_numpy(np.zeros((n, neighbours), np.int32)).to(device)
+        """[N, K], one more than the row of each neighbour, strongest first; 0 where there is none"""
+        self.counts: Tensor = torch.from_numpy(np.zeros((n, len(CHANNELS), neighbours), np.float32)).to(
+            device
+        )
         """[N, 3, K]"""
         self.width = 0
         """Places that any record has filled so far, at most K: the others are free in every row."""
