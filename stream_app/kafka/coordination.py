@@ -188,4 +188,6 @@ class Coordination:
         if ended is not None and not ended.done():
             state.fatal_error(error)
             ended.exception()  # looked at: the step that waits may be another one
-            self._producer._message_accumulator.fail_all(error)
+            waiting = self._producer._message_accumulator
+            waiting.fail_all(error)
+            waiting._batches.clear()  # or the sender would take them, and stumble over batches that are done

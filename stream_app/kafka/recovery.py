@@ -66,13 +66,19 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                # Not this task was cancelled but something that it waited for, as a rebalance does with
-                # calls into the consumer. The task would end, and no assignment be served any more.
-                log.warning("the opening of partitions was cut short; trying again")
-                await asyncio.sleep(AGAIN_S)
-                self.signal_recovery_start.set()
-            except ServiceStopped:
-                return
+                # not this task was cancelled but something that it waited for, as a rebalance does with
+                # calls into the consumer
+                await self._again()
+            except ServiceStopped:  # which mode also says where something took longer than its time
+                if self.should_stop:
+                    return
+                await self._again()
+
+    async def _again(self) -> None:
+        """Faust's recovery would end here, and no assignment be served any more."""
+        log.warning("the opening of partitions was cut short; trying again")
+        await asyncio.sleep(AGAIN_S)
+        self.signal_recovery_start.set()
 
     @Service.task  # type: ignore[untyped-decorator]  # mode is untyped
     async def _slurp_changelogs(self) -> None:

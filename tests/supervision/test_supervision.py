@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka.errors import KafkaError
+from faust.tables.recovery import ServiceStopped
 
 from stream_app.errors import StalledError, TransactionError
 from stream_app.interests.app import InterestsWorker, create_app
@@ -282,11 +283,13 @@ def test_a_recovery_that_goes_on_is_left_alone_however_long_it_takes(
     run(life())
 
 
+@pytest.mark.parametrize("end", [asyncio.CancelledError, ServiceStopped])
 def test_an_opening_that_is_cut_short_is_begun_again(
-    world: Settings, monkeypatch: pytest.MonkeyPatch
+    world: Settings, monkeypatch: pytest.MonkeyPatch, end: type[BaseException]
 ) -> None:
-    """What it waits for is cancelled, as calls into the consumer are by a rebalance: Faust would take that
-    for the end of its recovery, and serve no assignment any more."""
+    """What it waits for is cancelled, as calls into the consumer are by a rebalance, or takes too long, and
+    mode says that the service was stopped: Faust's recovery would end, and no assignment be served any more.
+    """
     begun = 0
     assign = InterestsWorker.assign
 
@@ -294,7 +297,7 @@ def test_an_opening_that_is_cut_short_is_begun_again(
         nonlocal begun
         begun += 1
         if begun == 1:
-            raise asyncio.CancelledError
+            raise end
         await assign(self, *args)
 
     monkeypatch.setattr(InterestsWorker, "assign", cut_short)
