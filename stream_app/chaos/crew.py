@@ -40,6 +40,8 @@ class Slot:
         """Whether a process that ends is started again."""
         self.doomed: subprocess.Popen[bytes] | None = None
         """The process that the driver itself ends or has ended last."""
+        self.filled: subprocess.Popen[bytes] | None = None
+        """The last process whose disk was full."""
         self.ready = False
         """Whether ``/readyz`` said so when last asked."""
         self.fault = asyncio.Lock()

@@ -179,6 +179,7 @@ class Faults:
     async def _disk_full(self, fault: Fault) -> str:
         slot = await self._take(fault, "interests")
         disk, process = _disk(slot), slot.process
+        slot.filled = process
         try:
             disk.fill(process.pid if process is not None else 0)
             for _ in range(int(FULL_DISK_S / POLL_S)):
@@ -248,10 +249,11 @@ class Faults:
 
     async def _asked_to_end(self, slot: Slot, ending: Awaitable[int]) -> None:
         outages, cut_off = self._outages, self._broker.locked() or self._network.locked()
+        ends_anyway = slot.process is slot.filled  # it may be on its way out for want of a place to write
         status = await ending
         if status == -signal.SIGTERM:  # it had not even begun to be Python: there was nothing to end
             return
-        if status and not cut_off and outages == self._outages:
+        if status and not cut_off and not ends_anyway and outages == self._outages:
             self.unclean.append(f"{slot.name}: {status}")
 
 
