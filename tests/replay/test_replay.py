@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -22,6 +24,9 @@ from stream_app.replay.accounting import Accounts, Summary, read_outcomes
 from stream_app.replay.formats import LogRecord
 from stream_app.replay.producer import Produced, produce
 from stream_app.settings import Settings
+
+NOW_S = int(time.time())
+"""Slates of long ago would be deleted by retention under the test's eyes."""
 
 
 def event(user: str, time_ms: int | None = None) -> LogRecord:
@@ -49,12 +54,13 @@ def put_slates(settings: Settings, slates: Sequence[tuple[bytes, dict[str, objec
     with contextlib.closing(clients.producer(settings)) as client:
         for key, slate in slates:
             value = None if slate is None else json.dumps(slate).encode()
-            client.send(settings.topic_name("recommendations"), value, key, timestamp_ms=1_780_000_000_250)
+            client.send(settings.topic_name("recommendations"), value, key, timestamp_ms=NOW_S * 1000 + 250)
         client.flush()
 
 
 def caused(milliseconds: int) -> dict[str, object]:
-    return {"user_id": "u", "caused_by": {"received_at": f"2026-05-28T20:26:40.{milliseconds:03d}Z"}}
+    second = datetime.fromtimestamp(NOW_S, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return {"user_id": "u", "caused_by": {"received_at": f"{second}.{milliseconds:03d}Z"}}
 
 
 def test_produced_in_order_under_the_users_key(settings: Settings) -> None:
