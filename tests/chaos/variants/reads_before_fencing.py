@@ -34,7 +34,7 @@ class FencedLate:
 
     def __init__(self, offsets: InputOffsets, partition: InterestPartition) -> None:
         self._offsets, self._partition = offsets, partition
-        self.topic_id = offsets.topic_id
+        self.topic_id, self.stable_end = offsets.topic_id, offsets.stable_end
 
     async def committed(self, tps: Iterable[TP]) -> Mapping[TP, CommittedOffset]:
         tps = list(tps)
