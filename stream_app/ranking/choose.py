@@ -99,16 +99,9 @@ def choose_by_blend(
             priors.popularity,
         )
         parts = blend(known, ranking)  # [B, K, 4]
-    with metrics.RANK_SECONDS.labels("diversify").time():
-        chosen = diversify(
-            parts.sum(dim=2),
-            candidates.valid,
-            candidates.vectors,
-            mirror.authors[candidates.rows],
-            ranking.slate_size,
-            ranking.diversity,
-            ranking.author_cap,
-        )  # [B, k]
+    chosen = _diversified(
+        ranking, mirror, parts.sum(dim=2), candidates.valid, candidates.vectors, candidates.rows
+    )
     with metrics.RANK_SECONDS.labels("explain").time():
         place = chosen.clamp(min=0)
         deep = place.unsqueeze(2)
@@ -159,16 +152,7 @@ def choose_by_model(
         several = [_best(ranking, mirror, learned, pool.part(some), users.part(some)) for some in chunks]
         best = Best(*(torch.cat(tensors) for tensors in zip(*several, strict=True)))
         vectors = mirror.vectors.index_select(0, best.rows.flatten()).float().view(*best.rows.shape, -1)
-    with metrics.RANK_SECONDS.labels("diversify").time():
-        chosen = diversify(
-            best.scores,
-            best.valid,
-            vectors,
-            mirror.authors[best.rows],
-            ranking.slate_size,
-            ranking.diversity,
-            ranking.author_cap,
-        )  # [B, k]
+    chosen = _diversified(ranking, mirror, best.scores, best.valid, vectors, best.rows)
     with metrics.RANK_SECONDS.labels("explain").time():
         place = chosen.clamp(min=0)
         deep = place.unsqueeze(2)
@@ -216,6 +200,22 @@ def _best(ranking: Ranking, mirror: DeviceIndex, learned: Learned, pool: Pool, u
         scores=scores.masked_fill_(~valid, 0.0),
         features=known.gather(1, best.unsqueeze(2).expand(-1, -1, known.shape[2])),
     )
+
+
+def _diversified(
+    ranking: Ranking, mirror: DeviceIndex, scores: Tensor, valid: Tensor, vectors: Tensor, rows: Tensor
+) -> Tensor:
+    """[B, k], places of the slate among the candidates [B, K']; -1 where there is none"""
+    with metrics.RANK_SECONDS.labels("diversify").time():
+        return diversify(
+            scores,
+            valid,
+            vectors,
+            mirror.authors[rows],
+            ranking.slate_size,
+            ranking.diversity,
+            ranking.author_cap,
+        )
 
 
 def _present(users: Users, near: Tensor) -> Tensor:
