@@ -90,8 +90,7 @@ class InterestsWorker:
         await asyncio.gather(*(p.settle() for p in self._partitions.values()))
 
     def positions(self) -> dict[TP, int | None]:
-        """Where each open partition goes on in its inputs; None while there is no
-        such topic."""
+        """Where each open partition goes on in its inputs; None: no such topic."""
         return {tp: at for p in self._partitions.values() for tp, at in p.positions.items()}
 
     async def _open(self, number: int) -> None:

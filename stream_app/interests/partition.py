@@ -208,8 +208,7 @@ class InterestPartition:
 
     @property
     def positions(self) -> dict[TP, int | None]:
-        """The offset that the next batch of each input has to start with; None while there
-        is no such topic."""
+        """The offset that the next batch of each input has to start with; None: no such topic."""
         if self.lost:
             return {}
         return {TP(topic, self.partition): at for topic, at in self._expected.items()}

@@ -72,8 +72,7 @@ class FencedPartition:
 
     @property
     def position(self) -> int | None:
-        """The offset that the next batch has to start with; None while there is
-        no such topic."""
+        """The offset that the next batch has to start with; None: no such topic."""
         return self._expected
 
     def accepts(self, batch: RecordBatch) -> bool:
@@ -171,8 +170,7 @@ class FencedPartitions:
             log.info("serving %d partitions", len(actives))
 
     def positions(self) -> dict[TP, int | None]:
-        """Where the partitions that are ours and sound are read on; None while there is
-        no such topic."""
+        """Where the partitions that are ours and sound are read on; None: no such topic."""
         return {TP(self._topic, number): self._open[number].position for number in self.sound}
 
     async def settle(self) -> None:

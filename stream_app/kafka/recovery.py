@@ -36,8 +36,7 @@ class PartitionOwner(Protocol):
         """Finish and commit what is in flight; called before partitions are given up."""
 
     def positions(self) -> dict[TP, int | None]:
-        """Where the inputs of open partitions are read on; None while there is no
-        such topic."""
+        """Where the inputs of open partitions are read on; None: no such topic."""
 
 
 class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base

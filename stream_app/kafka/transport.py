@@ -82,8 +82,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
 
     async def beginning(self, tp: TP) -> int:
         """The first offset that there is."""
-        topic_partition = driver.TopicPartition(*tp)
-        return int((await self._ensure_consumer().beginning_offsets([topic_partition]))[topic_partition])
+        return (await self._beginnings([tp]))[tp]
 
     async def seek_all(self, offsets: Mapping[TP, int]) -> None:
         """Seek to these offsets."""
