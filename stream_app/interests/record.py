@@ -108,6 +108,11 @@ def decode(value: bytes | memoryview) -> InterestRecord:
     if header["version"] != VERSION:
         raise RecordFormatError(f"interest record of version {header['version']}, expected {VERSION}")
     d, n, m = int(header["dimensions"]), int(header["interactions"]), int(header["seen_stored"])
+    if n != min(header["total"], header["recent"]) or not header["recent"]:
+        # the ring's slots are found by these
+        raise RecordFormatError(
+            f"interest record of {n} interactions, of {header['total']} ever and {header['recent']} at most"
+        )
     ring = HEADER.itemsize + 4 * d
     tail = ring + INTERACTION.itemsize * n
     if len(value) != tail + 8 * m:

@@ -31,6 +31,7 @@ from stream_app.errors import RecordFormatError
 from stream_app.events.dead_letters import MAX_RECORD_BYTES, dead_letter, origin_in, origin_of, retry
 from stream_app.events.decode import EARLIEST_MS, LATEST_MS, EventDecoder
 from stream_app.events.reasons import Reason
+from stream_app.interests.record import HEADER
 from stream_app.interests.record import decode as decode_interests
 from stream_app.interests.statistics_record import decode as decode_statistics
 from stream_app.interests.statistics_record import prefix
@@ -259,6 +260,16 @@ def test_binary_records_are_decoded_or_refused(decode: Callable[[bytes], Any], g
 def test_records_of_one_byte_over_and_over(decode: Callable[[bytes], Any], size: int, fill: bytes) -> None:
     with contextlib.suppress(RecordFormatError):
         assert decode(fill * size) is not None
+
+
+@pytest.mark.parametrize(
+    ("field", "number"), [("total", 0), ("total", 2**40), ("recent", 0), ("recent", 1), ("interactions", 0)]
+)
+def test_a_ring_that_contradicts_itself_is_refused(field: str, number: int) -> None:
+    damaged = np.frombuffer(interest_record(), np.uint8).copy()
+    damaged[: HEADER.itemsize].view(HEADER)[field] = number
+    with pytest.raises(RecordFormatError):
+        decode_interests(damaged.tobytes())
 
 
 # -- with structure: what a person would think of
