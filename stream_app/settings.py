@@ -22,7 +22,7 @@ from stream_app.hashing import action_code
 from stream_app.secret import Secret
 
 ENV_PREFIX = "STREAM_APP_"
-OWN_TOPICS = ("events-retry", "events-dlq", "erasures", "content", "content-vectors", "interests", "content-stats", "erasure-receipts", "models", "co-engagement", "recommendations")
+OWN_TOPICS = ("events-retry", "events-dlq", "erasures", "impressions", "content", "content-vectors", "interests", "content-stats", "erasure-receipts", "models", "co-engagement", "recommendations")
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -117,6 +117,16 @@ class Interests(Section, frozen=True):
     stats_half_lives_h: Annotated[tuple[Positive, ...], Meta(description="Half-lives of the content statistics, in hours. The learned ranker needs the default ones; with others the fixed blend ranks.", min_length=1, max_length=8)] = (1 / 12, 1 / 3, 1.0, 4.0, 24.0, 96.0, 336.0, 1440.0)
 
 
+class Impressions(Section, frozen=True):
+    """What was really shown, where the platform reports it (topic `impressions`); all of it is optional."""
+
+    max_contents: Annotated[int, Meta(description="Most contents in one reported list; longer ones get `oversized`.", ge=1, le=1024)] = 64
+    remembered_users: Annotated[Count, Meta(description="Users of whom a ranker and the trainer remember what they were shown; those who were shown nothing for longest are forgotten first. Each takes 20 bytes for each of `remembered_contents`.")] = 50_000
+    remembered_contents: Annotated[int, Meta(description="Showings remembered of each user, the newest ones.", ge=1, le=4096)] = 128
+    reach_h: Annotated[Positive, Meta(description="An engagement is an answer to having been shown the content at most so many hours before. A worker that starts reads as much of the topic, as far as `max_backlog` allows.")] = 24.0
+    max_backlog: Annotated[Count, Meta(description="A worker that is further behind than so many records of `impressions` goes on at their end.")] = 100_000
+
+
 class Content(Section, frozen=True):
     """Text encoder and content index."""
 
@@ -205,6 +215,7 @@ class Settings(Section, frozen=True):
     kafka: Kafka = Kafka()
     events: Events = Events()
     interests: Interests = Interests()
+    impressions: Impressions = Impressions()
     content: Content = Content()
     learning: Learning = Learning()
     ranking: Ranking = Ranking()
@@ -224,6 +235,7 @@ SECTIONS: dict[str, type[Section]] = {
     "kafka": Kafka,
     "events": Events,
     "interests": Interests,
+    "impressions": Impressions,
     "content": Content,
     "learning": Learning,
     "ranking": Ranking,
@@ -286,6 +298,11 @@ def build(tree: Mapping[str, Any]) -> Settings:
         raise ConfigurationError(
             f"interests.seen = {settings.interests.seen}: must be at least interests.recent "
             f"({settings.interests.recent})"
+        )
+    if settings.impressions.remembered_contents < settings.impressions.max_contents:
+        raise ConfigurationError(
+            f"impressions.remembered_contents = {settings.impressions.remembered_contents}: must be at least "
+            f"impressions.max_contents ({settings.impressions.max_contents})"
         )
     if settings.ranking.slate_size > settings.ranking.candidates:
         raise ConfigurationError(

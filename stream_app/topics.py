@@ -64,6 +64,7 @@ def declare(settings: Settings) -> tuple[Topic, ...]:
         Topic(name("events-retry"), "user_id", "original event; headers", p, "delete", week, True, 0, soon),
         Topic(name("events-dlq"), "original key", "original bytes; headers", few, "delete", week, False, 0, soon),
         Topic(name("erasures"), "user_id", "erasure (JSON)", p, "delete", week, True, 0, soon),
+        Topic(name("impressions"), "user_id", "impression (JSON)", p, "delete", week, True),
         Topic(name("content"), "content_id", "content (JSON); null deletes", few, "compact", FOREVER, False, kept),
         Topic(name("content-vectors"), "content_id", "vector record", few, "compact", FOREVER, False, kept),
         Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True, kept, soon),

@@ -17,6 +17,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "COMMANDS.md": pages.commands,
     "asyncapi.yaml": contracts.asyncapi,
     "schemas/event.json": lambda: contracts.schema("event"),
+    "schemas/impression.json": lambda: contracts.schema("impression"),
     "schemas/content.json": lambda: contracts.schema("content"),
     "schemas/slate.json": lambda: contracts.schema("slate"),
     "schemas/erasure.json": lambda: contracts.schema("erasure"),

@@ -10,6 +10,7 @@ import msgspec
 
 from stream_app.content.schema import Content
 from stream_app.events.dead_letters import HEADERS, PREFIX
+from stream_app.events.impressions import Impression
 from stream_app.events.schema import Event
 from stream_app.interests.erasure import Erasure
 from stream_app.interests.receipts import Receipt
@@ -24,6 +25,7 @@ BINARY = "application/octet-stream"
 
 SCHEMAS: dict[str, type[msgspec.Struct]] = {
     "event": Event,
+    "impression": Impression,
     "content": Content,
     "slate": Slate,
     "erasure": Erasure,
@@ -33,6 +35,7 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
 
 MESSAGES: dict[str, dict[str, Any]] = {
     "event (JSON)": {"name": "event"},
+    "impression (JSON)": {"name": "impression"},
     "content (JSON); null deletes": {"name": "content"},
     "slate (JSON)": {"name": "slate"},
     "erasure (JSON)": {"name": "erasure"},
@@ -145,7 +148,7 @@ def _channel(topic: Topic, settings: Settings) -> dict[str, Any]:
 
 
 def _is_input(topic: Topic) -> bool:
-    return MESSAGES[topic.value]["name"] in ("event", "content", "erasure")
+    return MESSAGES[topic.value]["name"] in ("event", "impression", "content", "erasure")
 
 
 def _operation_name(topic: Topic) -> str:

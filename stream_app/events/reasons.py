@@ -20,14 +20,16 @@ class Reason(StrEnum):
     EMPTY = "empty", "The value is null or has no bytes; an event topic knows no tombstones."
     OVERSIZED = (
         "oversized",
-        "The value is longer than `events.max_bytes`, a content's longer than `content.max_bytes`.",
+        "The value is longer than `events.max_bytes`, a content's longer than `content.max_bytes`; or an "
+        "impression lists more than `impressions.max_contents`.",
     )
     INVALID_UTF8 = "invalid_utf8", "The value is not valid UTF-8."
     MALFORMED_JSON = "malformed_json", "The value is not one JSON text (NaN and Infinity are not JSON)."
     TOO_DEEP = "too_deep", "The JSON is nested more deeply than the decoder reads."
     MISSING_FIELD = (
         "missing_field",
-        "`user_id` or `content_id` is missing (a content may name itself by its key alone).",
+        "`user_id` or `content_id` is missing (a content may name itself by its key alone), or an "
+        "impression's `items` are.",
     )
     BAD_TYPE = "bad_type", "The value is not an object, or a field has another type than the schema says."
     INVALID_ID = (

@@ -50,6 +50,8 @@ class Slate(msgspec.Struct, frozen=True):
     """The A/B arm that the user is in"""
     ranker: str = BLEND
     """What ranked it: blend, or learned- and the model's version"""
+    slate_id: str = ""
+    """Names this slate; give it in impressions. Opaque: the same for the same user, time and contents"""
 
 
 class SlateMaker:
@@ -62,7 +64,7 @@ class SlateMaker:
 
     def slate(self, ranked: Ranked) -> Slate:
         """The slate of one ranking, stamped with the time of day."""
-        return Slate(
+        slate = Slate(
             ranked.user_id.decode(errors="replace"),
             rfc3339(time.time_ns() // 1_000_000),
             self._model,
@@ -72,6 +74,7 @@ class SlateMaker:
             ranked.arm,
             ranked.ranker,
         )
+        return msgspec.structs.replace(slate, slate_id=_identity(slate))
 
     def _cause(self, record: InterestRecord | None) -> Cause | None:
         """None as well when the action has left the configuration: its topic is not known any more."""
@@ -134,6 +137,12 @@ def fingerprint(slate: Slate | Shown) -> int:
         ids.update(len(content_id).to_bytes(4, "little"))
         ids.update(content_id)
     return ids.intdigest()
+
+
+def _identity(slate: Slate) -> str:
+    """16 hexadecimal digits."""
+    named = f"{slate.user_id}\0{slate.generated_at}\0{fingerprint(slate):016x}"
+    return f"{key64(named):016x}"
 
 
 _encoder = msgspec.json.Encoder()

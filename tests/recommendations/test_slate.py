@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import msgspec
@@ -60,6 +61,7 @@ def test_the_json_is_the_documented_one_and_comes_back() -> None:
         ],
         "arm": "",
         "ranker": "blend",
+        "slate_id": "",
     }
     assert decode(encode(slate("a"))) == slate("a")
     assert json.loads(encode(msgspec.structs.replace(slate(), caused_by=None)))["caused_by"] is None
@@ -105,9 +107,23 @@ def test_a_slate_names_the_event_applied_last() -> None:
     assert made == msgspec.structs.replace(
         slate("a", "b"),
         generated_at=made.generated_at,
+        slate_id=made.slate_id,
         caused_by=Cause("x.shares", 1, 42, "2023-11-14T22:13:20.000Z", "2023-11-14T22:13:20.005Z"),
     )
     assert abs(milliseconds(made.generated_at) - time.time() * 1000) < 60_000
+
+
+def test_a_slate_is_named_by_user_time_and_contents(monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = SlateMaker(world.settings(), "m")
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_123_456_789)
+    base = Ranked(b"u", None, "personal", slate("a", "b").items)
+    named = maker.slate(base).slate_id
+    assert re.fullmatch("[0-9a-f]{16}", named)
+    assert maker.slate(base).slate_id == named
+    others = [Ranked(b"v", None, "personal", base.items), Ranked(b"u", None, "personal", base.items[::-1])]
+    names = {named, *(maker.slate(other).slate_id for other in others)}
+    monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_124_456_789)
+    assert len({*names, maker.slate(base).slate_id}) == 4
 
 
 def test_a_slate_without_an_event_or_with_one_of_a_former_action_names_no_cause() -> None:
@@ -135,5 +151,5 @@ def test_what_a_learned_slate_shows_is_what_its_ranker_weighed() -> None:
 
 def test_a_slate_without_arm_and_ranker_is_one_of_the_blend() -> None:
     message = json.loads(encode(slate("a")))
-    del message["arm"], message["ranker"]
+    del message["arm"], message["ranker"], message["slate_id"]
     assert decode(json.dumps(message).encode()) == slate("a")
