@@ -8,6 +8,7 @@ Passwords come from the environment or from files of their own only.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -200,6 +201,17 @@ class Recommendations(Section, frozen=True):
     cold_start_interval_s: Annotated[Positive, Meta(description="How often the cold-start slate is renewed.")] = 10.0
 
 
+class Serving(Section, frozen=True):
+    """The HTTP interface that answers with slates (`stream-app worker serve`)."""
+
+    host: Annotated[str, Meta(description="Address it listens on. Anything but loopback needs a token.")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="Port of `/v1/…`; 0 takes a free one.", ge=0, le=65_535)] = 8700
+    token: Annotated[Secret, Meta(description="What clients present as `Authorization: Bearer …`; empty: everybody is answered. Refused in the TOML file.")] = Secret()
+    token_file: Annotated[str, Meta(description="File whose one line is the token, instead of it.")] = ""
+    rate_per_s: Annotated[float, Meta(description="Requests a second that a replica answers, to all clients together, with bursts of one second's worth; the others get status 429. 0 means no bound.", ge=0)] = 5_000.0
+    queue: Annotated[Count, Meta(description="Searches for similar contents that may wait for each other; the others get status 503.")] = 64
+
+
 class Observability(Section, frozen=True):
     """Metrics, health, logs."""
 
@@ -220,6 +232,7 @@ class Settings(Section, frozen=True):
     learning: Learning = Learning()
     ranking: Ranking = Ranking()
     recommendations: Recommendations = Recommendations()
+    serving: Serving = Serving()
     observability: Observability = Observability()
 
     def topic_name(self, name: str) -> str:
@@ -240,6 +253,7 @@ SECTIONS: dict[str, type[Section]] = {
     "learning": Learning,
     "ranking": Ranking,
     "recommendations": Recommendations,
+    "serving": Serving,
     "observability": Observability,
 }
 
@@ -280,6 +294,7 @@ def build(tree: Mapping[str, Any]) -> Settings:
     except msgspec.ValidationError as error:
         raise ConfigurationError(_explain(str(error), tree)) from None
     _check_security(settings.kafka)
+    _check_exposure("serving", settings.serving)
     actions = settings.events.actions
     for what in ("name", "topic"):
         if len({getattr(a, what) for a in actions}) < len(actions):
@@ -365,6 +380,25 @@ def _check_security(kafka: Kafka) -> None:
         )
     if (kafka.ssl_key_password or kafka.ssl_key_password_file) and not kafka.ssl_key_file:
         raise ConfigurationError("kafka.ssl_key_password is given without kafka.ssl_key_file; set both")
+
+
+def _check_exposure(name: str, section: Serving) -> None:
+    """Whoever can reach a page of ours from elsewhere must have its token."""
+    if section.token and section.token_file:
+        raise ConfigurationError(f"{name}.token and {name}.token_file are both given; keep one")
+    if not (is_loopback(section.host) or section.token or section.token_file):
+        raise ConfigurationError(
+            f"{name}.host = {section.host!r}: other machines can reach that, so it needs a token; set "
+            f"{ENV_PREFIX}{name.upper()}_TOKEN or {name}.token_file"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _parse(field: str, text: str) -> Any:

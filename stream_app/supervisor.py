@@ -1,4 +1,4 @@
-"""All four roles on this machine, for development: one process each, ending together."""
+"""The four roles that make slates, on this machine, for development: one process each, ending together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from stream_app.errors import StreamAppError
 from stream_app.processes import end_on_signals
 from stream_app.settings import ENV_PREFIX, Settings
-from stream_app.worker import EXIT_S, ROLES, STOP_TIMEOUT_S
+from stream_app.worker import EXIT_S, PIPELINE, STOP_TIMEOUT_S
 
 POLL_S = 0.2
 
@@ -26,7 +26,7 @@ def run_all(settings: Settings, arguments: list[str]) -> int:
     end_on_signals(end)
     base = settings.observability.port
     workers = {}
-    for place, role in enumerate(ROLES):
+    for place, role in enumerate(PIPELINE):
         port = base + place if base else 0
         environment = {**os.environ, f"{ENV_PREFIX}OBSERVABILITY_PORT": str(port)}
         command = [sys.executable, "-m", "stream_app", *arguments, "worker", role]

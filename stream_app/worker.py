@@ -7,7 +7,8 @@ import gc
 import importlib
 import logging
 import os
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
@@ -29,7 +30,10 @@ ROLES = {
     "content": "stream_app.content.app",
     "ranker": "stream_app.recommendations.app",
     "trainer": "stream_app.learning.app",
+    "serve": "stream_app.serving.app",
 }
+PIPELINE = ("interests", "content", "ranker", "trainer")
+"""Roles that make slates: what `worker all` runs."""
 ONE_THREAD = ("trainer",)
 """Roles whose matrices are so small that a second thread of NumPy's BLAS only spins: it doubled the
 processor time of a step of learning and made none faster."""
@@ -48,6 +52,23 @@ EXIT_S = 5.0
 """From rest to the end of the process."""
 
 
+class Role(Protocol):
+    """What runs: a Faust app with our transport, or what follows topics without a group."""
+
+    async def start(self) -> None:
+        """Return once it runs, or end by an error."""
+
+    async def stop(self) -> None:
+        """Come to rest."""
+
+
+class Follower(Role, Protocol):
+    """A role that is no Faust app."""
+
+    async def watch(self) -> None:
+        """For ever; raises what ended a part."""
+
+
 async def run_worker(settings: Settings, role: str) -> int:
     """Run a role until a signal asks it to end (0); raises what else ends it.
 
@@ -60,7 +81,7 @@ async def run_worker(settings: Settings, role: str) -> int:
         await _wait_for_broker(settings, health)
         if role in ONE_THREAD:
             os.environ.setdefault(BLAS_THREADS, "1")  # read when the role's module loads NumPy
-        app: RoleApp = importlib.import_module(ROLES[role]).create_app(settings, health)
+        app: RoleApp | Follower = importlib.import_module(ROLES[role]).create_app(settings, health)
         await _work(settings, role, app, health)
     except KafkaError as error:
         raise StreamAppError(f"a Kafka client failed: {error!r}; start this worker anew") from error
@@ -69,12 +90,11 @@ async def run_worker(settings: Settings, role: str) -> int:
     return 0
 
 
-async def _work(settings: Settings, role: str, app: RoleApp, health: Health) -> None:
+async def _work(settings: Settings, role: str, app: RoleApp | Follower, health: Health) -> None:
     # A fetched batch is tens of thousands of short-lived objects without cycles: at Python's threshold
     # of 700 the collector would go over them again and again.
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
-    app.serving.append(lambda serving: _note_serving(health, role, serving))
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     end_on_signals(lambda: loop.call_soon_threadsafe(stop.set))
     watchdog = Watchdog(settings)
@@ -85,8 +105,10 @@ async def _work(settings: Settings, role: str, app: RoleApp, health: Health) -> 
         ended,
         asyncio.create_task(app.start(), name=f"{role} starting"),
         asyncio.create_task(health.watch(watchdog.beat), name="stall watch"),
-        asyncio.create_task(supervise(settings, app, health), name="supervision"),
-        asyncio.create_task(_crashed(app), name="crash"),
+        *(
+            asyncio.create_task(work, name=name)
+            for name, work in _watching(settings, role, app, health).items()
+        ),
     }
     failure = await _first_failure(tasks, ended)
     health.ready, health.waiting_for = False, "shutdown"
@@ -97,12 +119,22 @@ async def _work(settings: Settings, role: str, app: RoleApp, health: Health) -> 
         log.critical("%s", failure)
         await asyncio.sleep(LAST_WORDS_S)
     else:
-        log.info("stopping: the batch in hand is finished and committed first")
+        log.info("stopping: what is in hand is finished first")
     rested = await _rest(app, tasks, limit)
     if failure is not None:
         raise failure
     if not rested:
         raise StalledError(f"the worker did not come to rest within {limit:.0f} s; what was open is void")
+
+
+def _watching(
+    settings: Settings, role: str, app: RoleApp | Follower, health: Health
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What looks after a role, by name, for ever."""
+    if not isinstance(app, RoleApp):
+        return {"supervision": app.watch()}
+    app.serving.append(lambda serving: _note_serving(health, role, serving))
+    return {"supervision": supervise(settings, app, health), "crash": _crashed(app)}
 
 
 async def _first_failure(tasks: set[asyncio.Task[Any]], ended: asyncio.Task[Any]) -> BaseException | None:
@@ -117,7 +149,7 @@ async def _first_failure(tasks: set[asyncio.Task[Any]], ended: asyncio.Task[Any]
                 return error
 
 
-async def _rest(app: RoleApp, tasks: set[asyncio.Task[Any]], limit: float) -> bool:
+async def _rest(app: RoleApp | Follower, tasks: set[asyncio.Task[Any]], limit: float) -> bool:
     """Stop the app; whether it came to rest in time."""
     for task in tasks:
         task.cancel()

@@ -11,12 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "stream_app"
-STAGES = ("events", "content", "interests", "learning", "ranking", "recommendations")
-SHARED = ("settings", "errors", "topics", "hashing", "kafka", "observability")
+STAGES = ("events", "content", "interests", "learning", "ranking", "recommendations", "serving")
+SHARED = ("settings", "errors", "secret", "topics", "hashing", "kafka", "observability")
 ARITHMETIC = (
     *(f"interests/{name}.py" for name in ("decay", "update", "statistics", "slab")),
     *(f"ranking/{name}.py" for name in ("retrieve", "features", "blend", "diversify", "explain")),
     *(f"ranking/{name}.py" for name in ("arms", "candidates", "catalogue", "histories", "learned")),
+    "serving/rate.py",
     *(f"learning/{name}.py" for name in ("activity", "checkpoint", "coengagement", "features", "habits")),
     *(f"learning/{name}.py" for name in ("counts", "history", "model", "neighbours_record", "trainer")),
 )

@@ -1,4 +1,4 @@
-"""``stream-app worker``: one role in this process, or all four in processes of their own."""
+"""``stream-app worker``: one role in this process, or the four that make slates in processes of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stream_app.settings import Settings
 from stream_app.supervisor import run_all
 from stream_app.worker import ROLES, run_worker
 
-HELP = "run a role: interests, content, ranker, trainer, or all four on this machine"
+HELP = "run a role: interests, content, ranker, trainer, or these four (all); or answer over HTTP (serve)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stream_app.docs import contracts, pages
+from stream_app.serving import openapi
 
 ROOT = Path(__file__).parents[2] / "docs"
 
@@ -16,6 +17,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "REASONS.md": pages.reasons,
     "COMMANDS.md": pages.commands,
     "asyncapi.yaml": contracts.asyncapi,
+    "openapi.json": openapi.document,
     "schemas/event.json": lambda: contracts.schema("event"),
     "schemas/impression.json": lambda: contracts.schema("impression"),
     "schemas/content.json": lambda: contracts.schema("content"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge, Histogram
 
 _FAST = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+_ANSWERS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1)
 _FRESH = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
 
@@ -56,3 +57,8 @@ QUEUE_DEPTH = Gauge("stream_app_queue_depth", "Entries waiting in a queue.", ["q
 FALLBACKS = Counter("stream_app_fallbacks", "Cheaper lists published instead of a full ranking.", ["cause"])
 DEVICE_FAILURES = Counter("stream_app_device_failures", "Failures of the ranking device by cause; ten in a row stop the worker.", ["cause"])
 RANKER_REJECTED = Counter("stream_app_ranker_rejected", "Records that the ranker could not read and skipped, by topic.", ["topic"])
+SERVING_REQUESTS = Counter("stream_app_serving_requests", "HTTP requests answered, by route and status.", ["route", "status"])
+SERVING_SECONDS = Histogram("stream_app_serving_seconds", "Seconds from a request's arrival in the worker to its answer.", ["route"], buckets=_ANSWERS)
+SERVING_SLATES = Gauge("stream_app_serving_slates", "Slates held by partition of recommendations; RocksDB's estimate.", ["partition"])
+SERVING_REJECTED = Counter("stream_app_serving_rejected", "Records of recommendations that could not be read or have a key that is nobody's, and were skipped.")
+SERVING_BROKER_SECONDS = Gauge("stream_app_serving_broker_seconds", "Seconds since the broker last said where topics end: what is served may be as old.")
