@@ -25,6 +25,7 @@ HELP = "measure the recommendations on a recorded log: recommend, score, then up
 
 FIXED, LIVE, LEARNED = "fixed blend", "live ranker", "learned ranker"
 PRODUCTS = (FIXED, LIVE, LEARNED)
+SHOWN_DIFFERENCES = 5
 ALL = (*methods.BASELINES, FUSION, *PRODUCTS)
 
 
@@ -56,12 +57,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="run each method a second time without updates after 80 %% of the log (default: yes)",
     )
+    parser.add_argument(
+        "--through-kafka",
+        type=_count,
+        metavar="N",
+        help="instead, send the first N events through the roles and a real Kafka as well, and compare each "
+        "slate with the one straight from the log; 1 when any differs",
+    )
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the figures as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them as SVG")
 
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
-    """0."""
+    """0; or 1 when slates through Kafka are not those straight from the log."""
     # these load torch, which takes seconds: not for --help and not for other commands
     from stream_app.evaluation.product import LiveRanker
     from stream_app.evaluation.vectors import encoded
@@ -72,11 +80,13 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         raise ConfigurationError(f"--methods {', '.join(unknown)}: expected some of {', '.join(ALL)}")
     limit_threads(settings.ranking.threads)
     progress = Progress()
-    settings, log = _read(args, settings, progress)
+    settings, log = _read(args, settings, args.through_kafka or args.limit, progress)
     began = time.monotonic()
     vectors = encoded(settings, log.catalogue, partial(progress.show, "encoding the contents"))
     progress.finish(f"{len(vectors):,} contents encoded in {time.monotonic() - began:.1f} s")
     world = World.of(log, vectors)
+    if args.through_kafka is not None:
+        return _through_kafka(settings, log, world, args.seed, progress)
     products: Mapping[str, Maker] = {
         FIXED: partial(LiveRanker, settings=settings, log=log),
         LIVE: partial(
@@ -118,7 +128,38 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _read(args: argparse.Namespace, settings: Settings, progress: Progress) -> tuple[Settings, EvaluationLog]:
+def _through_kafka(
+    settings: Settings, log: EvaluationLog, world: World, seed: int, progress: Progress
+) -> int:
+    """Do both ways agree? On a broker of our own, unless there is one to be used."""
+    from stream_app.evaluation import through_kafka
+    from stream_app.kafka.broker import broker_address
+
+    replace = msgspec.structs.replace
+    with broker_address() as address:
+        settings = replace(settings, kafka=replace(settings.kafka, broker=address))
+        began = time.monotonic()
+        pairs = through_kafka.run(
+            settings, log, world, seed, partial(progress.show, "events through Kafka and straight")
+        )
+        progress.finish(f"{len(pairs):,} events, both ways, in {time.monotonic() - began:.1f} s")
+    found = through_kafka.Agreement.of(pairs)
+    print(
+        f"{found.events:,} events, ranked by {' and '.join(found.rankers)}: "
+        f"{found.differing:,} slates differ\n"
+        f"(alike but for ties: {found.ties:,}; made before the event's own statistics had come: "
+        f"{found.early:,}; no slate either way: {found.silent:,})"
+    )
+    for pair in [pair for pair in pairs if not pair.same][:SHOWN_DIFFERENCES]:
+        ways = [pair.live, *pair.direct]
+        shown = " | ".join(", ".join(i.content_id for i in way.items) if way else "none" for way in ways)
+        print(f"event {pair.place + 1}: {shown}")
+    return 1 if found.differing else 0
+
+
+def _read(
+    args: argparse.Namespace, settings: Settings, limit: int | None, progress: Progress
+) -> tuple[Settings, EvaluationLog]:
     """The log, and the settings with its actions."""
     began = time.monotonic()
     if str(args.log) == movielens.NAME:
@@ -128,7 +169,7 @@ def _read(args: argparse.Namespace, settings: Settings, progress: Progress) -> t
     else:
         path, log_format = args.log, detect(args.log)
         settings = with_actions_of(settings, log_format)
-    log = columns(list(open_log(path, log_format, args.limit).records), settings)
+    log = columns(list(open_log(path, log_format, limit).records), settings)
     skipped = f" ({log.skipped:,} more do not fit)" if log.skipped else ""
     progress.finish(
         f"{len(log):,} events{skipped} of {len(log.user_ids):,} users and {len(log.catalogue):,} contents "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.evaluation.log import EvaluationLog
-from stream_app.evaluation.scorer import Scorer, Touch
+from stream_app.evaluation.scorer import Scorer, touches
 
 PLACES = 10
 WARM_UP = 0.2
@@ -64,9 +65,7 @@ def run(
     lists = np.full((len(scored), PLACES), -1, np.int32)
     surprise = np.zeros(len(scored))
     place = 0
-    columns = (log.times, log.now, log.users, log.contents, log.actions, log.weights, log.undo, log.first)
-    for index, row in enumerate(zip(*(c[:events].tolist() for c in columns), strict=True)):
-        touch = Touch(index, *row)
+    for index, touch in enumerate(islice(touches(log), events)):
         known = seen.setdefault(touch.user, [])
         if place < len(scored) and scored[place] == index:
             count = int(log.published[index])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import msgspec
@@ -28,10 +29,23 @@ from stream_app.learning.neighbours_record import Neighbours
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import Published
-from stream_app.ranking.ranked import BLEND, LEARNED
+from stream_app.ranking.ranked import BLEND, LEARNED, Ranked
 from stream_app.settings import Arm, Settings
 
 PARTITION = 0
+
+Records = list[tuple[bytes | None, bytes | None]]
+"""Keys and values"""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a trainer would publish of what it has learned since."""
+
+    published: Published
+    """For ``models``"""
+    neighbours: Records
+    """For ``co-engagement``"""
 
 
 class LiveRanker:
@@ -48,9 +62,15 @@ class LiveRanker:
         settings: Settings,
         log: EvaluationLog,
         learner: Callable[[World], LearnedRanker] | None = None,
+        arms: Sequence[Arm] = (),
     ) -> None:
-        """``world`` has vectors. ``settings`` as for live roles; sizes are made to fit the log."""
-        settings = _fitting(settings, world, BLEND if learner is None else LEARNED)
+        """``world`` has vectors. ``settings`` as for live roles; sizes are made to fit the log. One ranker is
+        for all users, unless ``arms`` are given."""
+        arms = arms or (Arm(name="live", ranker=BLEND if learner is None else LEARNED, share=1.0),)
+        settings = fitted(settings, world, arms)
+        settings = msgspec.structs.replace(
+            settings, kafka=msgspec.structs.replace(settings.kafka, partitions=1)
+        )
         self._learner = None if learner is None else learner(world)
         self._keys = np.array([key64(name) for name in log.catalogue.ids], np.uint64)
         self._settings, self._log, self._world = settings, log, world
@@ -85,10 +105,8 @@ class LiveRanker:
         """The slate's places from 10 down to 1; -inf for what is not in it."""
         self._publish(count, now)
         self._statistics.stream_time = max(self._statistics.stream_time, now)
-        name = self._log.user_ids[user]
-        if self._learner is not None:
-            self._tell(self._learner)
-        (ranked,) = self._engine.rank([(name, self._records.get(name))])
+        self.learn()
+        ranked = self._rank(self._log.user_ids[user])
         scores = np.full(count, -np.inf)
         for place, item in enumerate(ranked.items):
             scores[self._numbers[item.content_id.encode()]] = len(ranked.items) - place
@@ -96,6 +114,53 @@ class LiveRanker:
 
     def update(self, touch: Touch) -> None:
         """Apply the record to state and statistics, as an interests worker does."""
+        self._statistics.apply(self._apply(touch)[1])
+        if self._learner is not None:
+            self._learner.update(touch)
+
+    def react(self, touch: Touch) -> list[Ranked]:
+        """Update, and the slates that the event may cause live: as ranked before its statistics have come in,
+        and after. Both are right, since the user's record and they come on two topics, which have no common
+        order. None where the record stays as it is: a repeat, or an undo that finds nothing."""
+        changed, counts = self._apply(touch)
+        user = self._log.user_ids[touch.user]
+        slates = []
+        if changed:
+            self._engine.observe([(user, self._records[user])])
+            slates.append(self._rank(user))
+        self._statistics.apply(counts)
+        if changed:
+            slates.append(self._rank(user))
+        if self._learner is not None:
+            self._learner.update(touch)
+        return slates
+
+    def learn(self) -> Lessons | None:
+        """Let the engine know what has been learned since; None where nothing learns, or nothing can be used
+        of it."""
+        table = self._engine.neighbours
+        if self._learner is None or table is None:  # as it would be live, with half-lives of one's own
+            return None
+        learning = self._learner.learning
+        together, ids = learning.together, self._log.catalogue.ids
+        changed: Records = []
+        for row in together.take_changed(len(ids)).tolist():
+            rows, counts = together.row(row)
+            users, strong = float(together.users[row]), float(together.strong_users[row])
+            value = neighbours_record.encode(Neighbours(users, strong, self._keys[rows], counts))
+            changed.append((ids[row], value))
+        table.apply(changed)
+        model = learning.trainer.model
+        lessons = Lessons(Published(model.steps, model, learning.habits), changed)
+        self._engine.adopt(lessons.published)
+        return lessons
+
+    def _rank(self, user: bytes) -> Ranked:
+        (ranked,) = self._engine.rank([(user, self._records.get(user))])
+        return ranked
+
+    def _apply(self, touch: Touch) -> tuple[bool, Records]:
+        """Take the event into the state; whether the user's record is a new one, and the new statistics."""
         self._publish(int(self._log.published[touch.place]), touch.now)
         self._now = touch.now
         record = self._log.records[touch.place]
@@ -105,31 +170,15 @@ class LiveRanker:
         )
         table = self._settings.topic_name("interests")
         statistics = self._settings.topic_name("content-stats")
-        counts = []
+        changed = False
+        counts: Records = []
         for output in self._preparation.prepare(self._state, topic, [arrival]):
             if output.topic == table and output.key is not None and output.value is not None:
                 self._records[output.key] = decode(output.value)
+                changed = True
             elif output.topic == statistics:
                 counts.append((output.key, output.value))
-        self._statistics.apply(counts)
-        if self._learner is not None:
-            self._learner.update(touch)
-
-    def _tell(self, learner: LearnedRanker) -> None:
-        """Let the engine know what has been learned since."""
-        learning, table = learner.learning, self._engine.neighbours
-        if table is None:  # as it would be live, with half-lives that the learned ranker cannot use
-            return
-        together, ids = learning.together, self._log.catalogue.ids
-        changed = []
-        for row in together.take_changed(len(ids)).tolist():
-            rows, counts = together.row(row)
-            users, strong = float(together.users[row]), float(together.strong_users[row])
-            value = neighbours_record.encode(Neighbours(users, strong, self._keys[rows], counts))
-            changed.append((ids[row], value))
-        table.apply(changed)
-        model = learning.trainer.model
-        self._engine.adopt(Published(model.steps, model, learning.habits))
+        return changed, counts
 
     def _publish(self, count: int, now: int) -> None:
         """Index the contents that have come out since, and forget those that were deleted."""
@@ -154,12 +203,11 @@ class _NothingStored:
         return [None] * len(users)
 
 
-def _fitting(settings: Settings, world: World, ranker: str) -> Settings:
-    """One partition, one arm, room for everyone, and no eviction that the harness would not know of."""
+def fitted(settings: Settings, world: World, arms: Sequence[Arm]) -> Settings:
+    """These arms, room for everyone, and no eviction that the harness would not know of."""
     replace = msgspec.structs.replace
     return replace(
         settings,
-        kafka=replace(settings.kafka, partitions=1),
         interests=replace(settings.interests, slab_rows=max(64, world.users + 1)),
         content=replace(
             settings.content,
@@ -167,5 +215,5 @@ def _fitting(settings: Settings, world: World, ranker: str) -> Settings:
             dimensions=world.vectors.shape[1],
             max_age_days=36_500.0,
         ),
-        ranking=replace(settings.ranking, device="cpu", arms=(Arm(name="live", ranker=ranker, share=1.0),)),
+        ranking=replace(settings.ranking, device="cpu", arms=tuple(arms)),
     )

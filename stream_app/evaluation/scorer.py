@@ -20,7 +20,7 @@ The rules of the game, which :func:`stream_app.evaluation.prequential.run` keeps
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -49,6 +49,13 @@ class Touch(NamedTuple):
     undo: bool
     first: bool
     """The user had not engaged with this content before"""
+
+
+def touches(log: EvaluationLog) -> Iterator[Touch]:
+    """All events, in the log's order."""
+    columns = (log.times, log.now, log.users, log.contents, log.actions, log.weights, log.undo, log.first)
+    for place, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+        yield Touch(place, *row)
 
 
 @dataclass(frozen=True)
