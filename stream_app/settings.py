@@ -176,6 +176,8 @@ class Ranking(Section, frozen=True):
     diversity: Annotated[float, Meta(description="MMR trade-off: 0 is pure score, 1 is pure diversity.", ge=0, le=1)] = 0.3
     author_cap: Annotated[int, Meta(description="Most contents of one author in a slate; 0 means no cap.", ge=0)] = 3
     reasons: Annotated[int, Meta(description="Most reasons given for each content.", ge=0, le=16)] = 3
+    fatigue: Annotated[float, Meta(description="So much times log(1 + n) is taken from the score of a content that the user was shown n times (`impressions`) and did not engage with. Scores of the learned ranker are logarithms of odds: the odds are multiplied by (1 + n)^-fatigue.", ge=0, le=100)] = 0.3
+    fatigue_half_life_h: Annotated[Positive, Meta(description="Half-life of a showing in that count, in hours.")] = 24.0
     queue_users: Annotated[Count, Meta(description="Users waiting to be ranked beyond which the cheap fallback list is published.")] = 20_000
 
 

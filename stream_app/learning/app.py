@@ -26,6 +26,7 @@ from stream_app.interests.contents import IndexedContents
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.reader import TopicReader
+from stream_app.learning.impressions_reader import ImpressionsReader
 from stream_app.learning.reading import InterestsReader, written_ends
 from stream_app.learning.training import Training
 from stream_app.observability.health import Health
@@ -65,7 +66,7 @@ class Trainer:
         self._assigned = asyncio.Event()
         self._served: FencedPartition | None = None
         self._training: Training | None = None
-        self._reader: InterestsReader | None = None
+        self._following: list[TopicReader] = []
         self._publishing = asyncio.Lock()
 
     async def start(self) -> None:
@@ -144,8 +145,13 @@ class Trainer:
         ends = await written_ends(self._settings)
         positions = await self._in_thread(partial(training.begin, ends))
         self._training = training
-        self._reader = InterestsReader(self._settings, self._learn, positions)
-        await self._app.read_whole(self._reader, self._health)
+        # what was shown is known before what it led to is learned
+        for reader in (
+            ImpressionsReader(self._settings, self._take_impressions),
+            InterestsReader(self._settings, self._learn, positions),
+        ):
+            await self._app.read_whole(reader, self._health)
+            self._following.append(reader)
 
     async def _read_once(self, name: str, take: Callable[[Sequence[ConsumerRecord]], None]) -> None:
         reader = TopicReader(self._settings, self._settings.topic_name(name), take, label=name)
@@ -167,6 +173,10 @@ class Trainer:
         finally:
             # what was given up in a rebalance is no longer awaited either
             self._health.progress(WATCH)
+
+    async def _take_impressions(self, records: Sequence[ConsumerRecord]) -> None:
+        if (training := self._training) is not None:
+            await self._in_thread(partial(training.take_impressions, records))
 
     async def _publish(self) -> None:
         """Publish what is news; a partition that gets lost over it is opened anew, and all is read again."""
@@ -194,10 +204,9 @@ class Trainer:
             log.warning("what was learned last could not be published within %.0f s", LAST_WORDS_S)
 
     async def _stop_reading(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            if reader in self._app.readers:
-                self._app.readers.remove(reader)
+        following, self._following = self._following, []
+        for reader in following:
+            self._app.readers.remove(reader)
             await reader.stop()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

@@ -39,12 +39,15 @@ class Pool:
         together: CoEngagement,
         chosen: int | None,
         random: np.random.Generator,
+        shown: NDArray[np.int64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """One user's candidates: rows [n], each once, ``chosen`` the last; and the logarithms
-        [n] of how many contents each stands for."""
+        """One user's candidates: rows [n], each once, those ``shown`` among it, ``chosen`` the last; and the
+        logarithms [n] of how many contents each stands for. What was shown may make the list longer."""
         hard = np.union1d(self.popular, self._near(history, together))
+        if shown is not None:
+            hard = np.union1d(hard, shown[self.available[shown]])
         hard = hard[hard != chosen]
-        places = random.integers(0, max(len(self.rows), 1), self.most - len(hard) - 1)
+        places = random.integers(0, max(len(self.rows), 1), max(self.most - len(hard) - 1, 0))
         drawn = np.setdiff1d(
             self.rows[places[: len(self.rows)]], np.append(hard, -1 if chosen is None else chosen)
         )

@@ -1,8 +1,9 @@
 """A ranker and everybody's habits as bytes: safetensors, with version and feature names. No I/O.
 
 Tensors, all float32: ``parameters.*`` and ``squares.*`` (see :class:`SoftmaxRanker`), ``mean`` [F],
-``variance`` [F], ``habits.counts`` [BANDS], ``habits.usual`` []. The metadata have one entry, ``ranker``
-(several would come in any order): JSON with ``version``, the names of the ``features``, and ``steps``.
+``variance`` [F], ``habits.counts`` [BANDS], ``habits.usual`` []; and, where it is to go on learning,
+``exposure.logs`` and ``exposure.squares`` [POSITIONS]. The metadata have one entry, ``ranker`` (several
+would come in any order): JSON with ``version``, the names of the ``features``, and ``steps``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from stream_app.errors import LearningError
+from stream_app.learning.exposure import Exposure
 from stream_app.learning.habits import AgeHabits
 from stream_app.learning.model import Floats, SoftmaxRanker
 
@@ -37,9 +39,9 @@ class _Header(msgspec.Struct):
     metadata: _Metadata = msgspec.field(name="__metadata__")
 
 
-def encode(model: SoftmaxRanker, habits: AgeHabits) -> bytes:
+def encode(model: SoftmaxRanker, habits: AgeHabits, exposure: Exposure | None = None) -> bytes:
     """The checkpoint. Raises LearningError when something in it is not finite: it must not be published."""
-    tensors = _tensors(model, habits)
+    tensors = {**_tensors(model, habits), **({} if exposure is None else _exposure(exposure))}
     if wrong := [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]:
         raise LearningError(f"the learned ranker is not finite in {', '.join(wrong)}")
     ranker = msgspec.json.encode(_Ranker(VERSION, list(model.names), model.steps)).decode()
@@ -74,6 +76,21 @@ def decode(value: bytes, names: Sequence[str], groups: int) -> tuple[SoftmaxRank
         tensor[...] = read
     model.steps = max(ranker.steps, 0)
     return model, habits
+
+
+def decode_exposure(value: bytes) -> Exposure:
+    """The exposure of a checkpoint that can be read; an untrained one where it has none."""
+    exposure, found = Exposure(), safetensors.numpy.load(value)
+    for name, tensor in _exposure(exposure).items():
+        read = found.get(name)
+        if read is None or read.shape != tensor.shape or not np.isfinite(read).all():
+            return Exposure()
+        tensor[...] = read
+    return exposure
+
+
+def _exposure(exposure: Exposure) -> Mapping[str, Floats]:
+    return {"exposure.logs": exposure.logs, "exposure.squares": exposure.squares}
 
 
 def _tensors(model: SoftmaxRanker, habits: AgeHabits) -> Mapping[str, Floats]:

@@ -40,7 +40,7 @@ class FollowedNeighbours:
         cannot be read are counted and skipped."""
         for content_id, value in records:
             if content_id is None:
-                metrics.RANKER_REJECTED.labels("co-engagement").inc()
+                metrics.TRAINER_REJECTED.labels("co-engagement").inc()
                 continue
             row = self._index.rows.get(content_id)
             if value is None:
@@ -51,7 +51,7 @@ class FollowedNeighbours:
             try:
                 neighbours = neighbours_record.decode(value)
             except RecordFormatError:
-                metrics.RANKER_REJECTED.labels("co-engagement").inc()
+                metrics.TRAINER_REJECTED.labels("co-engagement").inc()
                 continue
             if row is None:
                 self._hold(content_id, neighbours)

@@ -14,6 +14,7 @@ from stream_app.learning.activity import Catalogue, catalogue_features, log_minu
 from stream_app.learning.candidates import Pool, pool_of
 from stream_app.learning.coengagement import CoEngagement
 from stream_app.learning.counts import EngagementCounts
+from stream_app.learning.exposure import Exposure
 from stream_app.learning.features import BANDS, NAMES, bands, candidate_features
 from stream_app.learning.habits import AgeHabits
 from stream_app.learning.history import STRONG_WEIGHT, UserHistory
@@ -56,6 +57,18 @@ class Engagement:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """The n contents that a user was shown and chose from."""
+
+    rows: NDArray[np.int64]
+    """[n], each once"""
+    positions: NDArray[np.uint16]
+    """[n], 0 is on top"""
+    penalties: Floats
+    """[n], fatigue: what the ranker takes from their scores"""
+
+
+@dataclass(frozen=True)
 class Candidates:
     """n contents that a user could choose from, and what the model makes of them."""
 
@@ -79,10 +92,12 @@ class Choice:
     """[n], False for what the user knew already, and for what was not there"""
     place: int
     """Of the content chosen"""
+    noticed: Floats | None = None
+    """[n], logarithm of how readily each was noticed; None: nothing is known to have been shown"""
 
 
 class OnlineLearning:
-    """Model, habits, co-engagement and counts of N contents, kept event by event."""
+    """Model, habits, exposure, co-engagement and counts of N contents, kept event by event."""
 
     def __init__(
         self,
@@ -98,6 +113,7 @@ class OnlineLearning:
         self.trainer = OnlineTrainer(SoftmaxRanker(NAMES, BANDS, hidden, seed), seed)
         self.together = together
         self.habits = AgeHabits()
+        self.exposure = Exposure()
         self.counts = EngagementCounts(len(contents.created_at))
         self._contents = contents
         self._candidates = candidates
@@ -107,9 +123,10 @@ class OnlineLearning:
         self._current: _Current | None = None
         self._changes = 0
 
-    def resume(self, model: SoftmaxRanker, habits: AgeHabits, loss: float) -> None:
-        """Go on with a ``model`` and ``habits`` of an earlier life, whose mean loss was ``loss``."""
+    def resume(self, model: SoftmaxRanker, habits: AgeHabits, exposure: Exposure, loss: float) -> None:
+        """Go on with what was learned in an earlier life, where the mean loss was ``loss``."""
         self.trainer.model, self.habits, self.trainer.loss = model, habits, loss
+        self.exposure = exposure
 
     def begin_again(self, model: SoftmaxRanker | None) -> None:
         """Go on with ``model``, or with an untrained one; habits that are no numbers are forgotten."""
@@ -129,14 +146,21 @@ class OnlineLearning:
             self._sum[:] = 0
         self._current = None
 
-    def consider(self, now: int, history: UserHistory, count: int, chosen: int | None = None) -> Candidates:
-        """What a user could choose from at ``now`` (ms) among the rows below ``count``, ``chosen`` (last)
-        among it where only some are looked at."""
+    def consider(
+        self,
+        now: int,
+        history: UserHistory,
+        count: int,
+        chosen: int | None = None,
+        shown: NDArray[np.int64] | None = None,
+    ) -> Candidates:
+        """What a user could choose from at ``now`` (ms) among the rows below ``count``, the rows ``shown``
+        and ``chosen`` (last) among it where only some are looked at."""
         current = self._at(now, count)
         if current.pool is None:
             rows, offsets, only = np.arange(count), np.zeros(count, np.float32), None
         else:
-            rows, offsets = current.pool.draw(history, self.together, chosen, self._random)
+            rows, offsets = current.pool.draw(history, self.together, chosen, self._random, shown)
             only = rows
         features = candidate_features(
             current.shared, history, current.catalogue, self.together, self.habits, only
@@ -146,17 +170,23 @@ class OnlineLearning:
         return Candidates(rows, features, offsets, groups, scores)
 
     def engage(
-        self, engagement: Engagement, now: int, count: int, among: Candidates | None = None
+        self,
+        engagement: Engagement,
+        now: int,
+        count: int,
+        among: Candidates | None = None,
+        shown: Shown | None = None,
     ) -> Choice | None:
         """Learn from an engagement, then count it. ``among`` is what :meth:`consider` has just said of the
-        same user and time, if it was asked. Returns the choice that a step was made of, if any.
+        same user and time, if it was asked; ``shown`` is what the user chose from, if that is known. Returns
+        the choice that a step was made of, if any.
 
         Raises LearningError as :meth:`OnlineTrainer.learn`; the engagement is counted all the same.
         """
         try:
             # the first engagement of all publishes: nobody chose
             if engagement.first and engagement.weight > 0 and self.counts.engaged_at[engagement.row]:
-                return self._step(engagement, now, count, among)
+                return self._step(engagement, now, count, among, shown)
             return None
         finally:
             self.associate(engagement, now)
@@ -183,10 +213,13 @@ class OnlineLearning:
         self.counts.count(row, time, weight, undo=True)
         self._changes += 1
 
-    def _step(self, engagement: Engagement, now: int, count: int, among: Candidates | None) -> Choice:
+    def _step(
+        self, engagement: Engagement, now: int, count: int, among: Candidates | None, shown: Shown | None
+    ) -> Choice:
         row = engagement.row
         if among is None:
-            among = self.consider(now, engagement.history, count, row)
+            rows = None if shown is None else shown.rows
+            among = self.consider(now, engagement.history, count, row, rows)
         if len(among.rows) == count:
             allowed = self._available(now, count)
             allowed[engagement.known] = False
@@ -195,8 +228,26 @@ class OnlineLearning:
             allowed = ~np.isin(among.rows, engagement.known)
             place = len(among.rows) - 1
         allowed[place] = True
-        self.trainer.learn(among.features, among.scores, allowed, among.groups, place, among.offsets)
-        return Choice(among, allowed, place)
+        if shown is None:
+            self.trainer.learn(among.features, among.scores, allowed, among.groups, place, among.offsets)
+            return Choice(among, allowed, place)
+        return self._learn_shown(Choice(among, allowed, place), shown)
+
+    def _learn_shown(self, choice: Choice, shown: Shown) -> Choice:
+        """The step where some of the candidates were shown, and so noticed more readily; then one for the
+        exposure, with the errors of the scores as they were."""
+        among, allowed, place = choice.among, choice.allowed, choice.place
+        _, at, of = np.intersect1d(among.rows, shown.rows, assume_unique=True, return_indices=True)
+        noticed = np.zeros(len(among.rows), np.float32)
+        noticed[at] = self.exposure.offsets(shown.positions[of]) - shown.penalties[of]
+        offsets = among.offsets + noticed
+        self.trainer.learn(among.features, among.scores + noticed, allowed, among.groups, place, offsets)
+        logits = np.where(allowed, among.scores + offsets, -np.inf)
+        odds = np.exp(logits - logits.max())
+        errors = odds / odds.sum()
+        errors[place] -= 1
+        self.exposure.learn(shown.positions[of], errors[at])
+        return replace(choice, noticed=noticed)
 
     def _available(self, now: int, count: int) -> NDArray[np.bool_]:
         """[count], rows that could be recommended to somebody."""

@@ -143,13 +143,15 @@ class Shadow:
 
 
 def judged(scores: Floats, choice: Choice) -> tuple[float, float]:
-    """Loss in nats, at most WORST, and NDCG@10 of ``scores`` [n] for a choice."""
+    """Loss in nats, at most WORST, and NDCG@10 of ``scores`` [n] for a choice. The loss knows what was
+    noticed, as learning does, or a model would be judged by another aim than its own."""
     own, among = float(scores[choice.place]), scores[choice.allowed].astype(np.float64)
     offsets = choice.among.offsets[choice.allowed]
     if not np.isfinite(among).all():
         return WORST, 0.0
-    logits = among + offsets
+    noticed = np.zeros(len(scores)) if choice.noticed is None else choice.noticed.astype(np.float64)
+    logits = among + offsets + noticed[choice.allowed]
     top = logits.max()
-    loss = float(top + np.log(np.exp(logits - top).sum())) - own
+    loss = float(top + np.log(np.exp(logits - top).sum())) - own - float(noticed[choice.place])
     above = float(np.exp(offsets[among > own]).sum())
     return min(loss, WORST), float(1 / np.log2(above + 2)) if above < PLACES else 0.0

@@ -16,11 +16,12 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import LearningError, RecordFormatError
 from stream_app.interests import record as interest_record
 from stream_app.interests.contents import IndexedContents
-from stream_app.learning import checkpoint
+from stream_app.learning import checkpoint, impressions
 from stream_app.learning.beginning import ContentCounts
 from stream_app.learning.engagements import RememberedUsers
 from stream_app.learning.features import BANDS, NAMES
 from stream_app.learning.followed import FollowedNeighbours
+from stream_app.learning.impressions import FollowedImpressions
 from stream_app.learning.models_record import ONLINE_KEY, RANKER_KEY, Description, description
 from stream_app.learning.online import Contents, Engagement, OnlineLearning
 from stream_app.learning.shadow import Shadow, Verdict
@@ -91,6 +92,7 @@ class Training:
         self._online = OnlineLearning(columns, self._followed.together, candidates=learning.candidates)
         self._shadow = Shadow(learning.shadow_window, learning.margin, learning.min_steps)
         self._users = RememberedUsers(learning.remembered_users)
+        self._impressions = FollowedImpressions(settings, "trainer")
         self._counts = ContentCounts(settings)
         self._stream_time = 0
         self._version = 0
@@ -118,7 +120,7 @@ class Training:
             if record.key == RANKER_KEY:
                 self._shadow.resume(model)
             else:
-                self._online.resume(model, habits, said.loss)
+                self._online.resume(model, habits, checkpoint.decode_exposure(record.value), said.loss)
                 self.positions = dict(said.positions)
 
     def take_neighbours(self, records: Iterable[Record]) -> None:
@@ -152,6 +154,10 @@ class Training:
 
     # -- learning
 
+    def take_impressions(self, records: Iterable[impressions.Record]) -> None:
+        """Take note of what users were shown; may be fed at any time."""
+        self._impressions.apply(records)
+
     def learn(self, records: Sequence[Record]) -> None:
         """Learn from records of one partition of ``interests``, in their order. Records that cannot be
         read, and steps that are no numbers, are counted and skipped."""
@@ -168,6 +174,7 @@ class Training:
             return
         if value is None:
             self._users.forget(user)
+            self._impressions.shown.forget(user)
             return
         try:
             found = list(self._users.news(user, interest_record.decode(value), index))
@@ -178,16 +185,17 @@ class Training:
         for news in found:
             self._stream_time = max(self._stream_time, news.time)
             if isinstance(news, Engagement):
-                self._engage(news, index.high, counted)
+                self._engage(user, news, index, counted)
             elif not counted:
                 self._online.undo(news.row, news.time, news.weight)
 
-    def _engage(self, engagement: Engagement, high: int, counted: bool) -> None:
+    def _engage(self, user: bytes, engagement: Engagement, index: ContentIndex, counted: bool) -> None:
+        shown = self._impressions.chosen_from(user, engagement, index)
         if counted:
             self._online.associate(engagement, self._stream_time)
             return
         try:
-            choice = self._online.engage(engagement, self._stream_time, high)
+            choice = self._online.engage(engagement, self._stream_time, index.high, shown=shown)
         except LearningError as error:
             metrics.TRAINER_REJECTED.labels("interests").inc()
             log.warning("an engagement is not learned from: %s", error)
@@ -195,6 +203,7 @@ class Training:
         if choice is not None:
             self._shadow.judge(choice)
             metrics.TRAINER_STEPS.inc()
+            metrics.TRAINER_SHOWN_STEPS.inc(shown is not None)
 
     def _follow(self, index: ContentIndex) -> None:
         rows: NDArray[np.int64] = index.drain_changes()
@@ -263,7 +272,9 @@ class Training:
             now_ms,
             self.positions,
         )
-        return News("models", key, checkpoint.encode(model, self._online.habits), said.headers())
+        exposure = self._online.exposure if key == ONLINE_KEY else None
+        value = checkpoint.encode(model, self._online.habits, exposure)
+        return News("models", key, value, said.headers())
 
     def _show(self) -> None:
         for name, mean in self._shadow.losses.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.vectors import ContentVector
@@ -135,3 +136,13 @@ def test_contents_that_left_the_index_are_gone_unless_they_come_back() -> None:
     put(index, "a")
     followed.adopt(index.drain_changes())
     assert followed.gone == set()
+
+
+def test_records_that_cannot_be_read_count_as_the_trainers() -> None:
+    def rejected(role: str) -> float:
+        labels = {"topic": "co-engagement"}
+        return REGISTRY.get_sample_value(f"stream_app_{role}_rejected_total", labels) or 0.0
+
+    before = rejected("trainer"), rejected("ranker")
+    FollowedNeighbours(index_of(), 4).apply([(None, b"x"), (b"a", b"nonsense")])
+    assert (rejected("trainer") - before[0], rejected("ranker") - before[1]) == (2, 0)

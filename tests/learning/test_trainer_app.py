@@ -99,6 +99,18 @@ def feed(settings: Settings, recorded: Recorder, start: int, end: int) -> None:
     produce(settings, recorded.stream[start:end])
 
 
+def show(settings: Settings, recorded: Recorder, start: int, end: int) -> Stream:
+    """Impressions of what these events are about, a second before, above another content."""
+    log, found = recorded._log, []
+    for place in range(start, end):
+        user, content = log.user_ids[log.users[place]], int(log.contents[place])
+        items = [f"c{content}", f"c{(content + 1) % CONTENTS}"]
+        report = {"user_id": user.decode(), "items": items, "shown_at": int(log.times[place]) - 1000}
+        found.append((user, msgspec.json.encode(report)))
+    produce(settings, [(b"u1", b"nonsense"), *found], "impressions")
+    return found
+
+
 def models(settings: Settings, key: bytes) -> list[tuple[Description, bytes]]:
     """All that ever stood under that key, oldest first."""
     topic = settings.topic_name("models")
@@ -165,9 +177,14 @@ def test_models_get_better_and_a_restart_goes_on(
         trainer.wait_for(f"{BEGUN} {before.steps} steps, at version {before.version}")
         after = wait_for_position(configured, half + 23, trainer.log)
         assert after.steps == before.steps
+        shown = show(configured, recorded, half + 20, len(stream))
+        taken = 'stream_app_impressions_total{outcome="taken",role="trainer"}'
+        wait_until(lambda: metric(port, taken) == len(shown), "impressions taken", trainer.log)
         feed(configured, recorded, half + 20, len(stream))
         end = wait_for_position(configured, len(stream) + 3, trainer.log)
         assert end.steps == before.steps + len(stream) - half - 20
+        assert metric(port, "stream_app_trainer_shown_steps_total") == len(shown)
+        assert metric(port, 'stream_app_impressions_total{outcome="malformed_json",role="trainer"}') == 1
         assert trainer.stop() == 0
         check_models(configured)
         neighbours = {

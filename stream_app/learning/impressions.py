@@ -1,0 +1,81 @@
+"""``impressions`` as a worker follows it: what users were shown, and what they chose from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+
+from stream_app.content.index import ContentIndex
+from stream_app.events.impressions import ImpressionDecoder
+from stream_app.events.reasons import Reason
+from stream_app.learning.online import Engagement, Shown
+from stream_app.learning.shown import ShownContents, fatigue
+from stream_app.observability import metrics
+from stream_app.settings import Settings
+
+
+class Record(Protocol):
+    """What is read of a Kafka record."""
+
+    @property
+    def partition(self) -> int:
+        """Its number"""
+
+    @property
+    def offset(self) -> int:
+        """In the partition"""
+
+    @property
+    def timestamp(self) -> int:
+        """ms"""
+
+    @property
+    def key(self) -> bytes | None:
+        """user_id"""
+
+    @property
+    def value(self) -> bytes | None:
+        """JSON"""
+
+
+class FollowedImpressions:
+    """Applies records of ``impressions`` to ``shown``."""
+
+    def __init__(self, settings: Settings, role: str) -> None:
+        """``role`` says in the metric who reads."""
+        self.shown = ShownContents(settings)
+        self._decoder = ImpressionDecoder(settings)
+        self._strength = settings.ranking.fatigue
+        self._role = role
+
+    def apply(self, records: Iterable[Record]) -> list[tuple[Record, int]]:
+        """Take records in their order. Those that cannot be read are counted by reason and skipped.
+
+        Returns of each list that named its slate the record, and how many of its contents had not been
+        known to be shown.
+        """
+        of_slates = []
+        for record in records:
+            shown = self._decoder.decode(record.key, record.value, record.timestamp)
+            if isinstance(shown, Reason):
+                metrics.IMPRESSIONS.labels(self._role, shown.value).inc()
+                continue
+            metrics.IMPRESSIONS.labels(self._role, "taken").inc()
+            new = self.shown.take(shown, record.partition)
+            if shown.of_slate:
+                of_slates.append((record, new))
+        return of_slates
+
+    def chosen_from(self, user: bytes, engagement: Engagement, index: ContentIndex) -> Shown | None:
+        """The list that the engagement answers, less what ``index`` does not know; None where none is known.
+        What was shown after it is not looked at."""
+        answered = self.shown.answered(user, int(index.keys[engagement.row]), engagement.time)
+        if answered is None:
+            return None
+        found = (index.row_of_key(key) for key in answered.keys.tolist())
+        rows = np.array([-1 if row is None else row for row in found], np.int64)
+        known = rows >= 0
+        penalties = fatigue(answered.tired[known], self._strength)
+        return Shown(rows[known], answered.positions[known], penalties)
