@@ -13,7 +13,7 @@ import msgspec
 from stream_app.errors import ConfigurationError, StreamAppError
 from stream_app.evaluation import methods, movielens, plot, report
 from stream_app.evaluation.compare import Row, compare
-from stream_app.evaluation.learned import LearnedRanker
+from stream_app.evaluation.learned import LEFT_OUT, LearnedRanker
 from stream_app.evaluation.log import EvaluationLog, columns
 from stream_app.evaluation.methods import FUSION
 from stream_app.evaluation.scorer import Maker, World
@@ -27,6 +27,8 @@ FIXED, LIVE, LEARNED = "fixed blend", "live ranker", "learned ranker"
 PRODUCTS = (FIXED, LIVE, LEARNED)
 SHOWN_DIFFERENCES = 5
 ALL = (*methods.BASELINES, FUSION, *PRODUCTS)
+ABLATIONS = {f"{LEARNED} without {part}": changes for part, changes in LEFT_OUT.items()}
+"""What each part of the learned ranker brings; run when asked for."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         metavar="A,B",
-        help=f"only these: {', '.join(ALL)} (default: all)",
+        help=f"only these: {', '.join(ALL)} (default: all); or {LEARNED} without one of its parts: "
+        f"{', '.join(ABLATIONS)}",
     )
     parser.add_argument("--limit", type=_count, metavar="N", help="at most this many events")
     parser.add_argument(
@@ -76,8 +79,9 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     from stream_app.ranking.device import limit_threads
 
     wanted = list(ALL) if args.methods is None else [name.strip() for name in args.methods.split(",")]
-    if unknown := [name for name in wanted if name not in ALL]:
-        raise ConfigurationError(f"--methods {', '.join(unknown)}: expected some of {', '.join(ALL)}")
+    known = (*ALL, *ABLATIONS)
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigurationError(f"--methods {', '.join(unknown)}: expected some of {', '.join(known)}")
     limit_threads(settings.ranking.threads)
     progress = Progress()
     settings, log = _read(args, settings, args.through_kafka or args.limit, progress)
@@ -100,6 +104,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
                 seed=args.seed,
             ),
         ),
+        **{name: partial(LearnedRanker, seed=args.seed, **part) for name, part in ABLATIONS.items()},
         LEARNED: partial(LearnedRanker, seed=args.seed),
     }
     fit = [*methods.fitting(world), FUSION]

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
 
 from stream_app.evaluation.scorer import Scores, Touch, World
+from stream_app.learning import activity
 from stream_app.learning.coengagement import CoEngagement
+from stream_app.learning.features import PERSONAL
 from stream_app.learning.history import UserHistory
+from stream_app.learning.model import Rates
 from stream_app.learning.online import Candidates, Contents, Engagement, OnlineLearning
 
 SEEN = 256
 """Contents that an interests record remembers as seen."""
+PAIR_BYTES = 16
+EVERY_PAIR = 1 << 30
+"""Bytes that counting every pair of contents may take; where it takes more, NEIGHBOURS of each are kept."""
+NEIGHBOURS = 512
+
+
+def _named(*beginnings: str) -> tuple[str, ...]:
+    return tuple(name for name in PERSONAL if name.startswith(beginnings))
+
+
+STATISTICS = tuple(name for name in activity.NAMES if name not in ("age", "newer"))
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "item statistics": {"without": STATISTICS},
+    "content age": {"without": ("age", "newer", "age_unnoticed")},
+    "co-engagement": {"without": _named("together_", "after_")},
+    "content": {"without": _named("cosine_", "best_match", "author")},
+    "habits": {"without": _named("age_")},
+    "persons": {"without": PERSONAL, "groups": False},
+    "groups": {"groups": False},
+    "hidden layer": {"hidden": 0},
+}
+"""What can be left out of :class:`LearnedRanker`, by name → how."""
 
 
 class LearnedRanker:
@@ -20,14 +48,30 @@ class LearnedRanker:
     """
 
     def __init__(
-        self, world: World, recent: int = 64, neighbours: int = 512, hidden: int = 64, seed: int = 0
+        self,
+        world: World,
+        recent: int = 64,
+        neighbours: int | None = None,
+        hidden: int = 64,
+        seed: int = 0,
+        without: Collection[str] = (),
+        groups: bool = True,
     ) -> None:
+        """``neighbours`` of each content are kept; None = as many as there are, while memory allows.
+
+        ``without`` these features, ``hidden`` 0 or no ``groups``: see LEFT_OUT.
+        """
+        if neighbours is None:
+            every = world.contents**2 * PAIR_BYTES <= EVERY_PAIR
+            neighbours = world.contents if every else NEIGHBOURS
         self._world = world
         self.learning = OnlineLearning(
             Contents(world.created_at, world.authors, world.vectors),
             CoEngagement(world.contents, neighbours),
             hidden=hidden,
             seed=seed,
+            without=without,
+            rates=Rates() if groups else Rates(groups=0.0),
         )
         """What rankers would be told of it: the model, habits and co-engagement"""
         self.trainer = self.learning.trainer

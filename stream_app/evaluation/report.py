@@ -132,7 +132,8 @@ def table(comparison: Comparison) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """What the product's ranker gains over the best baselines, a line a slice; empty without a ranker."""
+    """What the product's ranker gains over the best baselines, a line a slice, and over the product's
+    other rankers; empty without a ranker."""
     subject = ranker(comparison)
     lines = []
     for name, head in COLUMNS:
@@ -146,6 +147,12 @@ def verdict(comparison: Comparison) -> str:
                     f"{subject.name}, {head}: {mean:+.4f} NDCG@10 ({low:+.4f} to {high:+.4f}) "
                     f"against {kind}, {best.name}"
                 )
+    for other in (row for row in comparison.rows if row.product and row is not subject):
+        if subject is not None:
+            mean, low, high = comparison.difference(subject.name, other.name, "any")["ndcg@10"]
+            lines.append(
+                f"{subject.name}: {mean:+.4f} NDCG@10 ({low:+.4f} to {high:+.4f}) against {other.name}"
+            )
     return "\n".join(lines)
 
 

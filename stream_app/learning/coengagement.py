@@ -10,7 +10,8 @@ Each content has at most K *neighbours* with three counts (the axis ``CHANNELS``
 The first two are item-based collaborative filtering (Sarwar et al., 2001) and a first-order transition
 table; what is new here is only the bound: when a content has K neighbours, a newcomer wears the weakest
 down by its own count and takes its place once nothing is left of it (the idea of Misra and Gries, 1982,
-for frequent elements), so that lasting neighbours stay and chance ones pass.
+for frequent elements), so that lasting neighbours stay and chance ones pass. Where K is no smaller than the
+number of contents nothing has to give way, and every pair has the place of its own that its columns name.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class CoEngagement:
     """Neighbours of N rows of a content index, at most K each: N · K · 16 bytes."""
 
     def __init__(self, capacity: int, neighbours: int) -> None:
-        """``capacity`` N, ``neighbours`` K ≥ 1."""
+        """``capacity`` N, ``neighbours`` K ≥ 1; more than N are as many as N."""
+        neighbours = min(neighbours, max(capacity, 1))
+        self._every_pair = neighbours == capacity
         self.neighbours: NDArray[np.int32] = np.full((capacity, neighbours), -1, np.int32)
         """[N, K], rows; -1 where free"""
         self.counts: NDArray[np.float32] = np.zeros((len(CHANNELS), capacity, neighbours), np.float32)
@@ -99,10 +102,11 @@ class CoEngagement:
         if len(neighbours) > size:
             best = np.argpartition(-(counts[TOGETHER] + counts[STRONGLY]), size - 1)[:size]
             neighbours, counts = neighbours[best], counts[:, best]
-        k = len(neighbours)
         self.users[row], self.strong_users[row], self._changes[row] = users, strong_users, 0.0
-        self.neighbours[row, :k], self.neighbours[row, k:] = neighbours, -1
-        self.counts[:, row, :k], self.counts[:, row, k:] = counts, 0.0
+        self.neighbours[row], self.counts[:, row] = -1, 0.0
+        places = neighbours if self._every_pair else np.arange(len(neighbours))
+        self.neighbours[row, places] = neighbours
+        self.counts[:, row, places] = counts
 
     def take_changed(self, most: int) -> NDArray[np.int64]:
         """Rows [n ≤ ``most``] that have changed since they were last taken, those first that have changed
@@ -127,6 +131,9 @@ class CoEngagement:
         ``coefficients`` [S, m] float32, S sums at once; returns [S, high] float32, or [S, n] for the
         contents ``among`` [n], each once, all below ``high``.
         """
+        if self._every_pair:
+            every = coefficients @ self.counts[channel, rows, :high]
+            return every if among is None else every[:, among]
         near = self.neighbours[rows]  # [m, K]
         # places that are free, or of contents that nobody asks for, go to one more column
         places = np.where((near >= 0) & (near < high), near, high).ravel().astype(np.intp)
@@ -147,6 +154,10 @@ class CoEngagement:
         """Add ``gains`` [3, m] to the pairs (row, other) [m]. Pairs are distinct; either all rows are the
         same or all are distinct."""
         self._changes[rows] += 1
+        if self._every_pair:
+            self.neighbours[rows, others] = others
+            self.counts[:, rows, others] += gains
+            return
         same = len(rows) > 1 and rows[0] == rows[1]
         found = self.neighbours[rows] == others[:, None]  # [m, K]
         known = found.any(axis=1)

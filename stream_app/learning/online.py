@@ -5,6 +5,7 @@ The same code learns in the trainer and in the evaluation: who feeds it differs,
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +19,7 @@ from stream_app.learning.exposure import Exposure
 from stream_app.learning.features import BANDS, NAMES, bands, candidate_features
 from stream_app.learning.habits import AgeHabits
 from stream_app.learning.history import STRONG_WEIGHT, UserHistory
-from stream_app.learning.model import Floats, SoftmaxRanker
+from stream_app.learning.model import Floats, Rates, SoftmaxRanker
 from stream_app.learning.trainer import OnlineTrainer
 
 MEAN_CHANGES = 100
@@ -107,16 +108,20 @@ class OnlineLearning:
         hidden: int = 64,
         seed: int = 0,
         candidates: int | None = None,
+        without: Collection[str] = (),
+        rates: Rates | None = None,
     ) -> None:
         """With ``candidates`` no list is longer, and where there are more contents the catalogue's features
-        are renewed once in N / ``candidates`` engagements; None: all contents, always current."""
-        self.trainer = OnlineTrainer(SoftmaxRanker(NAMES, BANDS, hidden, seed), seed)
+        are renewed once in N / ``candidates`` engagements; None: all contents, always current. Features
+        named in ``without`` say nothing: that shows what they are worth."""
+        self.trainer = OnlineTrainer(SoftmaxRanker(NAMES, BANDS, hidden, seed, rates), seed)
         self.together = together
         self.habits = AgeHabits()
         self.exposure = Exposure()
         self.counts = EngagementCounts(len(contents.created_at))
         self._contents = contents
         self._candidates = candidates
+        self._without = [NAMES.index(name) for name in without]
         self._random = np.random.default_rng(seed)
         self._sum: Floats = np.zeros(contents.vectors.shape[1], np.float32)
         self._summed = self._replaced = 0
@@ -165,6 +170,7 @@ class OnlineLearning:
         features = candidate_features(
             current.shared, history, current.catalogue, self.together, self.habits, only
         )
+        features[:, self._without] = 0
         groups = bands(history, now)
         scores = self.trainer.model.score(features, groups)
         return Candidates(rows, features, offsets, groups, scores)

@@ -7,10 +7,11 @@ import pytest
 
 from stream_app.evaluation import metrics, prequential
 from stream_app.evaluation.collaborative import ItemKnn
-from stream_app.evaluation.learned import LearnedRanker
+from stream_app.evaluation.learned import LEFT_OUT, LearnedRanker
 from stream_app.evaluation.log import EvaluationLog
 from stream_app.evaluation.prequential import run
 from stream_app.evaluation.scorer import Scores, Touch, World
+from stream_app.learning.features import NAMES
 from tests.evaluation.small_logs import content, event, read, walks
 
 
@@ -86,3 +87,20 @@ def test_undone_and_disliked_contents_are_no_history() -> None:
     numbers = [log.catalogue.ids.index(name) for name in (b"c2", b"c0")]
     assert history.rows.tolist() == numbers
     assert history.strong.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("part", LEFT_OUT)
+def test_what_is_left_out_says_nothing(log: EvaluationLog, part: str) -> None:
+    world = world_of(log)
+    ranker, whole = LearnedRanker(world, **LEFT_OUT[part]), LearnedRanker(world)
+    ranks = [run(log, scorer, begin=0.0, end=0.3).ranks for scorer in (ranker, whole)]
+    assert (ranks[0] != ranks[1]).any()
+    learned = ranker.trainer.model.parameters
+    silent = [NAMES.index(name) for name in LEFT_OUT[part].get("without", ())]
+    assert not learned["linear"][silent].any()
+    assert learned["linear"].any()
+    if "groups" in LEFT_OUT[part]:
+        assert not learned["groups"].any()
+    if part == "persons":
+        now, count = int(log.now[-1]), len(log.catalogue)
+        np.testing.assert_array_equal(ranker.score(now, 0, count), ranker.score(now, 1, count))

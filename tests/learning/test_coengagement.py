@@ -42,9 +42,9 @@ def counts(together: CoEngagement, channel: int, contents: int = CONTENTS) -> np
 
 
 @settings(max_examples=60, deadline=None)
-@given(ROWS)
-def test_counts_are_exact_while_there_is_room(users: list[list[tuple[int, bool]]]) -> None:
-    together = CoEngagement(CONTENTS, CONTENTS)
+@given(ROWS, st.sampled_from([CONTENTS - 1, CONTENTS]))
+def test_counts_are_exact_while_there_is_room(users: list[list[tuple[int, bool]]], neighbours: int) -> None:
+    together = CoEngagement(CONTENTS, neighbours)
     expected = np.zeros((3, CONTENTS, CONTENTS))
     for contents in users:
         read(together, contents)
@@ -96,8 +96,9 @@ def test_what_becomes_strong_later_counts_like_what_was_at_once(later: bool) -> 
     assert together.strong_users[5] == 1
 
 
-def test_a_forgotten_content_is_nobodys_neighbour() -> None:
-    together = CoEngagement(CONTENTS, CONTENTS)
+@pytest.mark.parametrize("neighbours", [CONTENTS - 1, CONTENTS])
+def test_a_forgotten_content_is_nobodys_neighbour(neighbours: int) -> None:
+    together = CoEngagement(CONTENTS, neighbours)
     read(together, [(1, True), (2, True), (3, True)])
     together.forget(2)
     assert together.users[2] == 0
@@ -107,14 +108,17 @@ def test_a_forgotten_content_is_nobodys_neighbour() -> None:
     assert counts(together, TOGETHER)[1, 3] == 1
 
 
-def test_sums_are_weighted_and_stop_at_the_highest_row() -> None:
-    together = CoEngagement(CONTENTS, CONTENTS)
+@pytest.mark.parametrize("neighbours", [CONTENTS - 1, CONTENTS])
+def test_sums_are_weighted_and_stop_at_the_highest_row(neighbours: int) -> None:
+    together = CoEngagement(CONTENTS, neighbours)
     read(together, [(1, False), (2, False), (9, False)])
     coefficients = np.array([[1.0, 0.0], [0.5, 0.25]], np.float32)
     sums = together.gather(TOGETHER, np.array([1, 2]), coefficients, 9)
     assert sums.shape == (2, 9)
     assert sums[0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert sums[1].tolist() == [0, 0.25, 0.5, 0, 0, 0, 0, 0, 0]
+    some = together.gather(TOGETHER, np.array([1, 2]), coefficients, 9, np.array([7, 2, 1]))
+    assert some.tolist() == [[0, 1, 0], [0, 0.5, 0.25]]
 
 
 def learned(contents: int = CONTENTS, neighbours: int = 6) -> CoEngagement:
@@ -124,8 +128,9 @@ def learned(contents: int = CONTENTS, neighbours: int = 6) -> CoEngagement:
     return together
 
 
-def test_rows_that_are_put_elsewhere_say_the_same() -> None:
-    together, other = learned(), CoEngagement(CONTENTS, 6)
+@pytest.mark.parametrize("places", [CONTENTS - 1, CONTENTS])
+def test_rows_that_are_put_elsewhere_say_the_same(places: int) -> None:
+    together, other = learned(), CoEngagement(CONTENTS, places)
     changed = together.take_changed(CONTENTS)
     assert sorted(changed.tolist()) == list(range(CONTENTS))
     for row in changed.tolist():
