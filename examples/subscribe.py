@@ -1,47 +1,37 @@
 """Keep every user's newest slate and print it as it changes: python examples/subscribe.py [USER]
 
-Needs kafka-python. The broker is STREAM_APP_BROKER, or 127.0.0.1:9092. Ends with Ctrl-C.
+Needs stream-app. The broker is STREAM_APP_BROKER, or 127.0.0.1:9092. Ends with Ctrl-C.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import sys
-from typing import Any
 
-from kafka import KafkaConsumer
-
-COLD_START = "\u0000cold-start"  # the slate for users whom nobody knows yet
+from stream_app.client import COLD_START_USER_ID, Subscriber
+from stream_app.recommendations.slate import Slate
 
 
 def main(only: str | None) -> None:
     """Follow `recommendations` from its beginning: it is compacted, so that is everybody's newest slate."""
-    consumer = KafkaConsumer(
-        "recommendations",
-        bootstrap_servers=os.environ.get("STREAM_APP_BROKER", "127.0.0.1:9092"),
-        auto_offset_reset="earliest",
-        isolation_level="read_committed",  # slates come in transactions; one that was aborted never counted
-        enable_auto_commit=False,
-    )
-    slates: dict[str, dict[str, Any]] = {}
-    for record in consumer:
-        user = record.key.decode()
-        if record.value is None:
-            slates.pop(user, None)  # erased, or faded: show them the cold-start slate again
-            continue
-        slates[user] = slate = json.loads(record.value)
-        if only in (None, user):
-            show("everybody else" if user == COLD_START else user, slate)
+    slates: dict[str, Slate] = {}
+    with Subscriber() as subscriber:
+        for update in subscriber:
+            if update.slate is None:
+                slates.pop(update.user_id, None)  # erased, or faded: show them the cold-start slate again
+                continue
+            slates[update.user_id] = update.slate
+            if only in (None, update.user_id):
+                everybody = update.user_id == COLD_START_USER_ID
+                show("everybody else" if everybody else update.user_id, update.slate)
 
 
-def show(user: str, slate: dict[str, Any]) -> None:
+def show(user: str, slate: Slate) -> None:
     """A slate with what speaks for each content."""
-    print(f"{user} ({slate['kind']}, {slate['generated_at']})")
-    for item in slate["items"]:
-        because = ", ".join(f"{r['share']:.0%} {r['action']} of {r['content_id']}" for r in item["reasons"])
-        print(f"  {item['score']:6.3f}  {item['content_id']}" + (f"  ({because})" if because else ""))
+    print(f"{user} ({slate.kind}, {slate.generated_at})")
+    for item in slate.items:
+        because = ", ".join(f"{r.share:.0%} {r.action} of {r.content_id}" for r in item.reasons)
+        print(f"  {item.score:6.3f}  {item.content_id}" + (f"  ({because})" if because else ""))
     sys.stdout.flush()
 
 

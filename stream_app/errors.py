@@ -33,6 +33,12 @@ class BrokerUnavailableError(StreamAppError):
     code = "broker_unavailable"
 
 
+class DeliveryError(StreamAppError):
+    """Records that a client has sent may not stand on Kafka."""
+
+    code = "delivery"
+
+
 class AccessError(StreamAppError):
     """Broker and client do not accept each other: protocol, certificate, user and password, or rights."""
 

@@ -24,7 +24,7 @@ from tests.commands.records import slate
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PRODUCE, SUBSCRIBE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PRODUCE, CLIENT, SUBSCRIBE = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TIMEOUT_S = 30
 
 
@@ -52,8 +52,8 @@ def program(arguments: list[str], settings: Settings) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize(
     ("arguments", "contents", "events"),
-    [(["-c", PRODUCE], 1, 1), (["examples/produce.py", "zoe"], 3, 4)],
-    ids=["README", "example"],
+    [(["-c", PRODUCE], 1, 1), (["-c", CLIENT], 0, 3), (["examples/produce.py", "zoe"], 3, 4)],
+    ids=["README", "client", "example"],
 )
 def test_producers_send_valid_records(
     plain: Settings, arguments: list[str], contents: int, events: int

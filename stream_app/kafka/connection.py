@@ -11,7 +11,6 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from faust.auth import SASLCredentials, SSLCredentials
 from yarl import URL
 
 import stream_app.kafka.header_names  # noqa: F401 - whoever reads with these options reads odd header names
@@ -53,6 +52,8 @@ def kafka_python_options(settings: Settings) -> dict[str, Any]:
 
 def faust_options(settings: Settings) -> dict[str, Any]:
     """For a Faust app, which makes its clients from them. Raises ConfigurationError naming the setting."""
+    from faust.auth import SASLCredentials, SSLCredentials  # our other clients do without Faust
+
     kafka = settings.kafka
     options: dict[str, Any] = {
         "broker": [URL(f"aiokafka://{address}") for address in kafka.broker.split(",")]
