@@ -34,6 +34,11 @@ lint: install  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+check-deploy: install  ## deploy/, images, compose file and pages, each through its own validator
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[deploy]'
+	$(BIN)/python -m tests.deploy.tools
+	$(BIN)/python -m pytest -m deploy $(ARGS)
+
 bench: install  ## the state path against an idiomatic Faust agent
 	$(BIN)/python benchmarks/state_path.py $(ARGS)
 

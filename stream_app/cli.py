@@ -98,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         args = parser.parse_args(arguments)
         configuration = _configuration(args)
-        _configure_logging(args.command, configuration.observability.log_level)
+        _configure_logging(args.command, configuration.observability)
         status: int = args.run(args, configuration)
         sys.stdout.flush()
         return status
@@ -138,9 +138,9 @@ def _add_global_options(parser: argparse.ArgumentParser, default: str | None) ->
     group.add_argument("--log-level", choices=LOG_LEVELS, default=default, help="observability.log_level")
 
 
-def _configure_logging(command: str, level: str) -> None:
-    configure(command, level)
-    if level != "debug":
+def _configure_logging(command: str, shown: settings.Observability) -> None:
+    configure(command, shown.log_level, form=shown.log_format)
+    if shown.log_level != "debug":
         # kafka-python logs each attempt to connect as an error; what matters reaches the user as an exception
         logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
 

@@ -220,6 +220,7 @@ class Observability(Section, frozen=True):
     host: Annotated[str, Meta(description="Address the metrics and health pages listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(description="Port of `/metrics`, `/healthz`, `/readyz`; 0 takes a free one. `worker all` uses this port and the three after it.", ge=0, le=65_535)] = 8600
     log_level: Annotated[str, Meta(description="`debug`, `info`, `warning` or `error`.", pattern="^(debug|info|warning|error)$")] = "info"
+    log_format: Annotated[str, Meta(description="`text`, or `json`: one object a line, with topic, partition and offset of the batch that was being worked on.", pattern="^(text|json)$")] = "text"
     stall_timeout_s: Annotated[Positive, Meta(description="A worker that has input but makes no progress for this long says so on `/healthz` and exits.")] = 120.0
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
+from stream_app import series
 from stream_app.errors import BrokerUnavailableError, StalledError, StreamAppError
 from stream_app.kafka.admin import ensure_topics
 from stream_app.kafka.app import RoleApp
@@ -75,6 +76,7 @@ async def run_worker(settings: Settings, role: str) -> int:
     Until there is something to finish, the caller's signal handlers stand.
     """
     health = Health(settings)
+    series.begin(settings, role)
     server = StatusServer(settings, health)
     await server.start()
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
+from stream_app.kafka.current import current_batch
 from stream_app.observability.logging import configure
 from stream_app.processes import end_with_parent
 from stream_app.settings import Settings
@@ -34,5 +35,6 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     if args.role == "all":
         options = ["--config", args.config] if args.config else []
         return run_all(settings, [*options, "--log-level", settings.observability.log_level])
-    configure(args.role, settings.observability.log_level)
+    shown = settings.observability
+    configure(args.role, shown.log_level, form=shown.log_format, place=current_batch)
     return asyncio.run(run_worker(settings, args.role))

@@ -29,6 +29,7 @@ from stream_app.kafka.reader import TopicReader
 from stream_app.learning.impressions_reader import ImpressionsReader
 from stream_app.learning.reading import InterestsReader, written_ends
 from stream_app.learning.training import Training
+from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 
@@ -189,9 +190,11 @@ class Trainer:
                 news = await self._in_thread(partial(training.publication, now_ms))
                 name = self._settings.topic_name
                 if news:
-                    await partition.commit(
+                    committed = await partition.commit(
                         partition.output(name(one.topic), one.key, one.value, one.headers) for one in news
                     )
+                    if committed:
+                        metrics.TRAINER_TIME.set(now_ms / 1000)
             except BaseException:
                 self._served = None  # given up half-way: what was news then would never be published
                 raise

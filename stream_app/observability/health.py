@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 
 from stream_app.errors import StalledError
+from stream_app.observability import metrics
 from stream_app.observability.tasks import open_tasks
 from stream_app.settings import Settings
 
@@ -66,6 +67,7 @@ class Health:
                 self._nearer = self._clock()
                 self._stages.clear()
             self._ready = serves
+        metrics.READY.set(serves)
 
     @property
     def waiting_for(self) -> str:

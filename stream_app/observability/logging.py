@@ -2,25 +2,75 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-8s {role} %(name)s: %(message)s"
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%S"
+PLACE = ("topic", "partition", "offset")
+"""Where the record stands that a line is about."""
+
+Place = Mapping[str, str | int]
 
 
-def configure(role: str, level: str, stream: TextIO | None = None) -> None:
+def nowhere() -> Place:
+    """For what is about no record."""
+    return {}
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line: time, level, role, logger, message; topic, partition and offset of the batch that
+    is being worked on, or those that the line was given as ``extra``; the traceback as ``exception``."""
+
+    def __init__(self, role: str, place: Callable[[], Place]) -> None:
+        """``place`` says which batch is being worked on where the line is written."""
+        super().__init__(datefmt=DATE_FORMAT)
+        self._role, self._place = role, place
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line: dict[str, str | int] = {
+            "time": f"{self.formatTime(record, DATE_FORMAT)}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "role": self._role,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self._place(),
+            **{name: getattr(record, name) for name in PLACE if hasattr(record, name)},
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure(
+    role: str,
+    level: str,
+    stream: TextIO | None = None,
+    *,
+    form: str = "text",
+    place: Callable[[], Place] = nowhere,
+) -> None:
     """Log to ``stream`` (stderr): our own records from ``level`` on, other packages' warnings.
+
+    ``form`` is ``text`` or ``json``; ``place`` is asked for each line of the latter.
 
     At ``debug`` other packages log from info on: their debug records show whole messages, with ids in
     them. Faust's worker must be made with ``override_logging=False``, or it replaces this and sets the
     root logger to debug.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    formatter = logging.Formatter(FORMAT.format(role=role), DATE_FORMAT)
-    formatter.converter = time.gmtime
+    formatter: logging.Formatter = JsonFormatter(role, place)
+    if form == "text":
+        formatter = logging.Formatter(FORMAT.format(role=role), DATE_FORMAT)
+        formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     own = getattr(logging, level.upper())
     logging.basicConfig(

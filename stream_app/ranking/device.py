@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import ConfigurationError
+from stream_app.observability import metrics
 
 
 def choose_device(name: str) -> torch.device:
@@ -44,6 +45,13 @@ def limit_threads(threads: int) -> None:
     """
     ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     torch.set_num_threads(threads or max(1, ours // 2))
+
+
+def show_memory(device: torch.device) -> None:
+    """Set the gauge of the device's memory; asks the allocator, not the device, and so never waits."""
+    if device.type == "cuda":
+        metrics.DEVICE_MEMORY.labels("reserved").set(torch.cuda.memory_reserved(device))
+        metrics.DEVICE_MEMORY.labels("total").set(torch.cuda.get_device_properties(device).total_memory)
 
 
 def failure_cause(error: RuntimeError) -> str | None:

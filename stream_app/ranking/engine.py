@@ -30,7 +30,7 @@ from stream_app.observability import metrics
 from stream_app.ranking.arms import Arms
 from stream_app.ranking.catalogue import LiveCatalogue, live_catalogue
 from stream_app.ranking.choose import Chosen, Learned, UploadedPriors, choose_by_blend, choose_by_model
-from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause
+from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause, show_memory
 from stream_app.ranking.histories import gather, histories
 from stream_app.ranking.learned import LearnedModel
 from stream_app.ranking.neighbours import NeighbourTable
@@ -154,6 +154,7 @@ class RankingEngine:
                 self._priors = priors(self.settings, self.index, self.statistics, now)
                 self._catalogue = self._catalogue_now(self._priors)
             self._priors_at = clock
+            show_memory(self.device)
             self._uploaded = None
 
     def rank(self, users: Sequence[User]) -> list[Ranked]:

@@ -44,15 +44,17 @@ class PublishedModel:
             if value is None:
                 log.warning("the learned ranker was withdrawn from models")
                 self.newest = None
+                metrics.RANKER_MODEL_TIME.set(0)
             else:
                 self._take(value, headers)
 
     def _take(self, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
         try:
-            version = description(headers).version
+            said = description(headers)
             model, habits = checkpoint.decode(value, NAMES, BANDS)
         except (LearningError, RecordFormatError) as error:
             metrics.RANKER_REJECTED.labels("models").inc()
             log.error("a checkpoint on models is left out, the last good one stays: %r", error)
             return
-        self.newest = Published(version, model, habits)
+        self.newest = Published(said.version, model, habits)
+        metrics.RANKER_MODEL_TIME.set(said.created_at / 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 import warnings
@@ -76,3 +77,38 @@ def test_a_faust_worker_told_so_leaves_it_alone() -> None:
     logging.getLogger("faust").info("not this")
     assert logging.getLogger().level == logging.WARNING
     assert stream.getvalue() == ""
+
+
+def json_lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_json_is_one_object_a_line_with_the_place() -> None:
+    stream, place = io.StringIO(), {"topic": "likes", "partition": 2, "offset": 41}
+    configure("interests", "info", stream, form="json", place=lambda: place)
+    log = logging.getLogger("stream_app.interests.app")
+    log.info('two\nlines, a "quote" and %s', "ümläut")
+    log.warning("its own", extra={"partition": 3, "offset": 7})
+    first, second = json_lines(stream)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(first.pop("time")))
+    assert first == {
+        "level": "info",
+        "role": "interests",
+        "logger": "stream_app.interests.app",
+        "message": 'two\nlines, a "quote" and ümläut',
+        **place,
+    }
+    assert (second["topic"], second["partition"], second["offset"]) == ("likes", 3, 7)
+
+
+def test_json_carries_the_traceback() -> None:
+    stream = io.StringIO()
+    configure("ranker", "info", stream, form="json")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        logging.getLogger("stream_app").exception("failed")
+    (line,) = json_lines(stream)
+    assert line["message"] == "failed"
+    assert str(line["exception"]).endswith("ValueError: broken")
+    assert "topic" not in line
