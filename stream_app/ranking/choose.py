@@ -22,6 +22,7 @@ from stream_app.ranking.catalogue import LiveCatalogue
 from stream_app.ranking.device import DeviceIndex
 from stream_app.ranking.diversify import diversify
 from stream_app.ranking.explain import shares, top_reasons
+from stream_app.ranking.fatigue import Tired
 from stream_app.ranking.features import features
 from stream_app.ranking.histories import HistoryBatch
 from stream_app.ranking.learned import LearnedModel, Users, candidate_features
@@ -52,6 +53,8 @@ class Chosen:
     """[B, k, r], descending"""
     reasons: NDArray[np.int64]
     """[B, k, r], slots of the recent interactions"""
+    fatigue: NDArray[np.float64]
+    """[B, k], what was taken from the score; not among the parts"""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Learned:
 
 
 def choose_by_blend(
-    ranking: Ranking, mirror: DeviceIndex, priors: UploadedPriors, batch: UserBatch
+    ranking: Ranking, mirror: DeviceIndex, priors: UploadedPriors, batch: UserBatch, tired: Tired
 ) -> Chosen:
     """Slates by the fixed blend."""
     device = mirror.device
@@ -99,8 +102,9 @@ def choose_by_blend(
             priors.popularity,
         )
         parts = blend(known, ranking)  # [B, K, 4]
+        lost = tired.of_candidates(candidates.rows)  # [B, K]
     chosen = _diversified(
-        ranking, mirror, parts.sum(dim=2), candidates.valid, candidates.vectors, candidates.rows
+        ranking, mirror, parts.sum(dim=2) - lost, candidates.valid, candidates.vectors, candidates.rows
     )
     with metrics.RANK_SECONDS.labels("explain").time():
         place = chosen.clamp(min=0)
@@ -115,7 +119,8 @@ def choose_by_blend(
             ranking.reasons,
         )
         rows = torch.where(chosen < 0, -1, candidates.rows.gather(1, place))
-        return _to_host_synchronising(rows, parts.gather(1, deep.expand(-1, -1, 4)), share, slots)
+        parts = parts.gather(1, deep.expand(-1, -1, 4))
+        return _to_host_synchronising(rows, parts, share, slots, lost.gather(1, place))
 
 
 def choose_by_model(
@@ -125,6 +130,7 @@ def choose_by_model(
     learned: Learned,
     batch: UserBatch,
     histories: HistoryBatch,
+    tired: Tired,
 ) -> Chosen:
     """Slates by the learned ranker.
 
@@ -152,7 +158,8 @@ def choose_by_model(
         several = [_best(ranking, mirror, learned, pool.part(some), users.part(some)) for some in chunks]
         best = Best(*(torch.cat(tensors) for tensors in zip(*several, strict=True)))
         vectors = mirror.vectors.index_select(0, best.rows.flatten()).float().view(*best.rows.shape, -1)
-    chosen = _diversified(ranking, mirror, best.scores, best.valid, vectors, best.rows)
+        lost = tired.of_candidates(best.rows)  # [B, K']
+    chosen = _diversified(ranking, mirror, best.scores - lost, best.valid, vectors, best.rows)
     with metrics.RANK_SECONDS.labels("explain").time():
         place = chosen.clamp(min=0)
         deep = place.unsqueeze(2)
@@ -169,7 +176,7 @@ def choose_by_model(
         for_it = parts[:, :, PARTS.index("interest")] + parts[:, :, PARTS.index("match")] > 0
         share, slots = top_reasons(share * for_it.unsqueeze(2), ranking.reasons)
         rows = torch.where(chosen < 0, -1, best.rows.gather(1, place))
-        return _to_host_synchronising(rows, parts, share, slots)
+        return _to_host_synchronising(rows, parts, share, slots, lost.gather(1, place))
 
 
 class Best(NamedTuple):
@@ -234,11 +241,12 @@ def _put(array: NDArray[np.generic], device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
-def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor) -> Chosen:
+def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor, lost: Tensor) -> Chosen:
     """Waits for the device. Floats are rounded to 6 digits, beyond which they say nothing."""
     return Chosen(
         rows.cpu().numpy(),
         np.round(parts.double().cpu().numpy(), 6),
         np.round(share.double().cpu().numpy(), 6),
         slots.cpu().numpy(),
+        np.round(lost.double().cpu().numpy(), 6),
     )

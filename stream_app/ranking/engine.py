@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,11 +27,13 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import DeviceError
 from stream_app.hashing import action_code
 from stream_app.interests.record import InterestRecord
+from stream_app.learning.shown import ShownContents
 from stream_app.observability import metrics
 from stream_app.ranking.arms import Arms
 from stream_app.ranking.catalogue import LiveCatalogue, live_catalogue
 from stream_app.ranking.choose import Chosen, Learned, UploadedPriors, choose_by_blend, choose_by_model
 from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause, show_memory
+from stream_app.ranking.fatigue import Tired
 from stream_app.ranking.histories import gather, histories
 from stream_app.ranking.learned import LearnedModel
 from stream_app.ranking.neighbours import NeighbourTable
@@ -64,9 +67,10 @@ class RankingEngine:
         index: ContentIndex,
         statistics: ContentStatistics,
         clock: Callable[[], float] = time.monotonic,
+        shown: ShownContents | None = None,
     ) -> None:
-        """``clock`` (seconds) says when priors are due. Raises ConfigurationError when ranking.device is
-        not to be had."""
+        """``clock`` (seconds) says when priors are due; ``shown`` what users were shown, where that is
+        known. Raises ConfigurationError when ranking.device is not to be had."""
         self.settings = settings
         self.index = index
         self.statistics = statistics
@@ -85,6 +89,7 @@ class RankingEngine:
                     "interests.stats_half_lives_h are not those of the learned ranker: the blend ranks for "
                     "its arms; leave the setting at its default"
                 )
+        self._shown = shown
         self._published: Published | None = None
         self._model: LearnedModel | None = None
         self._catalogue: LiveCatalogue | None = None
@@ -278,12 +283,15 @@ class RankingEngine:
                     learned.model.habits,
                 )
                 personal = read.lengths > 0
+            who = [user_id for user_id, _ in users]
+            now = self._known_priors().now
+            tired = Tired.of(who, self._shown, now, ranking.fatigue, mirror.rows_of)
         chosen = None
         if mirror.high and learned is not None and read is not None:
             bias = self._priors_on_device().bias
-            chosen = choose_by_model(ranking, mirror, bias, learned, batch, read)
+            chosen = choose_by_model(ranking, mirror, bias, learned, batch, read, tired)
         elif mirror.high:
-            chosen = choose_by_blend(ranking, mirror, self._priors_on_device(), batch)
+            chosen = choose_by_blend(ranking, mirror, self._priors_on_device(), batch, tired)
         with metrics.RANK_SECONDS.labels("assemble").time():
             return self._assemble(users, batch, chosen, personal, ranker)
 
@@ -336,7 +344,7 @@ class RankingEngine:
             if chosen is not None:
                 rows = chosen.rows[i]
                 reasons = self._reasons(batch, chosen, i) if batch.personal[i] else None
-                items = self._items(rows[rows >= 0].tolist(), chosen.parts[i], reasons)
+                items = self._items(rows[rows >= 0].tolist(), chosen.parts[i], reasons, chosen.fatigue[i])
             found.append(Ranked(user_id, record, kinds[i], items, ranker=ranker))
         return found
 
@@ -355,16 +363,26 @@ class RankingEngine:
         return reasons
 
     def _items(
-        self, rows: list[int], parts: NDArray[np.float64], reasons: list[list[Reason]] | None = None
+        self,
+        rows: list[int],
+        parts: NDArray[np.float64],
+        reasons: list[list[Reason]] | None = None,
+        fatigue: NDArray[np.float64] | None = None,
     ) -> list[Item]:
-        """Items of one slate; ``parts`` [≥ k, P], rounded already, in the order of ``rows``."""
-        scores = np.round(parts.sum(axis=1), 6).tolist()
+        """Items of one slate; ``parts`` [≥ k, P] and ``fatigue`` [≥ k], rounded already, in the order of
+        ``rows``."""
+        own = parts.sum(axis=1)
+        lost = np.zeros(len(own)) if fatigue is None else fatigue
+        scores = np.round(own - lost, 6).tolist()
         items = []
         for place, (row, score, part) in enumerate(zip(rows, scores, parts.tolist(), strict=False)):
             content_id = self._mirror.ids[row]
             if content_id is not None:
                 why = reasons[place] if reasons is not None else []
-                items.append(Item(_text(content_id), score, Parts(*part), why))
+                known = Parts(*part)
+                if lost[place]:
+                    known = msgspec.structs.replace(known, fatigue=-float(lost[place]))
+                items.append(Item(_text(content_id), score, known, why))
         return items
 
 

@@ -43,10 +43,12 @@ class Parts(msgspec.Struct, frozen=True, omit_defaults=True):
     """is as old as what the user is used to reading"""
     bend: float = 0.0
     """what the learned ranker's hidden layer adds, which no single feature accounts for"""
+    fatigue: float = 0.0
+    """at most 0: what it loses because the user was shown it before and did not engage with it"""
 
 
-PARTS = Parts.__struct_fields__
-"""The names of the parts, in their order."""
+PARTS = Parts.__struct_fields__[:-1]
+"""The names of the parts that a ranker computes, in their order."""
 
 BLEND, LEARNED = "blend", "learned"
 """Rankers."""
