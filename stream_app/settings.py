@@ -119,7 +119,7 @@ class Interests(Section, frozen=True):
 
 
 class Impressions(Section, frozen=True):
-    """What was really shown, where the platform reports it (topic `impressions`); all of it is optional."""
+    """What was really shown, where the platform reports it (topic `impressions`, optional)."""
 
     max_contents: Annotated[int, Meta(description="Most contents in one reported list; longer ones get `oversized`.", ge=1, le=1024)] = 64
     remembered_users: Annotated[Count, Meta(description="Users of whom a ranker and the trainer remember what they were shown; those who were shown nothing for longest are forgotten first. Each takes 20 bytes for each of `remembered_contents`.")] = 50_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import numpy as np
@@ -50,11 +50,13 @@ class FollowedImpressions:
         self._strength = settings.ranking.fatigue
         self._role = role
 
-    def apply(self, records: Iterable[Record]) -> list[tuple[Record, int]]:
+    def apply(
+        self, records: Iterable[Record], is_news: Callable[[Record], bool] = lambda _: True
+    ) -> list[tuple[bytes, int]]:
         """Take records in their order. Those that cannot be read are counted by reason and skipped.
 
-        Returns of each list that named its slate the record, and how many of its contents had not been
-        known to be shown.
+        Returns of each list that names its slate and ``is_news`` the user, and how many of its contents were
+        not known to be shown. What is no news counts for click-through no more: an earlier worker counted it.
         """
         of_slates = []
         for record in records:
@@ -63,9 +65,10 @@ class FollowedImpressions:
                 metrics.IMPRESSIONS.labels(self._role, shown.value).inc()
                 continue
             metrics.IMPRESSIONS.labels(self._role, "taken").inc()
-            new = self.shown.take(shown, record.partition)
-            if shown.of_slate:
-                of_slates.append((record, new))
+            counts = shown.of_slate and is_news(record)
+            new = self.shown.take(shown._replace(of_slate=counts), record.partition)
+            if counts:
+                of_slates.append((shown.user, new))
         return of_slates
 
     def chosen_from(self, user: bytes, engagement: Engagement, index: ContentIndex) -> Shown | None:

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream_app.kafka.reader import TopicReader
+from stream_app.learning.impressions import Record
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,11 @@ class ImpressionsReader(TopicReader):
         """Follow these from now on, and no others."""
         self._wanted = frozenset(partitions)
 
-    def is_news(self, record: ConsumerRecord) -> bool:
+    def leave(self, partition: int) -> None:
+        """What was read of it is forgotten: where it is still wanted, it is read anew."""
+        self._followed -= {partition}
+
+    def is_news(self, record: Record) -> bool:
         """Whether a record was not there yet when its partition was first followed."""
         return bool(record.offset >= self._news.get(record.partition, 0))
 
@@ -90,7 +95,7 @@ class ImpressionsReader(TopicReader):
                 consumer.seek(tp, begin)
                 self._news[tp.partition] = ends[tp]
             consumer.resume(*new)
-        consumer.pause(*self._partitions(self._followed - wanted))
+        consumer.pause(*(tp for tp in consumer.assignment() if tp.partition not in wanted))
         self._followed = wanted
 
     def _partitions(self, numbers: Collection[int]) -> list[TopicPartition]:

@@ -36,7 +36,7 @@ class Answered:
     tired: NDArray[np.float32]
     """[n], how often each had been shown before without being engaged with, decayed to then"""
     of_slate: bool
-    """Whether the list named a slate"""
+    """Whether the list named a slate, and counts for click-through"""
 
 
 class ShownContents:
@@ -71,7 +71,7 @@ class ShownContents:
             row = self._row_for(shown.user, partition)
             kept = slice(min(int(self._totals[row]), self._keys.shape[1]))
             same = self._keys[row, kept][self._times[row, kept] == shown.time]
-            new = np.flatnonzero(~np.isin(shown.keys, same))
+            new = np.flatnonzero(~np.isin(shown.keys, same)) if len(same) else np.arange(len(shown.keys))
             slots = (self._totals[row] + np.arange(len(new))) % self._keys.shape[1]
             self._keys[row, slots] = shown.keys[new]
             self._times[row, slots] = shown.time
@@ -115,6 +115,18 @@ class ShownContents:
             # only now: that it was engaged with must not show in how often it had been shown in vain
             engaged |= (keys == np.uint64(content)) & (times <= time)
             return Answered(list_keys, self._positions[row, places], tired, of_slate)
+
+    def answers(self, user: bytes, contents: NDArray[np.uint64], times: NDArray[np.int64]) -> int:
+        """How many of the user's engagements, with ``contents`` [n] at ``times`` [n] (ms), are new answers to
+        lists that name a slate: those that had been answered before are not counted again."""
+        with self._lock:
+            row = self._rows.get(user)
+            if row is None:
+                return 0
+            keys, _, engaged = self._entries(row)
+            fresh = np.flatnonzero(np.isin(contents, keys[~engaged]))
+        found = [self.answered(user, int(contents[i]), int(times[i])) for i in fresh.tolist()]
+        return sum(one is not None and one.of_slate for one in found)
 
     def forget(self, user: bytes) -> None:
         """The user has gone."""

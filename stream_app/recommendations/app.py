@@ -18,6 +18,9 @@ from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartitions
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
+from stream_app.learning.impressions import FollowedImpressions
+from stream_app.learning.impressions_reader import ImpressionsReader
+from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.ranking.device import limit_threads
 from stream_app.ranking.engine import RankingEngine
@@ -71,19 +74,32 @@ class Ranker:
         index = ContentIndex(settings, model_id(settings))
         statistics = ContentStatistics(settings, index)
         ledger = SlateLedger(settings)
+        impressions = FollowedImpressions(settings, ROLE)
+
+        def forget(partition: int) -> None:
+            ledger.forget(partition)
+            self._impressions.leave(partition)
+            impressions.shown.forget_partition(partition)
+
         self._partitions = FencedPartitions(
             settings,
             app,
             settings.topic_name("interests"),
             "slates",
             writes=[settings.topic_name("recommendations")],
-            on_closed=ledger.forget,
+            on_closed=forget,
         )
-        engine = RankingEngine(settings, index, statistics)
+        engine = RankingEngine(settings, index, statistics, shown=impressions.shown)
         publisher = SlatePublisher(settings, self._partitions, ledger)
         published = PublishedModel()
         self._pipeline = RankerPipeline(
-            settings, engine, publisher, self._progress, lambda: published.newest, ledger.shows
+            settings,
+            engine,
+            publisher,
+            self._progress,
+            lambda: published.newest,
+            ledger.shows,
+            impressions.shown,
         )
         self._deletions = DeletedContents(settings, index, ledger, self._partitions, self._pipeline)
 
@@ -94,7 +110,14 @@ class Ranker:
         def count(records: Sequence[ConsumerRecord]) -> None:
             statistics.apply((record.key, record.value) for record in records)
 
+        def note(records: Sequence[ConsumerRecord]) -> None:
+            for user, contents in impressions.apply(records, self._impressions.is_news):
+                metrics.ARM_SHOWN.labels(engine.arm_of(user)).inc(contents)
+
+        # of our own partitions' users alone, which are known once there is an assignment
+        self._impressions = ImpressionsReader(settings, note, partitions=())
         self._readers = [
+            self._impressions,
             TopicReader(settings, settings.topic_name("content-vectors"), learn, label="contents"),
             TopicReader(settings, settings.topic_name("content-stats"), count, label="statistics"),
         ]
@@ -137,6 +160,7 @@ class Ranker:
     async def assign(self, actives: set[int], standbys: set[int]) -> None:
         """Fence these partitions, and leave all others."""
         await self._partitions.assign(actives)
+        self._impressions.follow(self._partitions.sound)
         self._assigned.set()
         self._deletions.look()
 

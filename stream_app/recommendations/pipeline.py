@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from stream_app.errors import RecordFormatError
 from stream_app.interests import record as interest_record
 from stream_app.interests.record import InterestRecord, by_arrival
+from stream_app.learning.shown import ShownContents
 from stream_app.observability import metrics
 from stream_app.ranking.engine import RankingEngine, User
 from stream_app.ranking.published import Published
@@ -89,15 +90,18 @@ class RankerPipeline:
         progress: Callable[[], None] = lambda: None,
         newest: Callable[[], Published | None] = lambda: None,
         shows: Callable[[bytes, int, int], bool | None] = lambda *_: None,
+        shown: ShownContents | None = None,
     ) -> None:
         """``progress`` is called after each micro-batch; ``newest`` says at the beginning of each round
-        which model its users are ranked with, all of them; ``shows`` is :meth:`SlateLedger.shows`."""
+        which model its users are ranked with, all of them; ``shows`` is :meth:`SlateLedger.shows`;
+        ``shown`` what users were really shown, where that is known."""
         self._engine = engine
         self._publisher = publisher
         self._slates = SlateMaker(settings, engine.index.model)
         self._progress = progress
         self._newest = newest
         self._shows = shows
+        self._shown = shown
         self._batch_users = settings.ranking.batch_users
         self._queue_users = settings.ranking.queue_users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
@@ -144,6 +148,9 @@ class RankerPipeline:
             self._engine.observe(users)
             self._count_engagements(users, places)
             made = [Change(places[user], user, None) for user in gone]  # 2.
+            if self._shown is not None:
+                for user in gone:
+                    self._shown.forget(user)
             overfull = max(len(users) - self._queue_users, 0)
             cheap, users = users[:overfull], users[overfull:]
             if cheap:  # 3.
@@ -208,15 +215,16 @@ class RankerPipeline:
         return made
 
     def _count_engagements(self, users: Sequence[User], places: Mapping[bytes, int]) -> None:
-        """By arm: did the user engage with what the last slate named?"""
+        """By arm: did the user engage with what the last slate named, or with what was really shown?"""
         for user, record in users:
             if record is None or not len(record.interactions):
                 continue
-            newest = int(by_arrival(record)["content"][-1])
-            shown = self._shows(user, places[user], newest)
-            if shown is not None:
-                content = "shown" if shown else "other"
-                metrics.ARM_ENGAGEMENTS.labels(self._engine.arm_of(user), content).inc()
+            ring, arm = by_arrival(record), self._engine.arm_of(user)
+            named = self._shows(user, places[user], int(ring["content"][-1]))
+            if named is not None:
+                metrics.ARM_ENGAGEMENTS.labels(arm, "shown" if named else "other").inc()
+            if self._shown is not None:
+                metrics.ARM_ANSWERED.labels(arm).inc(self._shown.answers(user, ring["content"], ring["time"]))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -130,3 +130,15 @@ def test_memory_is_what_was_promised() -> None:
     memory = ShownContents(replace(settings, impressions=small))
     arrays = [value for value in vars(memory).values() if isinstance(value, np.ndarray) and value.ndim == 2]
     assert sum(array.nbytes for array in arrays) == 20 * 1_000 * small.remembered_contents
+
+
+def test_an_engagement_is_counted_once_and_only_where_a_slate_was_shown() -> None:
+    memory = remembered()
+    memory.take(shown("a", "b", "c", at=NOW))
+    memory.take(shown("d", at=NOW, of_slate=False))
+    names = ("z", "a", "d", "a", "b")
+    contents, times = np.array([key64(n) for n in names], np.uint64), NOW + np.array([1, 1, 1, 2, -1])
+    assert memory.answers(b"u", contents, times) == 1  # a; of d no slate was named, b was before
+    assert memory.answers(b"u", contents, times) == 0
+    assert memory.answers(b"v", contents, times) == 0
+    assert memory.answers(b"u", contents[-1:], times[1:2]) == 1
