@@ -178,6 +178,10 @@ class Ranking(Section, frozen=True):
     reasons: Annotated[int, Meta(description="Most reasons given for each content.", ge=0, le=16)] = 3
     fatigue: Annotated[float, Meta(description="So much times log(1 + n) is taken from the score of a content that the user was shown n times (`impressions`) and did not engage with. Scores of the learned ranker are logarithms of odds: the odds are multiplied by (1 + n)^-fatigue.", ge=0, le=100)] = 0.3
     fatigue_half_life_h: Annotated[Positive, Meta(description="Half-life of a showing in that count, in hours.")] = 24.0
+    refresh_per_s: Annotated[float, Meta(description="Users a second whose slates are made anew though they did nothing, because contents or statistics have changed since; only while no event waits for a slate. 0: nobody's.", ge=0)] = 10.0
+    refresh_after_s: Annotated[Positive, Meta(description="How old such a slate must be.")] = 900.0
+    refresh_active_h: Annotated[Positive, Meta(description="Users whose last event is longer ago get no new slate before their next one.")] = 24.0
+    refresh_users: Annotated[Count, Meta(description="Users whose interest records a ranker keeps for that, 1.5 to 5 kB each; those whose last event is longest ago give way. To reach everybody it takes as many as act within `refresh_after_s`.")] = 20_000
     queue_users: Annotated[Count, Meta(description="Users waiting to be ranked beyond which the cheap fallback list is published.")] = 20_000
 
 

@@ -145,6 +145,7 @@ def run(
             live,
             kafka=replace(live.kafka, app_id=name, topic_prefix=f"{name}."),
             interests=replace(live.interests, data_dir=directory),
+            ranking=replace(live.ranking, refresh_per_s=0.0),  # and nothing else does
             recommendations=replace(live.recommendations, skip_unchanged=False),  # each event gets an answer
         )
         ensure_topics(live)

@@ -26,10 +26,12 @@ from stream_app.ranking.device import limit_threads
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import PublishedModel
+from stream_app.recommendations.active import ActiveUsers
 from stream_app.recommendations.deletions import DeletedContents
 from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import COLD_START_PARTITION, RankerPipeline
 from stream_app.recommendations.publish import SlatePublisher
+from stream_app.recommendations.refresh import SlateRefresh
 from stream_app.recommendations.rounds import Done, Rounds
 from stream_app.settings import Settings
 
@@ -73,11 +75,13 @@ class Ranker:
         self._interval = settings.recommendations.cold_start_interval_s
         index = ContentIndex(settings, model_id(settings))
         statistics = ContentStatistics(settings, index)
-        ledger = SlateLedger(settings)
+        self._ledger = ledger = SlateLedger(settings)
+        active = ActiveUsers(settings)
         impressions = FollowedImpressions(settings, ROLE)
 
         def forget(partition: int) -> None:
             ledger.forget(partition)
+            active.forget(partition)
             self._impressions.leave(partition)
             impressions.shown.forget_partition(partition)
 
@@ -100,19 +104,23 @@ class Ranker:
             lambda: published.newest,
             ledger.shows,
             impressions.shown,
+            active,
         )
         self._deletions = DeletedContents(settings, index, ledger, self._partitions, self._pipeline)
 
         def learn(records: Sequence[ConsumerRecord]) -> None:
             index.apply((record.key, record.value) for record in records)
             self._deletions.learn(records)
+            active.changed()
 
         def count(records: Sequence[ConsumerRecord]) -> None:
             statistics.apply((record.key, record.value) for record in records)
+            active.changed()
 
         def note(records: Sequence[ConsumerRecord]) -> None:
             for user, contents in impressions.apply(records, self._impressions.is_news):
                 metrics.ARM_SHOWN.labels(engine.arm_of(user)).inc(contents)
+            active.changed()
 
         # of our own partitions' users alone, which are known once there is an assignment
         self._impressions = ImpressionsReader(settings, note, partitions=())
@@ -136,6 +144,10 @@ class Ranker:
                 TopicReader(settings, settings.topic_name("models"), follow, label="the learned ranker"),
             ]
         self._rounds: Rounds[RecordBatch] = Rounds(self._rank, WAITING_BATCHES)
+        self._refresh = SlateRefresh(
+            settings, active, self._pipeline, self._refreshable, lambda: self._rounds.idle
+        )
+        self._refreshes = settings.ranking.refresh_per_s > 0
         self._assigned = asyncio.Event()
         self._complete = False  # whether everything has been read once
 
@@ -148,6 +160,8 @@ class Ranker:
         self._app.background("ranking", self._rounds.run(self._stop_on_error))
         self._app.background("cold-start slate", self._renew_cold_start())
         self._app.background("deleted contents", self._deletions.run())
+        if self._refreshes:
+            self._app.background("refresh", self._refresh.run())
         self._health.waiting_for = "an assignment"
 
     async def stop(self) -> None:
@@ -192,7 +206,13 @@ class Ranker:
 
     def _progress(self) -> None:
         self._health.progress(WATCH)
-        self._health.expect(WATCH)
+        if not self._rounds.idle:  # else what goes on was asked for by no event: none may follow for hours
+            self._health.expect(WATCH)
+
+    def _refreshable(self) -> set[int]:
+        """Partitions of which it is known what everybody is shown: others' slates might be no news."""
+        sound = self._partitions.sound
+        return sound - self._ledger.unfilled(sound).keys()
 
     async def _renew_cold_start(self) -> None:
         """Keep the cold-start slate current, for as long as its partition is ours."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from stream_app.observability import metrics
 from stream_app.ranking.engine import RankingEngine, User
 from stream_app.ranking.published import Published
 from stream_app.ranking.ranked import Ranked
+from stream_app.recommendations.active import ActiveUsers
 from stream_app.recommendations.slate import COLD_START_USER, Slate, SlateMaker
 from stream_app.settings import Settings
 
@@ -70,9 +71,9 @@ class Change:
 class Publisher(Protocol):
     """Where slates go (:class:`stream_app.recommendations.publish.SlatePublisher`)."""
 
-    async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = ...) -> None:
+    async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = ...) -> int:
         """Return once all stands on the topic, together with the input position of each partition in
-        ``ends``."""
+        ``ends``; how many changes were news."""
 
 
 class RankerPipeline:
@@ -91,10 +92,12 @@ class RankerPipeline:
         newest: Callable[[], Published | None] = lambda: None,
         shows: Callable[[bytes, int, int], bool | None] = lambda *_: None,
         shown: ShownContents | None = None,
+        active: ActiveUsers | None = None,
     ) -> None:
         """``progress`` is called after each micro-batch; ``newest`` says at the beginning of each round
         which model its users are ranked with, all of them; ``shows`` is :meth:`SlateLedger.shows`;
-        ``shown`` what users were really shown, where that is known."""
+        ``shown`` what users were really shown, where that is known; ``active`` is told of everybody who
+        acts."""
         self._engine = engine
         self._publisher = publisher
         self._slates = SlateMaker(settings, engine.index.model)
@@ -102,6 +105,7 @@ class RankerPipeline:
         self._newest = newest
         self._shows = shows
         self._shown = shown
+        self._active = ActiveUsers(settings) if active is None else active
         self._batch_users = settings.ranking.batch_users
         self._queue_users = settings.ranking.queue_users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
@@ -147,6 +151,8 @@ class RankerPipeline:
             self._engine.adopt(self._newest())
             self._engine.observe(users)
             self._count_engagements(users, places)
+            self._active.ranked(users, places)
+            self._active.gone(gone)
             made = [Change(places[user], user, None) for user in gone]  # 2.
             if self._shown is not None:
                 for user in gone:
@@ -174,8 +180,25 @@ class RankerPipeline:
                     made.append(Change(partition, user, None))
                 else:
                     users.append((user, record))
+            self._engine.observe(users)
             places = {user: partition for user, (partition, _) in found.items()}
             await self._publisher.publish(await self._rank(users, places, made, timely=False))
+
+    async def refresh(self, count: int, partitions: Collection[int]) -> int:
+        """Rank at most ``count`` users of these partitions again, those who are due when their turn comes,
+        and publish what is news; how many were ranked. Who would get the cheap list keeps their slate."""
+        async with self.work:
+            due = self._active.due(min(count, self._batch_users), partitions)
+            self._active.refreshed(due)
+            self._engine.adopt(self._newest())
+            places = {user: one.partition for user, one in due.items()}
+            users: list[User] = [(user, one.record) for user, one in due.items()]
+            self._engine.observe(users)
+            made = [one for one in await self._rank(users, places, [], timely=False) if self._better(one)]
+            news = await self._publisher.publish(made)
+        metrics.SLATES_REFRESHED.labels("changed").inc(news)
+        metrics.SLATES_REFRESHED.labels("unchanged").inc(len(due) - news)
+        return len(due)
 
     async def renew_cold_start(self) -> None:
         """Publish the slate for whoever is not known, if it changed."""
@@ -225,6 +248,12 @@ class RankerPipeline:
                 metrics.ARM_ENGAGEMENTS.labels(arm, "shown" if named else "other").inc()
             if self._shown is not None:
                 metrics.ARM_ANSWERED.labels(arm).inc(self._shown.answers(user, ring["content"], ring["time"]))
+
+    def _better(self, change: Change) -> bool:
+        """Whether this may take the place of a slate that no event has called in question."""
+        if change.slate is None:
+            return self._shows(change.user, change.partition, 0) is not None  # else there is none to withdraw
+        return change.slate.kind != "fallback"
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

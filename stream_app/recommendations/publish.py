@@ -31,8 +31,9 @@ class SlatePublisher:
         self._partitions = partitions
         self._ledger = ledger
 
-    async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = NO_OFFSETS) -> None:
-        """Return once all that is news is committed, each partition's with its input position in ``ends``.
+    async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = NO_OFFSETS) -> int:
+        """Return once all that is news is committed, each partition's with its input position in ``ends``;
+        how many changes that were.
 
         Changes for a partition that is lost, or that gets lost over them, are dropped: whoever owns it next
         reads from the committed position on.
@@ -44,9 +45,11 @@ class SlatePublisher:
                 continue
             news.setdefault(change.partition, []).append(change)
         await asyncio.gather(*(self._commit(p, those, ends.get(p)) for p, those in news.items()))
+        return sum(map(len, news.values()))
 
     def _unchanged(self, change: Change) -> bool:
-        if change.slate is None or not self._skip_unchanged:
+        # with the setting off each event gets an answer; where there was no event, there is nothing to answer
+        if change.slate is None or (change.timely and not self._skip_unchanged):
             return False
         return self._ledger.unchanged(change.user, change.partition, fingerprint(change.slate))
 

@@ -23,6 +23,12 @@ class Rounds(Generic[T]):
         """``work`` does one round; calls do not overlap."""
         self._work = work
         self._waiting: asyncio.Queue[tuple[T, Done]] = asyncio.Queue(limit)
+        self._in_work = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and no round is in work."""
+        return not self._in_work and self._waiting.empty()
 
     async def add(self, batch: T, done: Done) -> None:
         """Return once the batch waits for its round; ``done`` is awaited after it."""
@@ -39,7 +45,7 @@ class Rounds(Generic[T]):
             taken = [await self._waiting.get()]
             while not self._waiting.empty():
                 taken.append(self._waiting.get_nowait())
-            count = len(taken)
+            count, self._in_work = len(taken), True
             try:
                 if sound:
                     await self._work([batch for batch, _ in taken])
@@ -49,6 +55,7 @@ class Rounds(Generic[T]):
                 sound = False
                 failed(error)
             finally:
+                self._in_work = False
                 taken.clear()  # nothing of a round outlives it, not even in an error's traceback
                 for _ in range(count):
                     self._waiting.task_done()

@@ -58,7 +58,7 @@ class Shelf:
     def published(self) -> int:
         return sum(changes for changes, _ in self.calls)
 
-    async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = NO_OFFSETS) -> None:
+    async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = NO_OFFSETS) -> int:
         if self.refuses and changes:
             raise ConnectionError("the broker is gone")
         self.calls.append((len(changes), dict(ends)))
@@ -70,6 +70,7 @@ class Shelf:
                 self.slates.pop(change.user.decode(), None)
             else:
                 self.slates[change.slate.user_id] = change.slate
+        return len(changes)
 
 
 def batch(records: Sequence[Arrived], partition: int = 0) -> list[Fetched]:
