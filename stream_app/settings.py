@@ -218,6 +218,17 @@ class Serving(Section, frozen=True):
     queue: Annotated[Count, Meta(description="Searches for similar contents that may wait for each other; the others get status 503.")] = 64
 
 
+class Inspect(Section, frozen=True):
+    """The ranker's page that explains a slate: personal data, for developers and operators."""
+
+    enabled: Annotated[bool, Meta(description="Whether rankers serve `/inspect`. The demo turns it on.")] = False
+    host: Annotated[str, Meta(description="Address it listens on. Anything but loopback needs a token.")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="Its port; 0 takes a free one.", ge=0, le=65_535)] = 8650
+    token: Annotated[Secret, Meta(description="What is asked for: the password that a browser asks for, with any user name, or `Authorization: Bearer …`. Refused in the TOML file.")] = Secret()
+    token_file: Annotated[str, Meta(description="File whose one line is the token, instead of it.")] = ""
+    users: Annotated[Count, Meta(description="Users whose records and slates a ranker remembers for the page, those ranked last; some 25 kB each. Others are looked up on the topics.")] = 1_000
+
+
 class Observability(Section, frozen=True):
     """Metrics, health, logs."""
 
@@ -240,6 +251,7 @@ class Settings(Section, frozen=True):
     ranking: Ranking = Ranking()
     recommendations: Recommendations = Recommendations()
     serving: Serving = Serving()
+    inspect: Inspect = Inspect()
     observability: Observability = Observability()
 
     def topic_name(self, name: str) -> str:
@@ -261,6 +273,7 @@ SECTIONS: dict[str, type[Section]] = {
     "ranking": Ranking,
     "recommendations": Recommendations,
     "serving": Serving,
+    "inspect": Inspect,
     "observability": Observability,
 }
 
@@ -302,6 +315,7 @@ def build(tree: Mapping[str, Any]) -> Settings:
         raise ConfigurationError(_explain(str(error), tree)) from None
     _check_security(settings.kafka)
     _check_exposure("serving", settings.serving)
+    _check_exposure("inspect", settings.inspect)
     actions = settings.events.actions
     for what in ("name", "topic"):
         if len({getattr(a, what) for a in actions}) < len(actions):
@@ -389,7 +403,7 @@ def _check_security(kafka: Kafka) -> None:
         raise ConfigurationError("kafka.ssl_key_password is given without kafka.ssl_key_file; set both")
 
 
-def _check_exposure(name: str, section: Serving) -> None:
+def _check_exposure(name: str, section: Serving | Inspect) -> None:
     """Whoever can reach a page of ours from elsewhere must have its token."""
     if section.token and section.token_file:
         raise ConfigurationError(f"{name}.token and {name}.token_file are both given; keep one")

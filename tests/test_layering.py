@@ -18,6 +18,7 @@ ARITHMETIC = (
     *(f"ranking/{name}.py" for name in ("retrieve", "features", "blend", "diversify", "explain")),
     *(f"ranking/{name}.py" for name in ("arms", "candidates", "catalogue", "histories", "learned")),
     "serving/rate.py",
+    *(f"recommendations/inspect/{name}.py" for name in ("plot", "page")),
     *(f"learning/{name}.py" for name in ("activity", "checkpoint", "coengagement", "features", "habits")),
     *(f"learning/{name}.py" for name in ("counts", "history", "model", "neighbours_record", "trainer")),
 )

@@ -169,6 +169,15 @@ def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def free_port(host: str, wanted: int) -> int:
+    """``wanted`` if nobody listens there, else any."""
+    with contextlib.ExitStack() as sockets:
+        try:
+            return _bound(sockets, host, wanted)
+        except OSError:
+            return _bound(sockets, host, 0)
+
+
 def _ports(host: str, first: int) -> list[int]:
     """One free port a role: ``first`` and the ones after it, or any when one of them is taken."""
     wanted = range(first, first + len(ROLES)) if first else (0,) * len(ROLES)

@@ -15,12 +15,13 @@ from pathlib import Path
 import msgspec
 
 from stream_app.demo.live import Live, Screen
-from stream_app.demo.roles import Roles
+from stream_app.demo.roles import Roles, free_port
 from stream_app.demo.world import Step, World
 from stream_app.hashing import key64
 from stream_app.kafka import clients
 from stream_app.kafka.admin import delete_topics, ensure_topics
 from stream_app.kafka.broker import broker_address
+from stream_app.recommendations.inspect.page import PATH
 from stream_app.replay import contents_first
 from stream_app.replay.accounting import Accounts, Summary
 from stream_app.replay.contents_first import Indexing
@@ -79,6 +80,7 @@ def run(plan: Plan, settings: Settings, screen: Screen) -> Summary:
         stack.callback(_ignore_signals)  # the first thing to be undone: the clean-up is not interrupted
         roles.start()
         roles.wait_until_ready(screen.say)
+        screen.say(f"what speaks for a slate: http://{settings.inspect.host}:{settings.inspect.port}{PATH}")
         accounts = stack.enter_context(contextlib.closing(Accounts(settings)))
         world = None if plan.log else World(SEED, users=plan.users, rate=plan.rate, seconds=plan.seconds)
         live = stack.enter_context(
@@ -107,7 +109,9 @@ def configure(plan: Plan, settings: Settings, address: str) -> Settings:
         # somebody else's broker: topics and groups of our own on it
         name = f"demo-{uuid.uuid4().hex[:8]}"
         kafka = replace(kafka, topic_prefix=f"{name}.", app_id=name)
-    settings = replace(settings, kafka=kafka)
+    inspect = settings.inspect
+    inspect = replace(inspect, enabled=True, port=free_port(inspect.host, inspect.port))
+    settings = replace(settings, kafka=kafka, inspect=inspect)
     if plan.log is not None:
         return with_actions_of(settings, detect(plan.log))
     events = replace(settings.events, actions=Events().actions)

@@ -28,6 +28,7 @@ from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import PublishedModel
 from stream_app.recommendations.active import ActiveUsers
 from stream_app.recommendations.deletions import DeletedContents
+from stream_app.recommendations.inspect.server import Inspection
 from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import COLD_START_PARTITION, RankerPipeline
 from stream_app.recommendations.publish import SlatePublisher
@@ -94,7 +95,9 @@ class Ranker:
             on_closed=forget,
         )
         engine = RankingEngine(settings, index, statistics, shown=impressions.shown)
-        publisher = SlatePublisher(settings, self._partitions, ledger)
+        self._inspection = Inspection(settings, index) if settings.inspect.enabled else None
+        committed = self._inspection.published if self._inspection else lambda _: None
+        publisher = SlatePublisher(settings, self._partitions, ledger, committed)
         published = PublishedModel()
         self._pipeline = RankerPipeline(
             settings,
@@ -143,6 +146,11 @@ class Ranker:
                 TopicReader(settings, settings.topic_name("co-engagement"), associate, label="co-engagement"),
                 TopicReader(settings, settings.topic_name("models"), follow, label="the learned ranker"),
             ]
+        if self._inspection is not None:
+            titles = self._inspection.learn_titles
+            self._readers.append(
+                TopicReader(settings, settings.topic_name("content"), titles, label="titles")
+            )
         self._rounds: Rounds[RecordBatch] = Rounds(self._rank, WAITING_BATCHES)
         self._refresh = SlateRefresh(
             settings, active, self._pipeline, self._refreshable, lambda: self._rounds.idle
@@ -157,6 +165,9 @@ class Ranker:
         for reader in self._readers:
             await self._app.read_whole(reader, self._health)
         self._complete = True
+        if self._inspection is not None:
+            await self._inspection.start()
+            self._app.background("inspection", self._inspection.run())
         self._app.background("ranking", self._rounds.run(self._stop_on_error))
         self._app.background("cold-start slate", self._renew_cold_start())
         self._app.background("deleted contents", self._deletions.run())
@@ -166,6 +177,8 @@ class Ranker:
 
     async def stop(self) -> None:
         """In the reverse order; the streams have come to rest."""
+        if self._inspection is not None:
+            await self._inspection.stop()
         for reader in self._readers:
             await reader.stop()
         self._pipeline.close()
@@ -201,6 +214,8 @@ class Ranker:
 
     async def _rank(self, batches: Sequence[RecordBatch]) -> None:
         self._health.expect(WATCH)  # those of this round may have been added before the last one ended
+        if self._inspection is not None:
+            self._inspection.received(batches)
         await self._pipeline.handle(batches)
         self._health.progress(WATCH)
 

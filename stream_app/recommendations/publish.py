@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from stream_app.kafka.fenced import FencedPartitions
@@ -25,7 +25,15 @@ class SlatePublisher:
     partition is refused by the broker. Slates that did not change are left out.
     """
 
-    def __init__(self, settings: Settings, partitions: FencedPartitions, ledger: SlateLedger) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        partitions: FencedPartitions,
+        ledger: SlateLedger,
+        committed: Callable[[Sequence[Change]], None] = lambda _: None,
+    ) -> None:
+        """``committed`` is told what stands on the topic now."""
+        self._committed = committed
         self._topic = settings.topic_name("recommendations")
         self._skip_unchanged = settings.recommendations.skip_unchanged
         self._partitions = partitions
@@ -63,6 +71,7 @@ class SlatePublisher:
         ]
         if await partition.commit(outputs, end):
             self._note(changes)
+            self._committed(changes)
 
     def _note(self, changes: Sequence[Change]) -> None:
         now, withdrawn = time.time(), 0
