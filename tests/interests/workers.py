@@ -77,10 +77,16 @@ class Worker:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def wait_for(self, text: str) -> None:
-        """Until the log has a line with ``text``; no longer than the worker runs."""
-        wait_until(lambda: text in self.log.read_text() or not self.running, f"{text!r} in the log", self.log)
-        assert text in self.log.read_text(), f"ended without {text!r}:\n{self.log.read_text()[-3000:]}"
+    def wait_for(self, *texts: str) -> None:
+        """Until the log has a line with one of ``texts``; no longer than the worker runs."""
+        what = " or ".join(map(repr, texts))
+
+        def said() -> bool:
+            log = self.log.read_text()
+            return any(text in log for text in texts)
+
+        wait_until(lambda: said() or not self.running, f"{what} in the log", self.log)
+        assert said(), f"ended without {what}:\n{self.log.read_text()[-3000:]}"
 
 
 @contextlib.contextmanager
