@@ -16,13 +16,14 @@ async def disconnect(consumer: AIOKafkaConsumer) -> None:
     """Stop a consumer; may be called more than once.
 
     aiokafka waits for tasks of its own to end. One that missed its cancellation while the broker went
-    away would keep an assignment from ever being opened: after a bound the consumer is left alone,
-    without its connections.
+    away would keep an assignment from ever being opened, and one that took it would cancel whoever
+    disconnects: after a bound, or when it was cancelled, the consumer is left alone, without its connections.
     """
     stopping = asyncio.ensure_future(consumer.stop())
-    try:
-        await asyncio.wait_for(asyncio.shield(stopping), TIMEOUT_S)
-    except TimeoutError:
-        stopping.cancel()
-        log.warning("a consumer did not stop within %.0f s; it is left alone", TIMEOUT_S)
-        await consumer._client.close()
+    await asyncio.wait([stopping], timeout=TIMEOUT_S)
+    if stopping.done() and not stopping.cancelled():
+        stopping.result()
+        return
+    stopping.cancel()
+    log.info("a consumer did not stop in order, and is left alone")
+    await consumer._client.close()
