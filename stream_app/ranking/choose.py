@@ -29,6 +29,7 @@ from stream_app.ranking.learned import LearnedModel, Users, candidate_features
 from stream_app.ranking.neighbours import NeighbourTable
 from stream_app.ranking.ranked import PARTS
 from stream_app.ranking.retrieve import masked_scores, retrieve, top
+from stream_app.ranking.sides import sides
 from stream_app.ranking.users import UserBatch
 from stream_app.settings import Ranking
 
@@ -37,6 +38,9 @@ NEAR_CONTENTS = 8
 CPU_FEATURES = 8
 """Users whose features are computed at a time on a CPU: beyond some 30 MB a tensor gets fresh pages from the
 system each time, and touching those took most of the time."""
+BLEND_ODDS = 9.0
+"""What one point of the blend is worth as a logarithm of odds, when variety and balance count beside it: the
+slope at which its scores say best what users of a recorded log chose."""
 _GRID = 2.0**14
 """Learned scores are rounded to this part of one: what differs by less is equal, and ordered by key."""
 
@@ -103,8 +107,9 @@ def choose_by_blend(
         )
         parts = blend(known, ranking)  # [B, K, 4]
         lost = tired.of_candidates(candidates.rows)  # [B, K]
-    chosen = _diversified(
-        ranking, mirror, parts.sum(dim=2) - lost, candidates.valid, candidates.vectors, candidates.rows
+    scores = BLEND_ODDS * (parts.sum(dim=2) - lost)
+    chosen = diversified(
+        ranking, mirror, batch, candidates.rows, candidates.valid, candidates.vectors, scores
     )
     with metrics.RANK_SECONDS.labels("explain").time():
         place = chosen.clamp(min=0)
@@ -134,10 +139,9 @@ def choose_by_model(
 ) -> Chosen:
     """Slates by the learned ranker.
 
-    Its scores go into MMR as they are. They are logarithms of odds, so what a content like another one
-    above loses has a meaning of its own, whoever the user and whatever the other candidates: with λ =
-    ``ranking.diversity`` a repetition (cosine 1) multiplies its odds by exp(-λ / (1 - λ)). Scaled by the
-    spread of a user's candidates, the same λ would mean another thing in every catalogue.
+    Its scores are logarithms of odds, and variety and balance count beside them as they are: what a content
+    like those above it loses has a meaning of its own, whoever the user and whatever the other candidates.
+    Scaled by the spread of a user's candidates, one λ would mean another thing in every catalogue.
     """
     device = mirror.device
     users = Users.of(histories, device)
@@ -159,7 +163,7 @@ def choose_by_model(
         best = Best(*(torch.cat(tensors) for tensors in zip(*several, strict=True)))
         vectors = mirror.vectors.index_select(0, best.rows.flatten()).float().view(*best.rows.shape, -1)
         lost = tired.of_candidates(best.rows)  # [B, K']
-    chosen = _diversified(ranking, mirror, best.scores - lost, best.valid, vectors, best.rows)
+    chosen = diversified(ranking, mirror, batch, best.rows, best.valid, vectors, best.scores - lost)
     with metrics.RANK_SECONDS.labels("explain").time():
         place = chosen.clamp(min=0)
         deep = place.unsqueeze(2)
@@ -209,11 +213,21 @@ def _best(ranking: Ranking, mirror: DeviceIndex, learned: Learned, pool: Pool, u
     )
 
 
-def _diversified(
-    ranking: Ranking, mirror: DeviceIndex, scores: Tensor, valid: Tensor, vectors: Tensor, rows: Tensor
+def diversified(
+    ranking: Ranking,
+    mirror: DeviceIndex,
+    batch: UserBatch,
+    rows: Tensor,
+    valid: Tensor,
+    vectors: Tensor,
+    scores: Tensor,
 ) -> Tensor:
     """[B, k], places of the slate among the candidates [B, K']; -1 where there is none"""
     with metrics.RANK_SECONDS.labels("diversify").time():
+        of_user = None
+        if ranking.calibration:
+            weights = _put(batch.recent_share, mirror.device)
+            of_user = sides(vectors, _recent_vectors(mirror, batch), weights, mirror.mean)
         return diversify(
             scores,
             valid,
@@ -222,6 +236,8 @@ def _diversified(
             ranking.slate_size,
             ranking.diversity,
             ranking.author_cap,
+            of_user,
+            ranking.calibration,
         )
 
 

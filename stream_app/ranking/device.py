@@ -17,6 +17,8 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import ConfigurationError
 from stream_app.observability import metrics
 
+_GRID = 2.0**20
+
 
 def choose_device(name: str) -> torch.device:
     """``auto`` is CUDA where there is one, the CPU otherwise. Raises ConfigurationError."""
@@ -73,6 +75,11 @@ def products(one: Tensor, many: Tensor) -> Tensor:
     Row times matrix: the CPU's batched product is several times slower as matrix times column.
     """
     return torch.bmm(one.unsqueeze(1), many.transpose(1, 2)).squeeze(1)
+
+
+def on_grid(values: Tensor) -> Tensor:
+    """Rounded to 2^-20: the last bits of a sum or product, which differ between batches, decide nothing."""
+    return torch.round(values * _GRID) / _GRID
 
 
 class DeviceIndex:

@@ -1,6 +1,13 @@
-"""Slates that do not repeat themselves: greedy maximal marginal relevance and an author cap.
+"""Slates that do not repeat themselves, and show every side of a user: one greedy pass.
 
-See :mod:`stream_app.ranking.device` for the legend.
+*Repetition* is kept out by a determinantal point process: the logarithm of the volume that the slate's
+vectors span counts beside their scores. A content that a few others above it make up between them adds next
+to no volume, a twin none. Places are filled one by one, each with what adds most (Chen, Zhang and Zhou 2018,
+"Fast greedy MAP inference for determinantal point process to improve recommendation diversity").
+
+*Balance* is calibration (Steck 2018, "Calibrated recommendations"): the parts of the slate that belong to
+each side of the user shall be those of the user's interests. See :mod:`stream_app.ranking.device` for the
+legend; S sides.
 """
 
 from __future__ import annotations
@@ -8,45 +15,83 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stream_app.ranking.device import products
+from stream_app.ranking.device import on_grid, products
+from stream_app.ranking.sides import Sides
 
-_GRID = 2.0**20
+LEAST_VOLUME = 2.0**-10
+"""Squared distances from what the slate spans are not told apart below this: vectors are half precision."""
+SMOOTHING = 0.1
+"""α: so much of every slate is taken to be as the user's interests are, so that a side without a place has a
+finite price. With 0.01 the same balance cost a little more (docs/QUALITY.md)."""
 
 
 def diversify(
-    scores: Tensor, valid: Tensor, vectors: Tensor, authors: Tensor, places: int, diversity: float, cap: int
+    scores: Tensor,
+    valid: Tensor,
+    vectors: Tensor,
+    authors: Tensor,
+    places: int,
+    diversity: float,
+    cap: int,
+    sides: Sides | None = None,
+    calibration: float = 0.0,
 ) -> Tensor:
     """Positions [B, places] of the chosen candidates in slate order, -1 where none is left.
 
-    Each place takes the candidate with the largest ``(1 - λ) · score - λ · similarity``, where λ is
-    ``diversity`` and the similarity is the largest cosine with what stands above it in the slate, at
-    least 0 (being opposite to something is no merit). At most ``cap`` contents of one author, 0 = no
-    cap; unknown authors (0) are never capped. Equal values, rounded to 2^-20 so that the last bits of
-    a matrix product do not decide, go to the candidate that comes first.
+    Each place takes the candidate with the largest
+    ``(1 - λ) · (score + calibration · balance) + λ · log d²``: λ is ``diversity``, :func:`balance` is that of
+    the candidate's side (none without ``sides``), and d is how far the candidate's vector, a unit vector, is
+    from the space that those above it span. At most ``cap`` contents of one author, 0 = no cap; unknown
+    authors (0) are never capped. Equal values go to the candidate that comes first; all terms are on the
+    grid, so that the last bits of a product do not decide.
 
     ``scores``, ``valid``, ``authors`` [B, K], ``vectors`` [B, K, D].
     """
     b, k = scores.shape
     users = torch.arange(b, device=scores.device)
     closed = ~valid  # [B, K]: chosen, capped or no candidate
-    merit = _on_grid(scores) * (1.0 - diversity)
-    similarity = torch.zeros_like(scores)
+    merit = on_grid(scores) * (1.0 - diversity)
+    volume = torch.ones_like(scores)  # [B, K], d²
+    along: list[
+        Tensor
+    ] = []  # [B, K] each, the candidates' coordinates in an orthonormal basis of those above
     by_author = torch.zeros_like(scores)  # [B, K]: how often the candidate's author stands in the slate
+    by_side = torch.zeros_like(sides.shares) if sides else None  # [B, S]: places of the slate so far
     chosen = torch.full((b, places), -1, dtype=torch.int64, device=scores.device)
     for place in range(min(places, k)):
-        value = (merit - diversity * similarity).masked_fill_(closed, -torch.inf)
-        best = value.argmax(dim=1)  # [B], the first of equals
+        value = merit
+        if diversity:
+            value = value + diversity * on_grid(volume.clamp(min=LEAST_VOLUME).log())
+        if sides is not None and by_side is not None:
+            gain = on_grid(calibration * balance(sides.shares, by_side, place + 1))  # [B, S]
+            value = value + (1.0 - diversity) * gain.gather(1, sides.of)
+        best = value.masked_fill(closed, -torch.inf).argmax(dim=1)  # [B], the first of equals
         chosen[:, place] = torch.where(closed[users, best], -1, best)
         closed[users, best] = True
+        if sides is not None and by_side is not None:
+            by_side[users, sides.of[users, best]] += 1.0
         if cap:
             author = authors[users, best].unsqueeze(1)  # [B, 1]
             by_author += (authors == author) & (author != 0)
             closed |= by_author >= cap
         if diversity and place + 1 < places:
-            cosine = products(vectors[users, best], vectors)  # [B, K]
-            similarity = torch.maximum(similarity, _on_grid(cosine))
+            step = on_grid(products(vectors[users, best], vectors))  # [B, K], cosines
+            for one in along:
+                step = step - one[users, best].unsqueeze(1) * one
+            step = step / volume[users, best].clamp(min=LEAST_VOLUME).sqrt().unsqueeze(1)
+            along.append(step)
+            volume = volume - step.square()
     return chosen
 
 
-def _on_grid(values: Tensor) -> Tensor:
-    return torch.round(values * _GRID) / _GRID
+def balance(shares: Tensor, by_side: Tensor, places: int) -> Tensor:
+    """What a content of each side does for the balance of a slate that then has ``places``, [B, S].
+
+    It is how much smaller ``places · KL(p ‖ q)`` is than with a content of no side: p = ``shares`` [B, S],
+    and q = (1 - α) · the sides' parts of the slate + α · p. ``by_side`` [B, S] are the places so far. The
+    divergence is a mean over places where scores are a sum over them, hence the factor.
+    """
+    without = (1.0 - SMOOTHING) / places * by_side + SMOOTHING * shares
+    one_more = without + (1.0 - SMOOTHING) / places
+    tiny = torch.finfo(shares.dtype).tiny  # a side that a user does not have gains nothing: p = 0
+    return places * shares * (one_more / without.clamp(min=tiny)).log()

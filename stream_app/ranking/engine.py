@@ -33,6 +33,7 @@ from stream_app.ranking.arms import Arms
 from stream_app.ranking.catalogue import LiveCatalogue, live_catalogue
 from stream_app.ranking.choose import Chosen, Learned, UploadedPriors, choose_by_blend, choose_by_model
 from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause, show_memory
+from stream_app.ranking.explore import Drawn, Explorable, draw, explorable, places
 from stream_app.ranking.fatigue import Tired
 from stream_app.ranking.histories import gather, histories
 from stream_app.ranking.learned import LearnedModel
@@ -54,6 +55,7 @@ FAILURES_IN_A_ROW = 10
 """Device failures in a row after which the worker must stop. Memory that a neighbour took may come free
 between two micro-batches, a broken CUDA context comes back only with a new process."""
 
+NO_PARTS = Parts(0.0, 0.0, 0.0, 0.0)
 PRIORS_STREAM_MS = 1_000  # priors are renewed once stream time has moved by this much,
 PRIORS_WALL_S = 0.5  # or after this long, for the statistics that have come in
 
@@ -98,6 +100,7 @@ class RankingEngine:
         self._clock = clock
         self._priors_at = 0.0
         self._uploaded: UploadedPriors | None = None
+        self._explorable: Explorable | None = None
         self._broken: str | None = None  # why the mirror could not be refreshed
         self._failures = 0  # of the device, in a row
 
@@ -158,6 +161,8 @@ class RankingEngine:
             with metrics.RANK_SECONDS.labels("priors").time():
                 self._priors = priors(self.settings, self.index, self.statistics, now)
                 self._catalogue = self._catalogue_now(self._priors)
+                if places(self.settings.ranking):
+                    self._explorable = self._explorable_now(self._priors)
             self._priors_at = clock
             show_memory(self.device)
             self._uploaded = None
@@ -295,6 +300,10 @@ class RankingEngine:
         with metrics.RANK_SECONDS.labels("assemble").time():
             return self._assemble(users, batch, chosen, personal, ranker)
 
+    def _explorable_now(self, known: Priors) -> Explorable:
+        each = self.settings.ranking.explore_from
+        return explorable(self.index, self.statistics, known.bias > -np.inf, known.now, each)
+
     def _catalogue_now(self, known: Priors) -> LiveCatalogue | None:
         """What the learned ranker reads of the catalogue; None where nobody is ranked by it."""
         if self._model is None or self.neighbours is None:
@@ -338,6 +347,11 @@ class RankingEngine:
         kinds: list[Kind] = ["personal" if one else "cold_start" for one in personal.tolist()]
         for kind in ("personal", "cold_start"):
             metrics.RANKED_USERS.labels(kind).inc(kinds.count(kind))
+        drawn = None
+        if chosen is not None and self._explorable is not None:
+            names, seen = [user_id for user_id, _ in users], (batch.seen_users, batch.seen_rows)
+            now = self._known_priors().now
+            drawn = draw(self.settings.ranking, self._explorable, names, seen, chosen.rows, now)
         found = []
         for i, (user_id, record) in enumerate(users):
             items: list[Item] = []
@@ -345,6 +359,8 @@ class RankingEngine:
                 rows = chosen.rows[i]
                 reasons = self._reasons(batch, chosen, i) if batch.personal[i] else None
                 items = self._items(rows[rows >= 0].tolist(), chosen.parts[i], reasons, chosen.fatigue[i])
+            if drawn is not None:
+                items = self._with_drawn(items, drawn, i)
             found.append(Ranked(user_id, record, kinds[i], items, ranker=ranker))
         return found
 
@@ -361,6 +377,16 @@ class RankingEngine:
                     place.append(Reason(_text(content_id), action.name, share))
             reasons.append(place)
         return reasons
+
+    def _with_drawn(self, items: list[Item], drawn: Drawn, user: int) -> list[Item]:
+        """The slate with what is explored in its last places."""
+        propensity, ids = float(drawn.propensity[user]), self._mirror.ids
+        names = [ids[row] for row in drawn.rows[user].tolist() if row >= 0]
+        explored = [Item(_text(n), 0.0, NO_PARTS, [], "explore", propensity) for n in names if n is not None]
+        metrics.EXPLORED.inc(len(explored))
+        twice = {item.content_id for item in explored}
+        first = self.settings.ranking.slate_size - len(explored)
+        return [item for item in items if item.content_id not in twice][:first] + explored
 
     def _items(
         self,

@@ -14,6 +14,7 @@ import msgspec
 from stream_app.interests.record import InterestRecord
 
 Kind = Literal["personal", "cold_start", "fallback"]
+Source = Literal["ranked", "explore"]
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -54,7 +55,7 @@ BLEND, LEARNED = "blend", "learned"
 """Rankers."""
 
 
-class Item(msgspec.Struct, frozen=True):
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One recommended content."""
 
     content_id: str
@@ -63,6 +64,10 @@ class Item(msgspec.Struct, frozen=True):
     ranker cannot be compared with those of another."""
     parts: Parts
     reasons: list[Reason]
+    source: Source = "ranked"
+    """ranked: its score put it there; explore: it was drawn by lot, and its score is 0"""
+    propensity: float | None = None
+    """Of what was drawn: the probability with which it was to stand in this slate"""
 
 
 @dataclass(frozen=True, slots=True)

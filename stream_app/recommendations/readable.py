@@ -65,8 +65,10 @@ def lines(slate: Slate, titles: Titles, limit: int | None = None) -> list[str]:
     """
     shown = []
     for place, item in enumerate(slate.items[:limit], 1):
-        weighed = "" if slate.ranker == BLEND else _most(item.parts)
-        shown.append(f"{place:3}. {titles.of(item.content_id)}  {item.score:.3f}{weighed}")
+        why = f"{item.score:.3f}" + ("" if slate.ranker == BLEND else _most(item.parts))
+        if item.propensity is not None:
+            why = f"(drawn by lot, probability {item.propensity:.2g})"
+        shown.append(f"{place:3}. {titles.of(item.content_id)}  {why}")
         shown.extend(
             f"       {reason.share:4.0%} for your {reason.action} of {titles.of(reason.content_id)}"
             for reason in item.reasons

@@ -1,4 +1,4 @@
-"""Retrieval, diversity and shares against their definitions written out in NumPy."""
+"""Retrieval and shares against their definitions written out in NumPy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 
 from stream_app.errors import ConfigurationError
 from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause, limit_threads
-from stream_app.ranking.diversify import diversify
 from stream_app.ranking.explain import shares, top_reasons
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.retrieve import priors, retrieve
@@ -88,49 +87,6 @@ def test_mirror_follows_the_index() -> None:
         live = index.keys[:high][index.live[:high]]
         asked = np.concatenate([live, rng.integers(2**63, size=5).astype(np.uint64)])
         assert mirror.rows_of(asked).tolist() == [*np.flatnonzero(index.live[:high]).tolist(), *[-1] * 5]
-
-
-def greedy(scores, valid, vectors, authors, places, diversity, cap):  # type: ignore[no-untyped-def]
-    """MMR for one user, written as the definition reads."""
-    chosen: list[int] = []
-    for _ in range(places):
-        best, best_value = -1, -np.inf
-        for c in range(len(scores)):
-            same = sum(authors[j] == authors[c] for j in chosen)
-            if not valid[c] or c in chosen or (cap and authors[c] and same >= cap):
-                continue
-            similarity = max([0.0, *(float(vectors[c] @ vectors[j]) for j in chosen)])
-            value = (1 - diversity) * scores[c] - diversity * similarity
-            if value > best_value:
-                best, best_value = c, value
-        chosen.append(best)
-        if best < 0:
-            chosen[-1:] = [-1] * (places - len(chosen) + 1)
-            break
-    return chosen
-
-
-@pytest.mark.parametrize(("diversity", "cap"), [(0.0, 0), (0.3, 0), (0.3, 2), (1.0, 1), (0.7, 3)])
-def test_diversify_is_greedy_mmr(diversity: float, cap: int) -> None:
-    rng = np.random.default_rng(11)
-    b, k = 6, 25
-    vectors = rng.normal(size=(b, k, 8)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
-    scores = rng.normal(size=(b, k)).astype(np.float32)
-    authors = rng.integers(0, 5, size=(b, k))
-    valid = rng.random((b, k)) < 0.8
-    found = diversify(*map(torch.from_numpy, (scores, valid, vectors, authors)), 12, diversity, cap)
-    for u in range(b):
-        expected = greedy(scores[u], valid[u], vectors[u], authors[u], 12, diversity, cap)
-        assert found[u].tolist() == expected
-
-
-def test_ties_go_to_the_first_and_unknown_authors_are_not_capped() -> None:
-    scores = torch.full((1, 6), 0.5)
-    vectors = torch.nn.functional.normalize(torch.ones(1, 6, 4), dim=2)
-    authors = torch.tensor([[0, 0, 0, 7, 7, 7]])
-    chosen = diversify(scores, torch.ones(1, 6, dtype=torch.bool), vectors, authors, 6, 0.0, 1)
-    assert chosen.tolist() == [[0, 1, 2, 3, -1, -1]]
 
 
 def test_shares_are_parts_of_the_product() -> None:
