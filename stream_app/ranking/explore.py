@@ -73,7 +73,7 @@ def explorable(
     trend = recent.astype(np.float64) - pace * usual
     longest = int(np.argmax(statistics.half_lives_h))
     # equals by key: the same pool on every worker
-    lot = index.keys[rows] * 2.0**-64
+    lot = index.keys[rows].astype(np.float64) * 2.0**-64
     quiet = -(2.0**-20) * lot - statistics.engagement(longest, now_ms)[rows]
     rising = np.flatnonzero(trend > 0)
     kinds = (

@@ -28,7 +28,7 @@ def world_of(log: EvaluationLog) -> World:
 
 def settings(**ranking: object) -> Settings:
     """Nothing but the scores decides."""
-    ranking = {"diversity": 0.0, "author_cap": 0, "max_age_days": 10_000.0, **ranking}
+    ranking = {"diversity": 0.0, "calibration": 0.0, "author_cap": 0, "max_age_days": 10_000.0, **ranking}
     replace = msgspec.structs.replace
     return replace(
         SETTINGS,

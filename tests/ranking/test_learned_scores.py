@@ -229,7 +229,13 @@ def test_few_contents_are_all_candidates_and_many_are_a_union_with_much_of_the_s
     slates = {}
     for limit in (0, 10_000):
         config = learned_world.settings(
-            ranking={"all_up_to": limit, "candidates": 60, "candidates_popular": 20, "diversity": 0.0}
+            ranking={
+                "all_up_to": limit,
+                "candidates": 60,
+                "candidates_popular": 20,
+                "diversity": 0.0,
+                "calibration": 0.0,
+            }
         )
         index = world.filled_index(config, 400)
         engine = learned_world.engine_over(config, index, learned_world.published(2))
@@ -265,7 +271,7 @@ def test_a_slate_does_not_depend_on_companions(contents: int, limit: int) -> Non
 
 
 def test_scores_are_sums_of_their_parts_and_reasons_need_an_interest_that_speaks_for_the_content() -> None:
-    config = learned_world.settings(ranking={"diversity": 0.0, "author_cap": 0})
+    config = learned_world.settings(ranking={"diversity": 0.0, "calibration": 0.0, "author_cap": 0})
     index = world.filled_index(config, 300)
     engine = learned_world.engine_over(config, index, learned_world.published(2))
     slates = engine.rank([*world.some_users(config, index, 20), (b"nobody", None)])
