@@ -27,6 +27,7 @@ import ranking_world as world
 from stream_app.interests import record
 from stream_app.learning import neighbours_record
 from stream_app.learning.activity import HALF_LIVES_H
+from stream_app.learning.coengagement import CHANNELS
 from stream_app.learning.features import BANDS, NAMES
 from stream_app.learning.habits import AgeHabits
 from stream_app.learning.model import SoftmaxRanker
@@ -85,8 +86,8 @@ def built(args: argparse.Namespace, contents: int, users: int) -> tuple[RankingE
 
 
 def counts_of(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """[3, k] counts of common readers, for so many different keys."""
-    return np.ones((3, len(np.unique(keys))), np.float32)
+    """[4, k] counts of common readers, for so many different keys."""
+    return np.ones((len(CHANNELS), len(np.unique(keys))), np.float32)
 
 
 def seconds_by_step() -> dict[str, float]:

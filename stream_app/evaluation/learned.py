@@ -17,7 +17,7 @@ from stream_app.learning.online import Candidates, Contents, Engagement, OnlineL
 
 SEEN = 256
 """Contents that an interests record remembers as seen."""
-PAIR_BYTES = 16
+PAIR_BYTES = 20
 EVERY_PAIR = 1 << 30
 """Bytes that counting every pair of contents may take; where it takes more, NEIGHBOURS of each are kept."""
 NEIGHBOURS = 512
@@ -31,7 +31,7 @@ STATISTICS = tuple(name for name in activity.NAMES if name not in ("age", "newer
 LEFT_OUT: dict[str, dict[str, Any]] = {
     "item statistics": {"without": STATISTICS},
     "content age": {"without": ("age", "newer", "age_unnoticed")},
-    "co-engagement": {"without": _named("together_", "after_")},
+    "co-engagement": {"without": _named("together_", "near_", "after_")},
     "content": {"without": _named("cosine_", "best_match", "author")},
     "habits": {"without": _named("age_")},
     "persons": {"without": PERSONAL, "groups": False},

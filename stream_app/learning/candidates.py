@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.learning.activity import AGE, HALF_LIVES_H
-from stream_app.learning.coengagement import AFTER, TOGETHER, CoEngagement
+from stream_app.learning.coengagement import CoEngagement
 from stream_app.learning.history import UserHistory
 
 RECENT = 8
@@ -62,7 +62,7 @@ class Pool:
         most = self.most // 4
         rows = history.rows[:RECENT]
         near = together.neighbours[rows].ravel()
-        strength = (together.counts[TOGETHER, rows] + together.counts[AFTER, rows]).ravel()
+        strength = together.counts[:, rows].sum(axis=0).ravel()
         found = np.flatnonzero(near >= 0)
         if len(found) > most:
             found = found[np.argpartition(-strength[found], most - 1)[:most]]

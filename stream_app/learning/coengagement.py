@@ -1,17 +1,19 @@
 """Which contents are engaged with by the same users, kept event by event in bounded memory. Pure NumPy.
 
-Each content has at most K *neighbours* with three counts (the axis ``CHANNELS``)::
+Each content has at most K *neighbours* with four counts (the axis ``CHANNELS``)::
 
     together   users who engaged with both, in either order
+    near       Σ 0.85^d over these; d = how many other contents came between, at most 19
     after      Σ 0.6^d over the users who engaged with the content first and with the neighbour later;
                d = how many other contents came between, at most 4
     strongly   users whose engagements with both were strong
 
-The first two are item-based collaborative filtering (Sarwar et al., 2001) and a first-order transition
-table; what is new here is only the bound: when a content has K neighbours, a newcomer wears the weakest
-down by its own count and takes its place once nothing is left of it (the idea of Misra and Gries, 1982,
-for frequent elements), so that lasting neighbours stay and chance ones pass. Where K is no smaller than the
-number of contents nothing has to give way, and every pair has the place of its own that its columns name.
+``together`` is item-based collaborative filtering (Sarwar et al., 2001), ``near`` the same within what was
+engaged with at one go, ``after`` a first-order transition table. What is new here is only the bound: when a
+content has K neighbours, a newcomer wears the weakest down by its own count and takes its place once nothing
+is left of it (the idea of Misra and Gries, 1982, for frequent elements), so that lasting neighbours stay and
+chance ones pass. Where K is no smaller than the number of contents nothing has to give way, and every pair
+has the place of its own that its columns name.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-CHANNELS = ("together", "after", "strongly")
-TOGETHER, AFTER, STRONGLY = range(3)
-AFTER_DECAY = 0.6
-AFTER_REACH = 5
-"""Only that many contents before an engagement count as what it came after."""
+CHANNELS = ("together", "near", "after", "strongly")
+TOGETHER, NEAR, AFTER, STRONGLY = range(4)
+NEAR_DECAY, AFTER_DECAY = 0.85, 0.6
+NEAR_REACH, AFTER_REACH = 20, 5
+"""Only that many contents before an engagement count as near it, and as what it came after."""
 
 
 class CoEngagement:
-    """Neighbours of N rows of a content index, at most K each: N · K · 16 bytes."""
+    """Neighbours of N rows of a content index, at most K each: N · K · 20 bytes."""
 
     def __init__(self, capacity: int, neighbours: int) -> None:
         """``capacity`` N, ``neighbours`` K ≥ 1; more than N are as many as N."""
@@ -36,7 +38,7 @@ class CoEngagement:
         self.neighbours: NDArray[np.int32] = np.full((capacity, neighbours), -1, np.int32)
         """[N, K], rows; -1 where free"""
         self.counts: NDArray[np.float32] = np.zeros((len(CHANNELS), capacity, neighbours), np.float32)
-        """[3, N, K]"""
+        """[4, N, K]"""
         self.users: NDArray[np.float32] = np.zeros(capacity, np.float32)
         """[N], users who engaged with the content"""
         self.strong_users: NDArray[np.float32] = np.zeros(capacity, np.float32)
@@ -55,6 +57,8 @@ class CoEngagement:
         gains = np.zeros((len(CHANNELS), len(rows)), np.float32)
         gains[TOGETHER] = 1.0
         gains[STRONGLY] = strongs & strong
+        near = min(len(rows), NEAR_REACH)
+        gains[NEAR, :near] = NEAR_DECAY ** np.arange(near, dtype=np.float32)
         # the later content is no "after" of its own: only the earlier ones' rows get that count
         self._add(np.full(len(rows), row), rows, gains)
         reach = min(len(rows), AFTER_REACH)
@@ -84,7 +88,7 @@ class CoEngagement:
         self.counts[:, found] = 0.0
 
     def row(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Rows of a content's neighbours [k] and their counts [3, k]."""
+        """Rows of a content's neighbours [k] and their counts [4, k]."""
         places = np.flatnonzero(self.neighbours[row] >= 0)
         return self.neighbours[row, places].astype(np.int64), self.counts[:, row, places]
 
@@ -96,7 +100,7 @@ class CoEngagement:
         neighbours: NDArray[np.int64],
         counts: NDArray[np.float32],
     ) -> None:
-        """Replace what is known of a content: neighbours [k], each once, and their ``counts`` [3, k]; of
+        """Replace what is known of a content: neighbours [k], each once, and their ``counts`` [4, k]; of
         more than K the strongest stay. It does not count as changed."""
         size = self.neighbours.shape[1]
         if len(neighbours) > size:
@@ -151,7 +155,7 @@ class CoEngagement:
         return sums
 
     def _add(self, rows: NDArray[np.int64], others: NDArray[np.int64], gains: NDArray[np.float32]) -> None:
-        """Add ``gains`` [3, m] to the pairs (row, other) [m]. Pairs are distinct; either all rows are the
+        """Add ``gains`` [4, m] to the pairs (row, other) [m]. Pairs are distinct; either all rows are the
         same or all are distinct."""
         self._changes[rows] += 1
         if self._every_pair:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream_app.learning import activity
 from stream_app.learning.activity import Catalogue, log_minutes
-from stream_app.learning.coengagement import AFTER, STRONGLY, TOGETHER, CoEngagement
+from stream_app.learning.coengagement import AFTER, NEAR, STRONGLY, TOGETHER, CoEngagement
 from stream_app.learning.habits import AgeHabits, age_bands
 from stream_app.learning.history import SESSION_MS, UserHistory
 from stream_app.topics import DAY_MS
@@ -22,6 +22,9 @@ PERSONAL = (
     "together_middle",
     "together_long",
     "together_given",
+    "near_last",
+    "near_short",
+    "near_long",
     "after_last",
     "after_short",
     "together_strongly",
@@ -82,17 +85,17 @@ def candidate_features(
     personal = features[:, own.shape[1] :]
     if not len(history.rows):
         return features
-    personal[:, :8] = _collaborative(history, together, len(shared), rows)
-    personal[:, 8:12] = _content(history, catalogue, rows)
-    personal[:, 12] = _author(history, catalogue, rows)
-    personal[:, 13:18] = _ages(history, catalogue, own[:, activity.AGE], habits)
+    personal[:, :11] = _collaborative(history, together, len(shared), rows)
+    personal[:, 11:15] = _content(history, catalogue, rows)
+    personal[:, 15] = _author(history, catalogue, rows)
+    personal[:, 16:21] = _ages(history, catalogue, own[:, activity.AGE], habits)
     return features
 
 
 def _collaborative(
     history: UserHistory, together: CoEngagement, high: int, among: NDArray[np.int64] | None
 ) -> NDArray[np.float32]:
-    """[n, 8]: ``Σ_k d^k · count[i_k, j] / (n[i_k]^a n[j]^b)``, i_k the k-th newest content; a = b = ½ is
+    """[n, 11]: ``Σ_k d^k · count[i_k, j] / (n[i_k]^a n[j]^b)``, i_k the k-th newest content; a = b = ½ is
     the cosine of the two contents' readers, a = 1 and b = 0 the share of i's readers who read j."""
     rows = history.rows
     own = slice(high) if among is None else among
@@ -115,18 +118,28 @@ def _collaborative(
         high,
         among,
     )
+    near = together.gather(
+        NEAR,
+        rows,
+        np.stack([last * given, SHORT**place * given, MIDDLE**place * damped]).astype(np.float32),
+        high,
+        among,
+    )
     after = 1 / (together.users[rows] + 1)
     follow = together.gather(
         AFTER, rows, np.stack([last * after, SHORT**place * after]).astype(np.float32), high, among
     )
     strong = history.strong * STRONG_DECAY**place * (together.strong_users[rows] + SHRINK) ** -0.5
     strongly = together.gather(STRONGLY, rows, strong[None].astype(np.float32), high, among)
-    sums[1:4] *= (together.users[own] + SHRINK) ** -0.5
+    own_damped = (together.users[own] + SHRINK) ** -0.5
+    sums[1:4] *= own_damped
+    near[2] *= own_damped
     strongly *= (together.strong_users[own] + SHRINK) ** -0.5
     sums *= np.array([20, 10, 10, 10, 10], np.float32)[:, None]
+    near *= np.array([50, 50, 10], np.float32)[:, None]
     follow *= 50
     strongly *= 10
-    logs: NDArray[np.float32] = np.log1p(np.concatenate([sums, follow, strongly])).T
+    logs: NDArray[np.float32] = np.log1p(np.concatenate([sums, near, follow, strongly])).T
     return logs
 
 

@@ -1,7 +1,7 @@
 """The record of one content on ``co-engagement``: its neighbours, by key, and what is counted with each.
 
-Layout, little-endian, version 1: ``version u1, pad u1, neighbours k u2, users f4, strong_users f4,
-pad 4``, then the neighbours' content keys u8 [k] and their counts f4 [3, k], the axis ``CHANNELS`` of
+Layout, little-endian, version 2: ``version u1, pad u1, neighbours k u2, users f4, strong_users f4,
+pad 4``, then the neighbours' content keys u8 [k] and their counts f4 [4, k], the axis ``CHANNELS`` of
 :mod:`stream_app.learning.coengagement`.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stream_app.errors import RecordFormatError
 from stream_app.learning.coengagement import CHANNELS
 
-VERSION = 1
+VERSION = 2
 MOST_NEIGHBOURS = 0xFFFF
 _HEADER = struct.Struct("<BxHff4x")
 
@@ -32,7 +32,7 @@ class Neighbours:
     keys: NDArray[np.uint64]
     """[k], key64 of each neighbour, each once"""
     counts: NDArray[np.float32]
-    """[3, k], ≥ 0"""
+    """[4, k], ≥ 0"""
 
 
 def encode(neighbours: Neighbours) -> bytes:

@@ -20,7 +20,6 @@ from stream_app.learning.habits import BANDS, AgeHabits
 from stream_app.learning.history import NOBODY, UserHistory
 from stream_app.ranking.users import RowsOf
 
-COLLABORATIVE = 8
 _LAST = np.iinfo(np.int64).max  # no author's key; what stands after the user's authors, in order
 
 
@@ -33,7 +32,7 @@ class HistoryBatch:
     lengths: NDArray[np.int64]
     """[B], contents of each history"""
     coefficients: NDArray[np.float32]
-    """[B, 8, M], of each recent content in the eight collaborative features"""
+    """[B, 11, M], of each recent content in the eleven collaborative features"""
     authors: NDArray[np.int64]
     """[B, A], the recent contents' authors, ascending, each once; then padding"""
     author_values: NDArray[np.float32]
@@ -124,8 +123,8 @@ def _coefficients(
     lengths: NDArray[np.int64],
     readers: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """[B, 8, M], as in :mod:`stream_app.learning.features`, by the names there: together_last, _short,
-    _middle, _long, _given, after_last, after_short, together_strongly."""
+    """[B, 11, M], as in :mod:`stream_app.learning.features`, by the names there: together_last, _short,
+    _middle, _long, _given, near_last, _short, _long, after_last, after_short, together_strongly."""
     place = np.arange(rows.shape[1], dtype=np.float32)
     shrunk = readers[0, rows] + SHRINK  # [B, M]
     damped, given, after = shrunk**-0.5, 1 / shrunk, 1 / (readers[0, rows] + 1)
@@ -137,6 +136,9 @@ def _coefficients(
             MIDDLE**place * damped,
             LONG**place * damped,
             MIDDLE**place * given,
+            last * given,
+            SHORT**place * given,
+            MIDDLE**place * damped,
             last * after,
             SHORT**place * after,
             strong * STRONG_DECAY**place * (readers[1, rows] + SHRINK) ** -0.5,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stream_app.learning import activity
 from stream_app.learning.activity import AGE
-from stream_app.learning.coengagement import AFTER, STRONGLY, TOGETHER
+from stream_app.learning.coengagement import AFTER, NEAR, STRONGLY, TOGETHER
 from stream_app.learning.features import BEST_OF, NAMES, SHORT, STRONG_DECAY
 from stream_app.learning.habits import AgeHabits
 from stream_app.learning.model import LEAST_VARIANCE, LIMIT, SoftmaxRanker
@@ -30,17 +30,19 @@ from stream_app.ranking.histories import HistoryBatch
 from stream_app.ranking.neighbours import NeighbourTable
 from stream_app.ranking.ranked import PARTS
 
-CHANNEL = (*(TOGETHER,) * 5, *(AFTER,) * 2, STRONGLY)
-SCALE = (20.0, 10.0, 10.0, 10.0, 10.0, 50.0, 50.0, 10.0)
-REACH = (1, 48, None, None, None, 1, 48, None)
+CHANNEL = (*(TOGETHER,) * 5, *(NEAR,) * 3, *(AFTER,) * 2, STRONGLY)
+SCALE = (20.0, 10.0, 10.0, 10.0, 10.0, 50.0, 50.0, 10.0, 50.0, 50.0, 10.0)
+REACH = (1, 48, None, None, None, 1, 48, None, 1, 48, None)
 """How many recent contents count: the last alone, those that have not faded (0.7^48 = 4e-8), or all. These
-are of the eight collaborative features."""
+are of the eleven collaborative features."""
+DAMPED = [1, 2, 3, 7]
+"""Which of them also fall with the candidate's readers; the last one, with its strong ones."""
 
 _PART = {
     **dict.fromkeys((n for n in NAMES if n.startswith(("engaged_", "weighted_"))), "popularity"),
     **dict.fromkeys(("readers", "since_engaged"), "popularity"),
     **dict.fromkeys(("age", "newer", "age_unnoticed", "unread"), "recency"),
-    **dict.fromkeys((n for n in NAMES if n.startswith(("together_", "after_"))), "together"),
+    **dict.fromkeys((n for n in NAMES if n.startswith(("together_", "near_", "after_"))), "together"),
     **dict.fromkeys((n for n in NAMES if n.startswith("cosine_")), "interest"),
     "best_match": "match",
     "author": "author",
@@ -169,12 +171,12 @@ def candidate_features(
 
 
 def _collaborative(catalogue: LiveCatalogue, neighbours: NeighbourTable, pool: Pool, users: Users) -> Tensor:
-    """[B, K, 8]"""
+    """[B, K, 11]"""
     b, k = pool.rows.shape
     high, device = len(catalogue.shared), pool.rows.device
     m, width = users.rows.shape[1], neighbours.width  # M, Kn
     near = neighbours.rows[users.rows, :width].view(b, m * width).long()  # [B, M Kn], row + 1
-    counts = neighbours.counts[users.rows, :, :width]  # [B, M, 3, Kn]
+    counts = neighbours.counts[users.rows, :, :width]  # [B, M, 4, Kn]
     if pool.whole:
         columns = near  # column 0 takes what is no neighbour
     else:
@@ -193,8 +195,8 @@ def _collaborative(catalogue: LiveCatalogue, neighbours: NeighbourTable, pool: P
     found = sums.view(len(CHANNEL), b, k + 1)[:, :, 1:]
     found = found * torch.tensor(SCALE, device=device).view(-1, 1, 1)
     own = catalogue.damped[:, pool.rows]  # [2, B, K]
-    found[1:4] *= own[0]
-    found[7] *= own[1]
+    found[DAMPED] *= own[0]
+    found[-1] *= own[1]
     return found.log1p_().permute(1, 2, 0)
 
 

@@ -27,7 +27,7 @@ class NeighbourTable:
     """Co-engagement of the contents in an index.
 
     Records are taken in at any time; :meth:`adopt` writes them, and never while anything is ranked.
-    Memory is bounded by the index's capacity: N · K · 16 bytes, and as many records again of contents
+    Memory is bounded by the index's capacity: N · K · 20 bytes, and as many records again of contents
     that are not (yet) in the index, the ones longest unheard of given up first.
     """
 
@@ -40,7 +40,7 @@ class NeighbourTable:
         self.counts: Tensor = torch.from_numpy(np.zeros((n, len(CHANNELS), neighbours), np.float32)).to(
             device
         )
-        """[N, 3, K]"""
+        """[N, 4, K]"""
         self.width = 0
         """Places that any record has filled so far, at most K: the others are free in every row."""
         self.readers: NDArray[np.float32] = np.zeros((2, n), np.float32)

@@ -11,6 +11,10 @@ from stream_app.learning.coengagement import (
     AFTER,
     AFTER_DECAY,
     AFTER_REACH,
+    CHANNELS,
+    NEAR,
+    NEAR_DECAY,
+    NEAR_REACH,
     STRONGLY,
     TOGETHER,
     CoEngagement,
@@ -45,7 +49,7 @@ def counts(together: CoEngagement, channel: int, contents: int = CONTENTS) -> np
 @given(ROWS, st.sampled_from([CONTENTS - 1, CONTENTS]))
 def test_counts_are_exact_while_there_is_room(users: list[list[tuple[int, bool]]], neighbours: int) -> None:
     together = CoEngagement(CONTENTS, neighbours)
-    expected = np.zeros((3, CONTENTS, CONTENTS))
+    expected = np.zeros((len(CHANNELS), CONTENTS, CONTENTS))
     for contents in users:
         read(together, contents)
         for later, (row, strong) in enumerate(contents):
@@ -53,12 +57,21 @@ def test_counts_are_exact_while_there_is_room(users: list[list[tuple[int, bool]]
                 between = later - earlier - 1
                 for one, two in ((row, other), (other, row)):
                     expected[TOGETHER, one, two] += 1
+                    expected[NEAR, one, two] += NEAR_DECAY**between
                     expected[STRONGLY, one, two] += strong and other_strong
                 expected[AFTER, other, row] += AFTER_DECAY**between if between < AFTER_REACH else 0
-    for channel in (TOGETHER, AFTER, STRONGLY):
+    for channel in range(len(CHANNELS)):
         np.testing.assert_allclose(counts(together, channel), expected[channel], rtol=1e-5, atol=1e-6)
     read_by = [sum(row == content for user in users for content, _ in user) for row in range(CONTENTS)]
     assert together.users.tolist() == read_by
+
+
+def test_what_is_too_far_away_is_not_near() -> None:
+    together = CoEngagement(40, 39)
+    read(together, [(row, False) for row in range(40)])
+    near = counts(together, NEAR, 40)
+    assert np.flatnonzero(near[0]).tolist() == list(range(1, NEAR_REACH + 1))
+    assert np.flatnonzero(near[39]).tolist() == list(range(39 - NEAR_REACH, 39))
 
 
 @settings(max_examples=40, deadline=None)
@@ -102,7 +115,7 @@ def test_a_forgotten_content_is_nobodys_neighbour(neighbours: int) -> None:
     read(together, [(1, True), (2, True), (3, True)])
     together.forget(2)
     assert together.users[2] == 0
-    for channel in (TOGETHER, AFTER, STRONGLY):
+    for channel in range(len(CHANNELS)):
         assert not counts(together, channel)[2].any()
         assert not counts(together, channel)[:, 2].any()
     assert counts(together, TOGETHER)[1, 3] == 1
@@ -136,7 +149,7 @@ def test_rows_that_are_put_elsewhere_say_the_same(places: int) -> None:
     for row in changed.tolist():
         rows, there = together.row(row)
         other.put(row, float(together.users[row]), float(together.strong_users[row]), rows, there)
-    for channel in (TOGETHER, AFTER, STRONGLY):
+    for channel in range(len(CHANNELS)):
         np.testing.assert_array_equal(counts(other, channel), counts(together, channel))
     np.testing.assert_array_equal(other.users, together.users)
     np.testing.assert_array_equal(other.strong_users, together.strong_users)

@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from stream_app.content.index import ContentIndex
 from stream_app.content.vectors import ContentVector
 from stream_app.hashing import key64
-from stream_app.learning.coengagement import TOGETHER
+from stream_app.learning.coengagement import CHANNELS, TOGETHER
 from stream_app.learning.followed import FollowedNeighbours
 from stream_app.learning.neighbours_record import Neighbours, decode, encode
 from stream_app.settings import Content, Settings
@@ -30,7 +30,7 @@ def put(index: ContentIndex, name: str, created_at: int = NOW) -> int | None:
 
 def record(users: int, **together: int) -> bytes:
     """A content with so many users, and with how many of them it shares others."""
-    counts = np.zeros((3, len(together)), np.float32)
+    counts = np.zeros((len(CHANNELS), len(together)), np.float32)
     counts[TOGETHER] = list(together.values())
     keys = np.array([key64(name) for name in together], np.uint64)
     return encode(Neighbours(users, 0.0, keys, counts))

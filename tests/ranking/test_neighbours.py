@@ -13,6 +13,7 @@ from prometheus_client import REGISTRY
 from stream_app.content.index import ContentIndex
 from stream_app.hashing import key64
 from stream_app.learning import neighbours_record
+from stream_app.learning.coengagement import CHANNELS
 from stream_app.learning.neighbours_record import Neighbours
 from stream_app.ranking.device import DeviceIndex
 from stream_app.ranking.neighbours import NeighbourTable
@@ -25,8 +26,8 @@ CPU = torch.device("cpu")
 def value(users: float, *neighbours: tuple[bytes, float]) -> bytes:
     """A record; each neighbour with the same count in every channel."""
     keys = np.array([key64(name) for name, _ in neighbours], np.uint64)
-    counts = np.tile(np.array([count for _, count in neighbours], np.float32), (3, 1))
-    return neighbours_record.encode(Neighbours(users, users / 2, keys, counts.reshape(3, len(keys))))
+    counts = np.array([[count for _, count in neighbours]] * len(CHANNELS), np.float32)
+    return neighbours_record.encode(Neighbours(users, users / 2, keys, counts))
 
 
 class Followed:
