@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -70,6 +70,7 @@ class EventProducer:
         self._settings = load() if settings is None else settings
         self._topics = {a.name: self._settings.topic_name(a.topic) for a in self._settings.events.actions}
         self._contents = self._settings.topic_name("content")
+        self._shown = self._settings.topic_name("impressions")
         self._lock = threading.Lock()
         self._failed = 0
         self._failure: BaseException | None = None  # the first one
@@ -103,19 +104,45 @@ class EventProducer:
         milliseconds) is now unless it is given. Raises ConfigurationError for an action that is not
         configured, ValueError for ids and times that the workers would refuse.
         """
-        if isinstance(occurred_at, datetime):
-            if occurred_at.tzinfo is None:
-                raise ValueError("occurred_at has no time zone: give an aware datetime, or Unix milliseconds")
-            occurred_at = round(occurred_at.timestamp() * 1000)
-        if occurred_at is None:
-            occurred_at = time.time_ns() // 1_000_000
-        event = SentEvent(action, user, content, event_id or uuid.uuid4().hex, occurred_at)
+        event = SentEvent(action, user, content, event_id or uuid.uuid4().hex, _milliseconds(occurred_at))
         self._send(event, {} if text is None else {"text": text})
         return event
 
     def undo(self, event: SentEvent) -> None:
         """Take an event back (unlike, deleted comment). It may be sent before the event itself arrives."""
         self._send(event, {"undo": True})
+
+    def shown(
+        self,
+        user: str,
+        contents: Sequence[str],
+        *,
+        slate_id: str | None = None,
+        shown_at: datetime | int | None = None,
+    ) -> None:
+        """Say what was really shown: content ids, the topmost first. ``slate_id`` is that of the slate they
+        came from; ``shown_at`` is as ``occurred_at`` for events. Sent twice, it counts once.
+
+        Raises ValueError for what the workers would refuse.
+        """
+        fields: dict[str, Any] = {
+            "user_id": user,
+            "items": list(contents),
+            "shown_at": _milliseconds(shown_at),
+        }
+        if slate_id is not None:
+            fields["slate_id"] = slate_id
+        most = self._settings.impressions.max_contents
+        if not 0 < len(fields["items"]) <= most:
+            raise ValueError(
+                f"{len(contents)} contents: at least one, at most impressions.max_contents ({most})"
+            )
+        for field, text in (("user_id", user), *(("content_id", content_id) for content_id in contents)):
+            self._check(field, text)
+        value = msgspec.json.encode(fields)
+        if len(value) > self._settings.events.max_bytes:
+            raise ValueError(f"the impression has {len(value)} bytes, at most events.max_bytes are taken")
+        self._hand_over(self._shown, user, value)
 
     def publish(self, content_id: str, content: Content) -> None:
         """Publish or replace a content. Raises ValueError for what the content worker would refuse."""
@@ -197,6 +224,17 @@ class EventProducer:
                 f"{failed} records may not stand on Kafka ({type(failure).__name__}): send them again, "
                 "events with the same event_id"
             ) from failure
+
+
+def _milliseconds(time_: datetime | int | None) -> int:
+    """Unix milliseconds; None is now."""
+    if time_ is None:
+        return time.time_ns() // 1_000_000
+    if isinstance(time_, int):
+        return time_
+    if time_.tzinfo is None:
+        raise ValueError(f"{time_} has no time zone: give an aware datetime, or Unix milliseconds")
+    return round(time_.timestamp() * 1000)
 
 
 class Update(NamedTuple):

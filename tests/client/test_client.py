@@ -16,6 +16,7 @@ from stream_app.client import COLD_START_USER_ID, EventProducer, Subscriber, Upd
 from stream_app.content.schema import Content, ContentDecoder
 from stream_app.errors import BrokerUnavailableError, ConfigurationError, DeliveryError
 from stream_app.events.decode import DecodedBatch, EventDecoder
+from stream_app.events.impressions import ImpressionDecoder, ShownList
 from stream_app.kafka import clients
 from stream_app.settings import Settings, build
 from tests.commands.records import slate
@@ -75,6 +76,20 @@ def test_contents_are_those_that_workers_accept(settings: Settings, producer: Ev
     assert [record.value is None for record in records] == [False, True]
 
 
+def test_impressions_are_those_that_workers_accept(settings: Settings, producer: EventProducer) -> None:
+    producer.shown("ana", ["post-2", "post-1"], slate_id="0123456789abcdef", shown_at=1_777_000_000_000)
+    producer.shown("ana", ["post-1"])
+    producer.flush()
+    decoder = ImpressionDecoder(settings)
+    found = [
+        decoder.decode(record.key, record.value, record.timestamp)
+        for record in clients.read_topic(settings, settings.topic_name("impressions"))
+    ]
+    assert [len(shown.keys) for shown in found if isinstance(shown, ShownList)] == [2, 1]
+    assert isinstance(found[0], ShownList)
+    assert (found[0].user, found[0].time, found[0].of_slate) == (b"ana", 1_777_000_000_000, True)
+
+
 def test_what_workers_would_refuse_is_refused_here(producer: EventProducer) -> None:
     for user, content in (("", "c"), ("u", ""), ("u" * 257, "c"), ("u", "\x00c"), ("a\nb", "c")):
         with pytest.raises(ValueError, match=r"^(user|content)_id (is empty|has )"):
@@ -87,6 +102,11 @@ def test_what_workers_would_refuse_is_refused_here(producer: EventProducer) -> N
         producer.comment("u", "c", text="x" * 70_000)
     with pytest.raises(ValueError, match=r"at most content\.max_bytes"):
         producer.publish("c", Content(text="x" * 1_100_000))
+    for contents in ([], ["c"] * 65):
+        with pytest.raises(ValueError, match=r"at most impressions\.max_contents \(64\)"):
+            producer.shown("u", contents)
+    with pytest.raises(ValueError, match="content_id is empty"):
+        producer.shown("u", ["c", ""])
     with pytest.raises(ConfigurationError, match=r"'hug' is no action: events\.actions has like, comment"):
         producer.send("hug", "u", "c")
 
