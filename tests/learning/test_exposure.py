@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from stream_app.learning.exposure import BEGIN, MOST, POSITIONS, Exposure
 from stream_app.learning.features import BANDS, NAMES
 from stream_app.learning.history import NOBODY
 from stream_app.learning.online import Choice, Contents, Engagement, OnlineLearning, Shown
+from stream_app.learning.shadow import judged
 
 NOW = 1_700_000_000_000
 DAY = 86_400_000
@@ -118,6 +121,21 @@ def test_a_list_longer_than_the_candidates_is_a_list() -> None:
     choice = choose(online, 0, 5, np.arange(64))
     assert len(np.unique(choice.among.rows)) == len(choice.among.rows) <= 50 + 64
     assert choice.among.rows[choice.place] == 5
+
+
+def test_models_are_judged_by_what_they_are_taught() -> None:
+    """By the choice among what was noticed; a model is not worse for what nobody saw."""
+    online = learning()
+    choice = choose(online, 0, 31, np.array([250, 31, 100]))
+    scores = np.random.default_rng(4).normal(size=N).astype(np.float32)
+    loss, gain = judged(scores, choice)
+    noticed = np.full(N, 0.0)
+    noticed[[250, 31, 100]] = BEGIN
+    logits = scores + noticed
+    assert loss == pytest.approx(np.log(np.exp(logits).sum()) - logits[31], rel=1e-5)
+    unseen = judged(scores, replace(choice, noticed=None))
+    assert unseen[0] > loss + 1
+    assert unseen[1] == gain
 
 
 def test_deep_positions_are_alike_and_the_bounds_hold() -> None:
