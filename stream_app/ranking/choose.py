@@ -27,7 +27,7 @@ from stream_app.ranking.features import features
 from stream_app.ranking.histories import HistoryBatch
 from stream_app.ranking.learned import LearnedModel, Users, candidate_features
 from stream_app.ranking.neighbours import NeighbourTable
-from stream_app.ranking.ranked import PARTS
+from stream_app.ranking.ranked import SCORED
 from stream_app.ranking.retrieve import masked_scores, retrieve, top
 from stream_app.ranking.sides import sides
 from stream_app.ranking.users import UserBatch
@@ -52,7 +52,7 @@ class Chosen:
     rows: NDArray[np.int64]
     """[B, k], -1 where there is none"""
     parts: NDArray[np.float64]
-    """[B, k, P], in the order of PARTS"""
+    """[B, k, P], in the order of SCORED"""
     shares: NDArray[np.float64]
     """[B, k, r], descending"""
     reasons: NDArray[np.int64]
@@ -177,7 +177,7 @@ def choose_by_model(
             _put(batch.norms, device),
         )
         # closeness to past interactions is a reason only where it spoke for the content
-        for_it = parts[:, :, PARTS.index("interest")] + parts[:, :, PARTS.index("match")] > 0
+        for_it = parts[:, :, SCORED.index("interest")] + parts[:, :, SCORED.index("match")] > 0
         share, slots = top_reasons(share * for_it.unsqueeze(2), ranking.reasons)
         rows = torch.where(chosen < 0, -1, best.rows.gather(1, place))
         return _to_host_synchronising(rows, parts, share, slots, lost.gather(1, place))

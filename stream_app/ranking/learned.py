@@ -28,7 +28,7 @@ from stream_app.ranking.catalogue import LiveCatalogue
 from stream_app.ranking.device import DeviceIndex, products
 from stream_app.ranking.histories import HistoryBatch
 from stream_app.ranking.neighbours import NeighbourTable
-from stream_app.ranking.ranked import PARTS
+from stream_app.ranking.ranked import SCORED
 
 CHANNEL = (*(TOGETHER,) * 5, *(NEAR,) * 3, *(AFTER,) * 2, STRONGLY)
 SCALE = (20.0, 10.0, 10.0, 10.0, 10.0, 50.0, 50.0, 10.0, 50.0, 50.0, 10.0)
@@ -73,7 +73,7 @@ class LearnedModel:
     scale: Tensor
     """[F], one over their deviations"""
     parts: Tensor
-    """[F, len(PARTS)], 1 where a feature belongs to a part"""
+    """[F, len(SCORED)], 1 where a feature belongs to a part"""
 
     @classmethod
     def of(cls, model: SoftmaxRanker, habits: AgeHabits, version: int, device: torch.device) -> LearnedModel:
@@ -82,9 +82,9 @@ class LearnedModel:
         def put(array: NDArray[np.float32]) -> Tensor:
             return torch.from_numpy(array.copy()).to(device)
 
-        parts = np.zeros((len(NAMES), len(PARTS)), np.float32)
+        parts = np.zeros((len(NAMES), len(SCORED)), np.float32)
         for feature, name in enumerate(NAMES):
-            parts[feature, PARTS.index(_PART[name])] = 1
+            parts[feature, SCORED.index(_PART[name])] = 1
         return cls(
             version=version,
             habits=habits,
@@ -110,9 +110,9 @@ class LearnedModel:
         return linear + self._bend(features)
 
     def explained(self, features: Tensor, weights: Tensor) -> Tensor:
-        """[B, k, len(PARTS)], the summands of :meth:`score`, by the part that each feature belongs to."""
+        """[B, k, len(SCORED)], the summands of :meth:`score`, by the part that each feature belongs to."""
         parts = ((features - self.reference) * weights.unsqueeze(1)) @ self.parts
-        parts[:, :, PARTS.index("bend")] = self._bend(features)
+        parts[:, :, SCORED.index("bend")] = self._bend(features)
         return parts
 
     def _bend(self, features: Tensor) -> Tensor:

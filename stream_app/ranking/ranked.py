@@ -48,8 +48,10 @@ class Parts(msgspec.Struct, frozen=True, omit_defaults=True):
     """at most 0: what it loses because the user was shown it before and did not engage with it"""
 
 
-PARTS = Parts.__struct_fields__[:-1]
-"""The names of the parts that a ranker computes, in their order."""
+PARTS = Parts.__struct_fields__
+"""The names of the parts, in their order."""
+SCORED = PARTS[:-1]
+"""Those that a ranker computes; the last one is taken off afterwards."""
 
 BLEND, LEARNED = "blend", "learned"
 """Rankers."""
