@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stream_app import settings as configuration
-from stream_app.evaluation import metrics, prequential
+from stream_app.evaluation import metrics, movielens, prequential
 from stream_app.evaluation.learned import LearnedRanker
 from stream_app.evaluation.log import EvaluationLog, columns
 from stream_app.evaluation.metrics import Bootstrap
@@ -253,7 +253,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True, help="as for `stream-app evaluate`")
     parser.add_argument("--config")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--seed", type=int, default=1)
@@ -263,10 +263,14 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     settings = configuration.load(args.config)
-    log_format, progress = detect(args.log), Progress()
+    path, progress = args.log, Progress()
+    if str(path) == movielens.NAME:
+        path = movielens.fetched(progress.finish)
+        settings = replace(settings, events=replace(settings.events, actions=movielens.ACTIONS))
+    log_format = detect(path)
     settings = with_actions_of(settings, log_format)
     limit_threads(settings.ranking.threads)
-    log = columns(list(open_log(args.log, log_format, args.limit).records), settings)
+    log = columns(list(open_log(path, log_format, args.limit).records), settings)
     vectors = encoded(settings, log.catalogue, partial(progress.show, "encoding the contents"))
     world = World.of(log, vectors)
     learner = partial(

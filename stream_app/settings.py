@@ -173,8 +173,8 @@ class Ranking(Section, frozen=True):
     weight_match: Annotated[float, Meta(description="Blend weight of the best match among recent interactions.")] = 0.2
     recency_half_life_h: Annotated[Positive, Meta(description="Half-life of the recency feature, in hours.")] = 24.0
     popularity_half_life_h: Annotated[Positive, Meta(description="Which statistics half-life popularity is read at: the nearest configured one.")] = 24.0
-    diversity: Annotated[float, Meta(description="How much the variety of a slate counts beside its scores (λ of a determinantal point process): 0 is pure score, 1 is pure variety.", ge=0, le=1)] = 0.7
-    calibration: Annotated[float, Meta(description="How much it counts that each side of a user (contents like each other, among the recent interactions) has the places that its share of the interests calls for; 0 is off.", ge=0, le=100)] = 0.1
+    diversity: Annotated[float, Meta(description="How much the variety of a slate counts beside its scores (λ of a determinantal point process): 0 is pure score, 1 is pure variety.", ge=0, le=1)] = 0.3
+    calibration: Annotated[float, Meta(description="How much it counts that each side of a user (contents like each other, among the recent interactions) has the places that its share of the interests calls for; 0 is off.", ge=0, le=100)] = 0.0
     explore: Annotated[float, Meta(description="Part of a slate's places, the last ones, that are drawn by lot from contents that are new, rising or little noticed, with their propensities in the slate; at least one place if above 0.", ge=0, le=0.5)] = 0.0
     explore_from: Annotated[Count, Meta(description="Contents of each of these three kinds that are drawn from.")] = 50
     explore_span_h: Annotated[Positive, Meta(description="Hours of stream time for which a user's explored contents stay.")] = 1.0

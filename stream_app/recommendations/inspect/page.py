@@ -204,6 +204,8 @@ def _parts(item: Item) -> str:
 
 
 def _reasons(item: Item, title: Callable[[str], str]) -> str:
+    if item.propensity is not None:
+        return f"drawn by lot, probability {item.propensity:.2g}"
     given = (f"{r.share:.0%} {text(r.action)} of {text(title(r.content_id))}" for r in item.reasons)
     return "<br>".join(given) or "–"
 
