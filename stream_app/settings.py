@@ -226,7 +226,7 @@ class Serving(Section, frozen=True):
 class Inspect(Section, frozen=True):
     """The ranker's page that explains a slate: personal data, for developers and operators."""
 
-    enabled: Annotated[bool, Meta(description="Whether rankers serve `/inspect`. The demo turns it on.")] = False
+    enabled: Annotated[bool, Meta(description="Whether rankers serve `/inspect`. The demo turns it on. They then read `content` whole at start, for its titles (20,000 are kept).")] = False
     host: Annotated[str, Meta(description="Address it listens on. Anything but loopback needs a token.")] = "127.0.0.1"
     port: Annotated[int, Meta(description="Its port; 0 takes a free one.", ge=0, le=65_535)] = 8650
     token: Annotated[Secret, Meta(description="What is asked for: the password that a browser asks for, with any user name, or `Authorization: Bearer …`. Refused in the TOML file.")] = Secret()

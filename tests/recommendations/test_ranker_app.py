@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
@@ -39,6 +40,7 @@ def small(settings: Settings, topics: list[str]) -> Settings:
             "content": {"dimensions": world.D, "capacity": 500},
             "ranking": {"device": "cpu"},
             "recommendations": {"cold_start_interval_s": 0.2},
+            "inspect": {"enabled": True, "port": 0},
         }
     )
 
@@ -141,7 +143,7 @@ def test_records_become_slates(small: Settings) -> None:
         await send(small, "content-stats", [(b"\x00outcomes", b"{}"), (world.content_id(7), popular)])
         users = [(b"user-%d" % i, liked(small, index, i)) for i in range(40)]
         await send(small, "interests", [*users, (b"user-9", b"not a record")])
-        async with Subscriber(small) as subscriber, running(create_app(small, Health(small))):
+        async with Subscriber(small) as subscriber, running(create_app(small, Health(small))) as app:
             await subscriber.until(lambda s: s.keys() >= {COLD_START, *(u.decode() for u, _ in users[:9])})
             await subscriber.until(lambda s: len(s) >= 40)
             slates = dict(subscriber.slates)
@@ -164,9 +166,19 @@ def test_records_become_slates(small: Settings) -> None:
             await subscriber.until(lambda s: s["user-1"] != slates["user-1"])
             assert not set(shown) & set(contents(subscriber.slates["user-1"]))
 
+            # the page that explains a slate has it, and the one before
+            inspection = app.owner._inspection  # type: ignore[union-attr]  # a ranker
+            url = f"http://127.0.0.1:{inspection.port}/inspect?user=user-1"
+            both, html = {*shown, *contents(subscriber.slates["user-1"])}, ""
+            async with ClientSession() as session:
+                while not all(f"<bdi>{content}</bdi>" in html for content in both):  # bounded by ``run``
+                    async with session.get(url) as response:
+                        html = await response.text()
+
             # an erased user's slate goes
             await send(small, "interests", [(b"user-2", None)])
             await subscriber.until(lambda s: s["user-2"] is None)
+            assert inspection.remembered.get(b"user-2") is None
         assert await committed(small) == 40 + 1 + 1 + 1
 
     run(scenario())

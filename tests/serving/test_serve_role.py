@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from aiohttp import ClientSession
 
-from stream_app.errors import ConfigurationError
+from stream_app.errors import ConfigurationError, StateDirectoryError
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics, delete_topics
 from stream_app.observability import metrics
@@ -19,6 +19,7 @@ from stream_app.observability.health import Health
 from stream_app.recommendations import slate
 from stream_app.recommendations.slate import COLD_START_USER, Slate
 from stream_app.serving.app import ServingApp, create_app
+from stream_app.serving.store import SlateStore
 from stream_app.settings import Settings, build
 from tests.interests.workers import Worker
 
@@ -142,6 +143,27 @@ def test_the_command_serves_until_it_is_told_to_end(
         assert "Traceback" not in worker.log.read_text()
     finally:
         worker.kill()
+
+
+def test_a_disk_that_cannot_be_written_ends_the_replica(
+    settings: Settings, topics: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StateDirectoryError("No space left")
+
+    async def scenario() -> None:
+        serving = msgspec.structs.replace(settings.serving, port=0)
+        app = create_app(msgspec.structs.replace(settings, serving=serving), Health(settings))
+        try:
+            await asyncio.wait_for(app.start(), PATIENCE_S)
+            monkeypatch.setattr(SlateStore, "write", full)
+            await asyncio.to_thread(published, settings, slate_of("late"))
+            with pytest.raises(StateDirectoryError, match="No space left"):
+                await asyncio.wait_for(app.watch(), PATIENCE_S)
+        finally:
+            await app.stop()
+
+    asyncio.run(scenario())
 
 
 def test_other_machines_need_a_token(tmp_path: Path) -> None:
