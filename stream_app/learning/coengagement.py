@@ -10,10 +10,11 @@ Each content has at most K *neighbours* with four counts (the axis ``CHANNELS``)
 
 ``together`` is item-based collaborative filtering (Sarwar et al., 2001), ``near`` the same within what was
 engaged with at one go, ``after`` a first-order transition table. What is new here is only the bound: when a
-content has K neighbours, a newcomer wears the weakest down by its own count and takes its place once nothing
-is left of it (the idea of Misra and Gries, 1982, for frequent elements), so that lasting neighbours stay and
-chance ones pass. Where K is no smaller than the number of contents nothing has to give way, and every pair
-has the place of its own that its columns name.
+content has K neighbours, a newcomer wears the least near down by how near it is itself, and takes its place
+once nothing is left of it (the idea of Misra and Gries, 1982, for frequent elements), so that lasting
+neighbours stay and chance ones pass; what was engaged with long before has no claim to a place. Where K is no
+smaller than the number of contents nothing has to give way, and every pair has the place of its own that its
+columns name.
 """
 
 from __future__ import annotations
@@ -101,10 +102,10 @@ class CoEngagement:
         counts: NDArray[np.float32],
     ) -> None:
         """Replace what is known of a content: neighbours [k], each once, and their ``counts`` [4, k]; of
-        more than K the strongest stay. It does not count as changed."""
+        more than K the nearest stay. It does not count as changed."""
         size = self.neighbours.shape[1]
         if len(neighbours) > size:
-            best = np.argpartition(-(counts[TOGETHER] + counts[STRONGLY]), size - 1)[:size]
+            best = np.argpartition(-counts[NEAR], size - 1)[:size]
             neighbours, counts = neighbours[best], counts[:, best]
         self.users[row], self.strong_users[row], self._changes[row] = users, strong_users, 0.0
         self.neighbours[row], self.counts[:, row] = -1, 0.0
@@ -170,7 +171,7 @@ class CoEngagement:
         rows, others, gains = rows[~known], others[~known], gains[:, ~known]
         if not len(rows):
             return
-        strength = self.counts[TOGETHER, rows] + self.counts[STRONGLY, rows]
+        strength = self.counts[NEAR, rows]
         strength[self.neighbours[rows] < 0] = -1.0
         # among equally weak ones the search begins elsewhere each time: from a fixed place on, newcomers
         # would replace each other there before they can come back, and chance ones elsewhere would stay
@@ -184,7 +185,7 @@ class CoEngagement:
             places = turned.argmin(axis=1)
         places = (places + self._turn) % size
         held = strength[np.arange(len(rows)), places]
-        gain = gains[TOGETHER] + gains[STRONGLY]
+        gain = gains[NEAR]
         wins = held <= gain
         self.neighbours[rows[wins], places[wins]] = others[wins]
         self.counts[:, rows[wins], places[wins]] = gains[:, wins]

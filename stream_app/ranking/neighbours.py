@@ -17,7 +17,7 @@ from torch import Tensor
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
 from stream_app.learning import neighbours_record
-from stream_app.learning.coengagement import CHANNELS
+from stream_app.learning.coengagement import CHANNELS, NEAR
 from stream_app.learning.neighbours_record import Neighbours as Record
 from stream_app.observability import metrics
 from stream_app.ranking.users import RowsOf
@@ -36,7 +36,7 @@ class NeighbourTable:
         n = len(index.keys)
         # NumPy's zeros, and 0 for nothing: on a CPU, pages that no content has touched cost no memory
         self.rows: Tensor = torch.from_numpy(np.zeros((n, neighbours), np.int32)).to(device)
-        """[N, K], one more than the row of each neighbour, strongest first; 0 where there is none"""
+        """[N, K], one more than the row of each neighbour, nearest first; 0 where there is none"""
         self.counts: Tensor = torch.from_numpy(np.zeros((n, len(CHANNELS), neighbours), np.float32)).to(
             device
         )
@@ -132,8 +132,7 @@ class NeighbourTable:
                 self.readers[:, row] = 0.0
                 continue
             self.readers[:, row] = record.users, record.strong_users
-            strength = record.counts.sum(axis=0)
-            best = np.argsort(-strength, kind="stable")[:width]
+            best = np.argsort(-record.counts[NEAR], kind="stable")[:width]
             rows = found[start : start + len(record.keys)][best]
             start += len(record.keys)
             self.width = max(self.width, len(best))

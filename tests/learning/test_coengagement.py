@@ -98,6 +98,12 @@ def test_lasting_neighbours_outlive_chance_ones() -> None:
     assert {1, 2, 3, 4} <= set(together.neighbours[0].tolist())
 
 
+def test_what_came_long_after_takes_nobodys_place() -> None:
+    together = CoEngagement(60, NEAR_REACH)
+    read(together, [(row, False) for row in range(60)])
+    assert sorted(together.row(0)[0].tolist()) == list(range(1, NEAR_REACH + 1))
+
+
 @pytest.mark.parametrize("later", [False, True])
 def test_what_becomes_strong_later_counts_like_what_was_at_once(later: bool) -> None:
     together = CoEngagement(CONTENTS, CONTENTS)
@@ -156,15 +162,14 @@ def test_rows_that_are_put_elsewhere_say_the_same(places: int) -> None:
     assert not len(other.take_changed(CONTENTS))
 
 
-def test_of_too_many_neighbours_the_strongest_are_put() -> None:
+def test_of_too_many_neighbours_the_nearest_are_put() -> None:
     together, few = learned(), CoEngagement(CONTENTS, 3)
     rows, there = together.row(5)
     few.put(5, 1.0, 0.0, rows, there)
     kept, _ = few.row(5)
-    strength = there[TOGETHER] + there[STRONGLY]
     assert len(kept) == 3
-    least = strength[np.isin(rows, kept)].min()
-    assert least >= strength[~np.isin(rows, kept)].max()
+    least = there[NEAR, np.isin(rows, kept)].min()
+    assert least >= there[NEAR, ~np.isin(rows, kept)].max()
 
 
 def test_changed_rows_are_taken_once_and_those_that_changed_most_first() -> None:
