@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from aiokafka.errors import KafkaError
 
-from stream_app import series
+from stream_app import memory, series
 from stream_app.errors import BrokerUnavailableError, StalledError, StreamAppError
 from stream_app.kafka.admin import ensure_topics
 from stream_app.kafka.app import RoleApp
@@ -107,6 +107,7 @@ async def _work(settings: Settings, role: str, app: RoleApp | Follower, health: 
         ended,
         asyncio.create_task(app.start(), name=f"{role} starting"),
         asyncio.create_task(health.watch(watchdog.beat), name="stall watch"),
+        asyncio.create_task(memory.keep_small(), name="memory"),
         *(
             asyncio.create_task(work, name=name)
             for name, work in _watching(settings, role, app, health).items()
