@@ -165,7 +165,7 @@ class Ranking(Section, frozen=True):
     candidates_near: Annotated[Count, Meta(description="Learned ranker: so many neighbours of each of the user's last eight contents, those with the most common readers, are candidates.")] = 32
     all_up_to: Annotated[int, Meta(description="Learned ranker: with at most so many contents in the index, all of them are candidates.", ge=0)] = 2_000
     slate_size: Annotated[int, Meta(description="Contents in a slate (k).", ge=1, le=1000)] = 10
-    max_age_days: Annotated[Positive, Meta(description="Contents older than this, counted from stream time, are not recommended.")] = 90.0
+    max_age_days: Annotated[Positive, Meta(description="Contents older than this, counted from stream time, are not recommended. By default the index alone decides (`content.max_age_days`): rankers know how old a content is, and where old contents are read, a limit hides what is looked for.")] = 730.0
     min_mass: Annotated[float, Meta(description="Users with less mass get the cold-start blend.", ge=0)] = 0.05
     weight_interest: Annotated[float, Meta(description="Blend weight of the cosine of interest and content.")] = 1.0
     weight_recency: Annotated[float, Meta(description="Blend weight of the content's recency.")] = 0.3
