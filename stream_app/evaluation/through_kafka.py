@@ -64,7 +64,7 @@ class Pair:
     live: Slate | None
     """None where there was none"""
     direct: list[Ranked]
-    """As :meth:`LiveRanker.react` gives them: any of these would be right"""
+    """As :meth:`LiveRanker.react` gives them, but for empty ones: any of these would be right"""
 
     @property
     def same(self) -> bool:
@@ -163,7 +163,7 @@ async def _pairs(
         for touch in touches(log):
             lessons = ranker.learn()
             await live.prepare(int(log.published[touch.place]), touch.now, lessons)
-            direct = ranker.react(touch)
+            direct = [one for one in ranker.react(touch) if one.items]  # a slate of nothing is withdrawn
             slate = await live.slate(log.records[touch.place], wanted=bool(direct))
             pairs.append(Pair(touch.place, slate, direct))
             progress(len(pairs) / len(log))
