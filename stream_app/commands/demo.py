@@ -10,7 +10,7 @@ import msgspec
 
 from stream_app.commands.replay import describe
 from stream_app.demo.live import Screen
-from stream_app.demo.run import Plan, missing
+from stream_app.demo.run import Plan, feed, missing
 from stream_app.demo.run import run as run_demo
 from stream_app.errors import StreamAppError
 from stream_app.processes import unwind_on_sigterm
@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a recorded log instead: .jsonl, .jsonl.gz or Deskdrop directory",
     )
+    parser.add_argument(
+        "--feed-only",
+        action="store_true",
+        help="only feed the world, as kafka.broker and topics are set: the workers run elsewhere",
+    )
     parser.add_argument("--keep", action="store_true", help="keep worker logs, state and records in .demo/")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="write the summary as JSON")
     parser.add_argument("--json", action="store_true", help="print only the summary, as JSON")
@@ -50,6 +55,11 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     unwind_on_sigterm()
     plan = Plan(args.seconds, args.users, args.rate, args.log, args.keep)
     screen = Screen(sys.stderr if args.json else sys.stdout)
+    if args.feed_only:
+        if args.log or args.keep or args.summary or args.json:
+            raise StreamAppError("--feed-only keeps and counts nothing; `stream-app replay` sends a log")
+        screen.say(f"{feed(plan, settings, screen).events:,} events sent")
+        return 0
     summary = run_demo(plan, settings, screen)
     text = msgspec.json.format(msgspec.json.encode(summary)) + b"\n"
     if args.summary:

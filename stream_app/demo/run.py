@@ -101,6 +101,17 @@ def run(plan: Plan, settings: Settings, screen: Screen) -> Summary:
         return summary
 
 
+def feed(plan: Plan, settings: Settings, screen: Screen) -> Produced:
+    """Feed the world to workers that run elsewhere, with the settings and topics that they have.
+
+    Event ids go on where no earlier world can have been: they are no repeats of its events.
+    """
+    ensure_topics(settings)
+    world = World(SEED, users=plan.users, rate=plan.rate, seconds=plan.seconds, first_event=_now_ms())
+    with contextlib.closing(Live(settings, world.protagonist.user_id)) as live:
+        return _feed_world(settings, world, live, _Pulse(None, live, screen))
+
+
 def configure(plan: Plan, settings: Settings, address: str) -> Settings:
     """The demo's settings: what the user has set stays, time runs faster in the world."""
     replace = msgspec.structs.replace
@@ -144,7 +155,8 @@ def missing(summary: Summary) -> list[str]:
 class _Pulse:
     """Called all the time: shows what there is to show, and notices a worker that has died."""
 
-    def __init__(self, roles: Roles, live: Live, screen: Screen) -> None:
+    def __init__(self, roles: Roles | None, live: Live, screen: Screen) -> None:
+        """``roles`` is None where the workers are somebody else's."""
         self._roles, self._live, self.screen = roles, live, screen
         self._checked = time.monotonic()
 
@@ -152,7 +164,8 @@ class _Pulse:
         self.screen.show(self._live)
         if time.monotonic() - self._checked > CHECK_INTERVAL_S:
             self._checked = time.monotonic()
-            self._roles.check()
+            if self._roles is not None:
+                self._roles.check()
             self._live.check()
 
 

@@ -101,7 +101,8 @@ class Person:
 class World:
     """Posts and people for ``seconds`` of events at ``rate`` a second."""
 
-    def __init__(self, seed: int, *, users: int, rate: float, seconds: float) -> None:
+    def __init__(self, seed: int, *, users: int, rate: float, seconds: float, first_event: int = 1) -> None:
+        """``first_event`` numbers the events' ids."""
         self._random = random.Random(seed)  # noqa: S311  # a simulation, no secret
         self._rate, self._seconds = rate, seconds
         posts = read_posts()
@@ -113,7 +114,7 @@ class World:
             order[int(FIRST_POSTS * len(order)) :],
         )
         self._published: dict[str, list[Post]] = {subject: [] for subject in self.subjects}
-        self._event_numbers = count(1)
+        self._event_numbers = count(first_event)
 
     @property
     def protagonist(self) -> Person:

@@ -1,7 +1,8 @@
-"""The Prometheus rules and their runbook as the tests read them."""
+"""Prometheus rules, dashboards and runbook as the tests read them."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,22 @@ def rules(root: Path, kind: str) -> list[dict[str, Any]]:
     files = sorted((root / "deploy/prometheus/rules").glob("*.yml"))
     groups = [group for file in files for group in yaml.safe_load(file.read_text())["groups"]]
     return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def dashboards(root: Path) -> dict[str, dict[str, Any]]:
+    """Name → dashboard."""
+    files = sorted((root / "deploy/grafana/dashboards").glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def queries(root: Path) -> list[tuple[str, str]]:
+    """Dashboard and panel, and expression, of each query."""
+    return [
+        (f"{name}: {panel['title']}", target["expr"])
+        for name, dashboard in dashboards(root).items()
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    ]
 
 
 def named(expression: str) -> set[str]:
