@@ -54,3 +54,13 @@ def test_every_alert_is_tried_firing_and_silent(alert: str) -> None:
                     silent += not case["exp_alerts"]
     assert fires >= 1
     assert silent >= 2  # before and after
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/RUNBOOK.md"])
+def test_links_into_the_runbook_find_their_section(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", (ROOT / "docs/RUNBOOK.md").read_text(encoding="utf-8"), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    wanted = re.findall(r"RUNBOOK\.md#([\w-]+)\)" if page == "README.md" else r"\]\(#([\w-]+)\)", text)
+    assert len(wanted) > 5
+    assert set(wanted) - anchors == set()
