@@ -131,12 +131,17 @@ class TopicReader:
         return {} if self._consumer is None else positions(self._consumer, {self._topic})
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
-        fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
-        for records in fetched.values():
+        for records in (await self._fetch(consumer)).values():
             if (applying := self._apply(records)) is not None:
                 await applying
             self.records += len(records)
         await asyncio.sleep(0)  # getmany does not give way while it has records: heartbeats and pages must
+
+    async def _fetch(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord]]:
+        fetched: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
+            timeout_ms=POLL_MS, max_records=BATCH_RECORDS
+        )
+        return fetched
 
     async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         """Read until the position has reached the end of each partition.

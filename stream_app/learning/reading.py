@@ -9,11 +9,14 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
-from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.reader import POLL_MS, TopicReader
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
+
+AT_A_TIME = 100
+"""Records of one partition that are learned from before it is the next one's turn."""
 
 Positions = Mapping[int, int]
 """Partition → offset that is read next."""
@@ -44,6 +47,14 @@ class InterestsReader(TopicReader):
                 at = end[tp]
             consumer.seek(tp, at)
         await self._skip(consumer, {tp: end[tp] - await consumer.position(tp) for tp in partitions})
+
+    async def _fetch(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """A few records of each partition in turn. Left to itself the consumer hands on all that it has of
+        one partition, which takes a minute to learn from: the others would seem to stand still."""
+        fetched: dict[TopicPartition, list[ConsumerRecord]] = {}
+        for tp in consumer.assignment():
+            fetched |= await consumer.getmany(tp, timeout_ms=0, max_records=AT_A_TIME)
+        return fetched or await consumer.getmany(timeout_ms=POLL_MS, max_records=AT_A_TIME)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         await super()._poll(consumer)

@@ -71,6 +71,14 @@ def test_what_is_too_far_behind_is_skipped_and_counted(few: Settings) -> None:
     assert skipped() - before == 3 * MOST
 
 
+def test_partitions_are_learned_from_in_turn(settings: Settings, topics: list[str]) -> None:
+    produce(settings, range(2000))
+    found = asyncio.run(read(settings, {0: 0, 1: 0}, lambda found: len(found) == 2000))
+    assert sorted(found) == list(range(2000))
+    for start in range(0, 2000, 500):
+        assert {n % 2 for n in found[start : start + 500]} == {0, 1}
+
+
 def test_positions_that_the_topic_does_not_have_are_no_trouble(few: Settings) -> None:
     produce(few, range(10))
     more = range(1000, 1002)
