@@ -24,7 +24,9 @@ POSITIONS = 32
 """From the last one on all are alike."""
 MOST = 8.0
 BEGIN = 4.0
-"""What is shown is noticed 55 times as readily, until the stream says more or less."""
+"""What is shown on top is noticed 55 times as readily, and what is shown below ``1 / (1 + position)`` of that
+(as Joachims et al. assume, 2017), until the stream says more or less. Some curve must be assumed: where the
+ranker puts the best on top, what is due to the position and what to the content can hardly be told apart."""
 RATE = 0.1
 SQUARES = 1.0
 """Adagrad's sum of squares to begin with."""
@@ -34,7 +36,8 @@ class Exposure:
     """Logarithms b of how readily each position is noticed."""
 
     def __init__(self) -> None:
-        self.logs: Floats = np.full(POSITIONS, BEGIN, np.float32)
+        below = np.log1p(np.arange(POSITIONS, dtype=np.float32))
+        self.logs: Floats = np.maximum(BEGIN - below, 0).astype(np.float32)
         """b [POSITIONS]"""
         self.squares: Floats = np.full(POSITIONS, SQUARES, np.float32)
         """Sums of squared gradients"""

@@ -90,12 +90,14 @@ def test_only_the_newest_showings_and_users_are_remembered() -> None:
         memory.take(shown(f"c{number}", f"d{number}", at=NOW + number))
     assert sorted(counts(memory, NOW + 20)) == sorted(key64(f"{c}{n}") for n in range(16, 20) for c in "cd")
     for user in (b"v", b"w", b"u", b"x"):  # u was shown something after v
-        memory.take(shown("a", at=NOW + 30, user=user))
+        memory.take(shown("x", at=NOW + 30, user=user))
     assert len(memory) == 3
     assert counts(memory, user=b"v") == {}
     assert len(counts(memory, user=b"u")) == 8
     # a row that is given to another user begins empty
-    assert len(counts(memory, user=b"x")) == 1
+    memory.take(shown("y", at=NOW + 31, user=b"z"))
+    assert list(counts(memory, user=b"z")) == [key64("y")]
+    assert len(memory) == 3
 
 
 def test_asking_remembers_nobody() -> None:
