@@ -57,6 +57,7 @@ def test_every_panel_has_data(deployed: tuple[Deployment, str]) -> None:
     for name in deployment.services:
         deployment.check(name)
     assert missing == []
+    assert not has_data(address, "sum(rate(stream_app_events[30s]))", begun)  # what is misnamed has none
     up = ask(address, "query", query='count(up{job="stream-app"} == 1)')
     workers = sum(service["command"][0] == "worker" for service in deployment.services.values())
     assert int(up[0]["value"][1]) == workers
