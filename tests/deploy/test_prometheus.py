@@ -12,7 +12,7 @@ from tests.deploy.alerts import ROOT
 from tests.deploy.tools import tool
 
 pytestmark = pytest.mark.deploy
-TIMEOUT_S = 120
+TIMEOUT_S = 400
 
 
 def complaints(root: Path, tests: str = "*") -> str:
