@@ -6,7 +6,8 @@ Starts a local Apache Kafka, publishes a slate of ten contents for each user and
 starts a replica as a process of its own, and asks it for the slates of random users over 1, 16 and 64
 connections; then for similar contents, each of which is an exact search of all. The load comes from wrk
 (Debian's package of that name; `--wrk` says where it is), on the same machine: it takes part of the
-processors. Each connection asks anew once it is answered, so the more of them, the longer each waits.
+processors. Each connection asks anew once it is answered, so the more of them, the longer each waits. What
+an answer costs the replica in processor time is what to compare on a machine that does other things too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,18 +124,31 @@ def replica(settings: Settings, log: Path) -> Iterator[float]:
         worker.wait(60)
 
 
-def load(wrk: str, port: int, path: str, count: int, connections: int, seconds: float) -> str:
-    """One line of figures: requests a second, median and 99th percentile, refusals."""
+def processor_s(settings: Settings) -> float:
+    """Processor time that the replica has used, by its own metrics."""
+    url = f"http://{HOST}:{settings.observability.port}/metrics"
+    with urllib.request.urlopen(url, timeout=30) as page:  # our own
+        return float(re.findall(r"^process_cpu_seconds_total (\S+)$", page.read().decode(), re.MULTILINE)[0])
+
+
+def load(settings: Settings, wrk: str, path: str, count: int, connections: int, seconds: float) -> str:
+    """One line of figures: requests a second, median and 99th percentile, refusals, processor time."""
+    before = processor_s(settings)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(SCRIPT.format(path=path, count=count))
         script.flush()
         command = [wrk, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency", "-s", script.name]
-        command.append(f"http://{HOST}:{port}")
+        command.append(f"http://{HOST}:{settings.serving.port}")
         done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603  # likewise
     rate = float(re.findall(r"Requests/sec:\s+([\d.]+)", done.stdout)[0])
     at = dict(re.findall(r"\s(50|99)%\s+(\S+)", done.stdout))
     refused = re.findall(r"Non-2xx or 3xx responses: (\d+)", done.stdout) or ["0"]
-    return f"{rate:8,.0f} /s   p50 {at['50']:>8}   p99 {at['99']:>8}   refused {refused[0]}"
+    (answers,) = re.findall(r"(\d+) requests in", done.stdout)
+    cost_us = 1e6 * (processor_s(settings) - before) / int(answers)
+    return (
+        f"{rate:8,.0f} /s   p50 {at['50']:>8}   p99 {at['99']:>8}   refused {refused[0]}   "
+        f"{cost_us:.0f} us of processor time an answer"
+    )
 
 
 def main() -> None:
@@ -154,26 +169,23 @@ def main() -> None:
             {
                 "kafka": {"broker": stack.enter_context(broker_address())},
                 "interests": {"data_dir": str(directory / "state")},
-                "observability": {"port": 0},
+                "observability": {"port": free_port(HOST, 0)},
                 "serving": {"port": free_port(HOST, 0), "rate_per_s": 0},
             }
         )
         ensure_topics(settings)
         fill(settings, users, contents)
-        port = settings.serving.port
         with replica(settings, directory / "first.log") as seconds:
             print(f"{users:,} slates read and answered for after {seconds:.1f} s")
         again = stack.enter_context(replica(settings, directory / "second.log"))
         print(f"started again: after {again:.1f} s")
         with changing(settings, users, contents, arguments.updates):
             for connections in CONNECTIONS:
-                figures = load(
-                    arguments.wrk, port, "/v1/users/user-%d/slate", users, connections, arguments.seconds
-                )
+                path = "/v1/users/user-%d/slate"
+                figures = load(settings, arguments.wrk, path, users, connections, arguments.seconds)
                 print(f"slate,   {connections:2} connections: {figures}", flush=True)
-            figures = load(
-                arguments.wrk, port, "/v1/contents/content-%d/similar", contents, 4, arguments.seconds
-            )
+            path = "/v1/contents/content-%d/similar"
+            figures = load(settings, arguments.wrk, path, contents, 4, arguments.seconds)
             print(f"similar,  4 connections: {figures}")
 
 

@@ -35,7 +35,7 @@ ROLES = {
 }
 PIPELINE = ("interests", "content", "ranker", "trainer")
 """Roles that make slates: what `worker all` runs."""
-ONE_THREAD = ("trainer",)
+ONE_THREAD = ("trainer", "serve")
 """Roles whose matrices are so small that a second thread of NumPy's BLAS only spins: it doubled the
 processor time of a step of learning and made none faster."""
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
