@@ -192,10 +192,13 @@ class _Live:
     async def running(self) -> AsyncIterator[None]:
         """Started, and stopped in the end."""
         async with contextlib.AsyncExitStack() as stack:
-            options = aiokafka_options(self._settings, self._settings.kafka.app_id)
-            self._producer = await stack.enter_async_context(AIOKafkaProducer(**options))
+            name = self._settings.kafka.app_id
+            producer = AIOKafkaProducer(**aiokafka_options(self._settings, name))
+            self._producer = await stack.enter_async_context(producer)
             # tells where topics end; what is not committed yet counts, since it will have to be read
-            self._ends = AIOKafkaConsumer(**options, isolation_level="read_uncommitted")
+            self._ends = AIOKafkaConsumer(
+                **aiokafka_options(self._settings, name), isolation_level="read_uncommitted"
+            )
             await self._ends.start()
             stack.push_async_callback(disconnect, self._ends)
             for app in self._apps:

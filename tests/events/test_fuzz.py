@@ -35,6 +35,7 @@ from stream_app.interests.record import HEADER
 from stream_app.interests.record import decode as decode_interests
 from stream_app.interests.statistics_record import decode as decode_statistics
 from stream_app.interests.statistics_record import prefix
+from stream_app.learning.coengagement import CHANNELS
 from stream_app.learning.neighbours_record import Neighbours
 from stream_app.learning.neighbours_record import decode as decode_neighbours
 from stream_app.learning.neighbours_record import encode as encode_neighbours
@@ -227,7 +228,7 @@ def vector_record() -> bytes:
 
 
 def neighbours_record() -> bytes:
-    counts = np.ones((3, 4), np.float32)
+    counts = np.ones((len(CHANNELS), 4), np.float32)
     return encode_neighbours(Neighbours(5.0, 2.0, np.arange(1, 5, dtype=np.uint64), counts))
 
 
