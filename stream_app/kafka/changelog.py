@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
+from faust.types import TP
 
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
+from stream_app.kafka.positions import positions
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -74,6 +76,10 @@ class ChangelogReader:
         """The offset that is read next. Transaction markers take offsets, so only this, and never a
         record's offset, tells whether the end has been reached."""
         return int(await self._consumer.position(self._tp))
+
+    def positions(self) -> dict[TP, int]:
+        """The same without waiting; nothing before it is known."""
+        return {tp: at for tp, at in positions(self._consumer, {self._tp.topic}).items() if at}
 
     async def read_to_end(self, apply: Apply) -> int:
         """Apply everything up to the end as it is now; returns the position reached."""

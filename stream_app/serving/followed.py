@@ -55,11 +55,16 @@ class FollowedPartition:
         self._kept_ms = next(t.retention_ms for t in declare(settings) if t.name == self._topic)
         self._open = asyncio.Event()
         self._open.set()
+        self._reader: ChangelogReader | None = None
+        self._writing = False
 
     @property
     def position(self) -> tuple[TP, int]:
-        """The topic's partition, and the offset that is read next."""
-        return TP(self._topic, self._partition), self.store.position
+        """The topic's partition, and the offset that is read next. Markers of transactions are read, but
+        never written: where one ends the topic, the store stands before it."""
+        tp = TP(self._topic, self._partition)
+        read = {} if self._reader is None or self._writing else self._reader.positions()
+        return tp, max(self.store.position, read.get(tp, 0))
 
     async def get(self, user: bytes) -> bytes | None:
         """JSON of the user's slate, None when there is none. Raises StateDamagedError."""
@@ -72,6 +77,7 @@ class FollowedPartition:
             reader = ChangelogReader(self._settings, self._topic, self._partition, self._moved)
             try:
                 await self._resume(reader)
+                self._reader = reader
                 await reader.read_to_end(self._apply)
                 await finish(self.store.write, (), self.store.position)  # it is the end, however old
                 self.reached.set()
@@ -83,6 +89,7 @@ class FollowedPartition:
             except (KafkaError, BrokerUnavailableError) as error:
                 log.warning("%s[%d] cannot be followed now: %r", self._topic, self._partition, error)
             finally:
+                self._reader = None
                 await reader.stop()
             await asyncio.sleep(RETRY_S)
 
@@ -111,7 +118,11 @@ class FollowedPartition:
             newest[record.key] = None if record.value is None else stamped(record.value, record.timestamp)
         # a reader that lags behind stands where its records were written, not where the clock is
         stood_ms = max(record.timestamp for record in records)
-        await finish(self.store.write, list(newest.items()), position, stood_ms)
+        self._writing = True
+        try:
+            await finish(self.store.write, list(newest.items()), position, stood_ms)
+        finally:
+            self._writing = False
         metrics.SERVING_SLATES.labels(str(self._partition)).set(self.store.held)
 
     async def _clean(self) -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiohttp import ClientSession
+from aiokafka import AIOKafkaProducer
+from faust.types import TP
 
 from stream_app.errors import ConfigurationError, StateDirectoryError
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics, delete_topics
+from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.supervision import Ends
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.recommendations import slate
@@ -99,6 +103,37 @@ def test_each_replica_answers_for_all_and_forgets_who_is_withdrawn(
 
     asyncio.run(scenario())
     assert metrics.SERVING_REJECTED._value.get() - before == 4, "two records, in two replicas"
+
+
+async def void_transaction(settings: Settings) -> TP:
+    """A record that never counts, and the marker that says so, are the last of a partition."""
+    topic = settings.topic_name("recommendations")
+    producer = AIOKafkaProducer(**aiokafka_options(settings, "p"), transactional_id=f"{topic}-void")
+    async with producer:
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, value=b"", key=b"void", partition=0)
+        await producer.abort_transaction()
+    return TP(topic, 0)
+
+
+def test_markers_at_the_end_of_the_topic_leave_nothing_to_read(
+    settings: Settings, topics: list[str], tmp_path: Path
+) -> None:
+    published(settings, *map(slate_of, USERS))
+
+    async def scenario() -> None:
+        async with replica(settings, tmp_path) as app:
+            tp = await void_transaction(settings)
+            ends = Ends(settings)
+            try:
+                end = (await ends.of({tp}))[tp]
+            finally:
+                await ends.stop()
+            async with asyncio.timeout(PATIENCE_S):
+                while app._positions()[tp] < end:  # noqa: ASYNC110  # there is no event for it
+                    await asyncio.sleep(0.02)
+
+    asyncio.run(scenario())
 
 
 def read_in_recovery() -> float:
