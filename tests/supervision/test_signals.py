@@ -55,7 +55,7 @@ def test_a_second_sigterm_ends_a_worker_at_once(world: Settings, tmp_path: Path)
         send_events(world)
         worker.wait_for("an agent hangs")
         worker.process.send_signal(signal.SIGTERM)
-        worker.wait_for("stopping: the batch in hand")
+        worker.wait_for("stopping: what is in hand")
         time.sleep(SAME_REQUEST_S + 0.2)
         worker.process.send_signal(signal.SIGTERM)
         assert worker.end() == 128 + signal.SIGTERM
