@@ -46,6 +46,9 @@ from stream_app.topics import declare
 SAMPLE_S = 10.0
 PROGRESS_S = 60.0
 CHECK_S = 1.0
+PAGE_TIMEOUT_S = 60.0
+"""For a metrics page. On a crowded machine one took more than five seconds, and ended a run of 46 minutes;
+a worker that stands still ends by itself, later than this."""
 WARM_UP_SHARE, WARM_UP_MIN = 0.25, 15.0
 """The first quarter of the run is warm-up, at most 15 minutes."""
 RETENTION_MS = "180000"
@@ -139,7 +142,8 @@ class Sampler:
         return sum(value for _, value in self._metric(role, metric, ""))
 
     def _metric(self, role: str, metric: str, ending: str) -> list[tuple[dict[str, str], float]]:
-        with urllib.request.urlopen(f"http://{self._host}:{self._ports[role]}/metrics", timeout=5) as page:
+        url = f"http://{self._host}:{self._ports[role]}/metrics"
+        with urllib.request.urlopen(url, timeout=PAGE_TIMEOUT_S) as page:
             families = text_string_to_metric_families(page.read().decode())
             return [
                 (sample.labels, sample.value)
