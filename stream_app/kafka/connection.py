@@ -15,11 +15,9 @@ from yarl import URL
 
 import stream_app.kafka.header_names  # noqa: F401 - whoever reads with these options reads odd header names
 from stream_app.errors import ConfigurationError
-from stream_app.secret import Secret
+from stream_app.secret import secret_of
 from stream_app.settings import Kafka, Settings
 
-LONGEST_SECRET = 4096
-"""Bytes of a password file: more is another file, given by mistake."""
 READABLE = "name a file that this user can read"
 NOT_PEM = "not PEM"
 
@@ -83,25 +81,7 @@ def _security(kafka: Kafka) -> dict[str, Any]:
 
 
 def _password(kafka: Kafka) -> str:
-    return _secret("sasl_password", kafka.sasl_password, kafka.sasl_password_file).reveal()
-
-
-def _secret(name: str, given: Secret, file: str) -> Secret:
-    """The secret given by itself, or the first line of its file."""
-    if not file:
-        return given
-    where = f"kafka.{name}_file = {file!r}"
-    try:
-        with Path(file).open("rb") as opened:
-            content = opened.read(LONGEST_SECRET + 1)
-        text = content.decode().rstrip("\r\n")
-    except OSError as error:
-        raise ConfigurationError(f"{where}: {error.strerror}; {READABLE}") from None
-    except UnicodeDecodeError:
-        text = ""
-    if not text or len(content) > LONGEST_SECRET or "\n" in text:
-        raise ConfigurationError(f"{where}: must hold one line of UTF-8 text, the secret and nothing else")
-    return Secret(text)
+    return secret_of("kafka.sasl_password", kafka.sasl_password, kafka.sasl_password_file).reveal()
 
 
 def tls_context(kafka: Kafka) -> ssl.SSLContext:
@@ -128,10 +108,10 @@ def _identify(context: ssl.SSLContext, kafka: Kafka) -> None:
             raise ConfigurationError(
                 f"kafka.{name} = {getattr(kafka, name)!r}: {error.strerror}; {READABLE}"
             ) from None
-    password = _secret("ssl_key_password", kafka.ssl_key_password, kafka.ssl_key_password_file).reveal()
+    password = secret_of("kafka.ssl_key_password", kafka.ssl_key_password, kafka.ssl_key_password_file)
     try:
         # an empty password, and not None: OpenSSL would ask for it on the terminal
-        context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file, password)
+        context.load_cert_chain(kafka.ssl_certificate_file, kafka.ssl_key_file, password.reveal())
     except ssl.SSLError as error:
         raise ConfigurationError(
             f"kafka.ssl_certificate_file = {kafka.ssl_certificate_file!r} and kafka.ssl_key_file = "

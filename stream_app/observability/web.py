@@ -14,6 +14,24 @@ from stream_app.settings import Settings
 log = logging.getLogger(__name__)
 
 
+async def listening(
+    app: web.Application, section: str, host: str, port: int, drain_s: float = 1.0
+) -> tuple[web.AppRunner, int]:
+    """Serve ``app`` there, until its runner is cleaned up; that and the port. Answers under way get
+    ``drain_s`` then. Raises ConfigurationError, naming the settings' ``section``, when it cannot listen."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=drain_s)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigurationError(
+            f"{section}.host = {host!r}, {section}.port = {port}: cannot listen there "
+            f"({error.strerror or error}); 0 takes a free port"
+        ) from None
+    return runner, int(runner.addresses[0][1])
+
+
 class StatusServer:
     """Serves the pages from the worker's own event loop: when that stands still, so do they."""
 
@@ -35,18 +53,7 @@ class StatusServer:
                 web.get("/readyz", self._readyz),
             ]
         )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, self._host, self._port).start()
-        except OSError as error:
-            await runner.cleanup()
-            raise ConfigurationError(
-                f"observability.host = {self._host!r}, observability.port = {self._port}: cannot listen "
-                f"there ({error.strerror or error}); 0 takes a free port"
-            ) from None
-        self._runner = runner
-        self.port = int(runner.addresses[0][1])
+        self._runner, self.port = await listening(app, "observability", self._host, self._port)
         log.info("metrics and health on http://%s:%d/metrics, /healthz, /readyz", self._host, self.port)
         return self.port
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from stream_app.errors import ConfigurationError, StreamAppError, TopicMismatchError
+from stream_app.errors import StreamAppError, TopicMismatchError
 from stream_app.kafka.admin import topic_states
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.supervision import ASK_S, Ends, Idle
@@ -22,6 +22,7 @@ from stream_app.observability import metrics
 from stream_app.observability.access import Access
 from stream_app.observability.health import Health
 from stream_app.observability.lag import LagGauge
+from stream_app.observability.web import listening
 from stream_app.secret import secret_of
 from stream_app.serving.api import Api
 from stream_app.serving.catalogue import Catalogue
@@ -124,18 +125,7 @@ class ServingApp:
             self._answers,
             self._health.fail,
         )
-        runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=DRAIN_S)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            await runner.cleanup()
-            raise ConfigurationError(
-                f"serving.host = {host!r}, serving.port = {port}: cannot listen there "
-                f"({error.strerror or error}); 0 takes a free port"
-            ) from None
-        self._runner = runner
-        self.port = int(runner.addresses[0][1])
+        self._runner, self.port = await listening(api.application(), "serving", host, port, DRAIN_S)
         log.info("slates on http://%s:%d/v1/openapi.json", host, self.port)
 
     async def _slate(self, user: bytes) -> bytes | None:

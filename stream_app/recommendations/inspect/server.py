@@ -14,11 +14,12 @@ from kafka.errors import KafkaError
 from yarl import URL
 
 from stream_app.content.index import ContentIndex
-from stream_app.errors import ConfigurationError, RecordFormatError, StreamAppError
+from stream_app.errors import RecordFormatError, StreamAppError
 from stream_app.hashing import action_code
 from stream_app.interests import record as interest_record
 from stream_app.interests.record import APPLIED, AWAITING, UNDONE
 from stream_app.observability.access import Access
+from stream_app.observability.web import listening
 from stream_app.recommendations.inspect import page
 from stream_app.recommendations.inspect.pace import PaceMeter
 from stream_app.recommendations.inspect.page import Interaction, Profile, text
@@ -77,18 +78,7 @@ class Inspection:
         host, port = self._settings.inspect.host, self._settings.inspect.port
         app = web.Application(middlewares=[self._guard])
         app.add_routes([web.get(page.PATH, self._page), web.get(page.STYLE_PATH, self._style)])
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            await runner.cleanup()
-            raise ConfigurationError(
-                f"inspect.host = {host!r}, inspect.port = {port}: cannot listen there "
-                f"({error.strerror or error}); 0 takes a free port"
-            ) from None
-        self._runner = runner
-        self.port = int(runner.addresses[0][1])
+        self._runner, self.port = await listening(app, "inspect", host, port)
         log.info("inspect slates on http://%s:%d%s", host, self.port, page.PATH)
 
     async def run(self) -> None:
