@@ -31,7 +31,7 @@ FIXED: dict[str, tuple[tuple[Any, tuple[Values, ...]], ...]] = {
         ),
         (metrics.TRANSACTIONS, (("committed", "failed", "fenced"),)),
         (metrics.RECOVERY_RECORDS, (("recovery", "standby"),)),
-        (metrics.ERASURES, (("erased",),)),
+        (metrics.ERASURES, (("erased", "rejected"),)),
         (metrics.CONTENT_REJECTED, (INDEX_REASONS,)),
         (metrics.CONTENT_EVICTED, (("age", "capacity"),)),
     ),

@@ -26,7 +26,6 @@ from stream_app.interests.receipts import Fences, Receipt, Removed, receipt_key
 from stream_app.interests.record import decode
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.transactions import Output
-from stream_app.observability import metrics
 from stream_app.settings import Settings
 
 TOPIC = "erasures"
@@ -63,6 +62,8 @@ class Erased:
     receipts: dict[bytes, Receipt] = field(default_factory=dict)
     """By user id."""
     outputs: list[Output] = field(default_factory=list)
+    rejected: list[Reason] = field(default_factory=list)
+    """Why requests become dead letters; to be counted when these are committed."""
 
 
 class ErasurePreparation:
@@ -99,6 +100,7 @@ class ErasurePreparation:
                 request = self.request(record)
             except UnfitError as fault:
                 done.outputs.append(self._letter(partition, record, fault, now_ms))
+                done.rejected.append(fault.reason)
                 continue
             earlier = latest.pop(request.user, None)
             if earlier is not None and earlier.requested_ms > request.requested_ms:
@@ -167,7 +169,6 @@ class ErasurePreparation:
     def _letter(self, partition: int, record: ConsumerRecord, fault: UnfitError, now_ms: int) -> Output:
         origin = origin_of(record, self._topic, partition)
         key, value, headers = dead_letter(record, origin, fault.reason, fault.detail, now_ms)
-        metrics.DEAD_LETTERS.labels(fault.reason.value).inc()
         return Output(
             self._letters, (partition + record.offset) % self._letter_partitions, key, value, tuple(headers)
         )

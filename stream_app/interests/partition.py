@@ -319,6 +319,9 @@ class InterestPartition:
                     await self._remove(state, list(done.receipts))
                     self._fences.take(done.receipts)
                     metrics.ERASURES.labels("erased").inc(len(done.receipts))
+                    metrics.ERASURES.labels("rejected").inc(len(done.rejected))
+                    for reason in done.rejected:
+                        metrics.DEAD_LETTERS.labels(reason.value).inc()
                     self._show_fences()
             except StateDamagedError as error:
                 self._lose(error)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka import ConsumerRecord
+from prometheus_client import REGISTRY
 
 from stream_app.content.index import ContentIndex
 from stream_app.events.dead_letters import Origin, retry
@@ -56,6 +57,16 @@ def live(
             await owner.partition.close()
 
     asyncio.run(whole())
+
+
+def asked(result: str) -> float:
+    """Requests counted so far."""
+    return REGISTRY.get_sample_value("stream_app_erasures_total", {"result": result}) or 0.0
+
+
+def dead_lettered(reason: str) -> float:
+    """Letters counted so far."""
+    return REGISTRY.get_sample_value("stream_app_dead_letters_total", {"reason": reason}) or 0.0
 
 
 @pytest.fixture
@@ -165,7 +176,11 @@ def test_bad_requests_are_dead_letters_and_cost_their_neighbours_nothing(
     async def life(owner: Owner) -> None:
         await erase(owner, *records, request(len(records), VICTIM))
 
+    erased, rejected, malformed = asked("erased"), asked("rejected"), dead_lettered("malformed_json")
     live(world, tmp_path / "a", life)
+    assert asked("rejected") - rejected == len(BAD_REQUESTS)
+    assert asked("erased") - erased == 1
+    assert dead_lettered("malformed_json") - malformed == 1
     found = {
         int(headers["stream-app-offset"]): headers["stream-app-reason"] for *_, headers in letters(world)
     }
@@ -261,13 +276,14 @@ def test_who_is_asked_for_again_during_a_sweep_is_swept_again(world: Settings, t
 
 def test_a_fenced_owner_erases_nothing(world: Settings, tmp_path: Path) -> None:
     old, new = Owner(world, tmp_path / "old"), Owner(world, tmp_path / "new")
+    before = asked("erased"), asked("rejected"), dead_lettered("empty")
 
     async def life() -> None:
         await old.open(committed=0)
         await old.partition.handle(old.batch(0, VICTIM))
         await old.partition.settle()
         await new.open(committed=1)
-        await erase(old, request(0, VICTIM))
+        await erase(old, request(0, VICTIM), raw_request(1, b"u", None))
         assert old.partition.lost
         await old.partition.close()
         await new.partition.close()
@@ -276,6 +292,7 @@ def test_a_fenced_owner_erases_nothing(world: Settings, tmp_path: Path) -> None:
     assert states(world).keys() == {VICTIM.encode()}
     assert not receipts(world)
     assert users_on_disk(tmp_path / "old") == {VICTIM.encode()}
+    assert (asked("erased"), asked("rejected"), dead_lettered("empty")) == before
 
 
 def test_requests_out_of_sequence_are_refused(world: Settings, tmp_path: Path) -> None:
