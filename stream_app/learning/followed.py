@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.content.early import Early
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
 from stream_app.learning import neighbours_record
@@ -33,7 +33,7 @@ class FollowedNeighbours:
         self._index = index
         self._owners: NDArray[np.uint64] = np.zeros(len(index.keys), np.uint64)  # [N], whose counts they are
         self._names: dict[int, bytes] = {}  # row → the content that it was claimed for
-        self._pending: OrderedDict[bytes, Neighbours] = OrderedDict()
+        self._early: Early[Neighbours] = Early(index)
 
     def apply(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> None:
         """Apply (content_id, value) records in their order; a null value forgets the content. Records that
@@ -44,7 +44,7 @@ class FollowedNeighbours:
                 continue
             row = self._index.rows.get(content_id)
             if value is None:
-                self._pending.pop(content_id, None)
+                self._early.drop(content_id)
                 if row is not None:
                     self.together.forget(row)
                 continue
@@ -62,11 +62,8 @@ class FollowedNeighbours:
         """Follow the index, whose changed rows these are: forget contents that have left it, and put what
         was held for those that have come. Returns the rows [n] that have another content now."""
         other = self._claim(rows)
-        if self._pending:
-            for row in rows.tolist():
-                content_id = self._index.ids[row]
-                if content_id is not None and (held := self._pending.pop(content_id, None)) is not None:
-                    self._put(row, held)
+        for row, held in self._early.arrived(rows):
+            self._put(row, held)
         return other
 
     def record(self, row: int) -> tuple[bytes, bytes] | None:
@@ -107,7 +104,5 @@ class FollowedNeighbours:
 
     def _hold(self, content_id: bytes, neighbours: Neighbours) -> None:
         self.gone.discard(content_id)
-        self._pending[content_id] = neighbours
-        self._pending.move_to_end(content_id)
-        if len(self._pending) > len(self._owners):
-            self.gone.add(self._pending.popitem(last=False)[0])
+        if (given_up := self._early.hold(content_id, neighbours)) is not None:
+            self.gone.add(given_up)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stream_app.content.early import Early
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
 from stream_app.learning import neighbours_record
@@ -51,7 +52,7 @@ class NeighbourTable:
         self._named: NDArray[np.bool_] = np.zeros(n, np.bool_)  # [N], whether the row may be a neighbour
         self._changed: NDArray[np.int64] = np.zeros(0, np.int64)
         self._arrived: dict[bytes, Record | None] = {}
-        self._pending: OrderedDict[bytes, Record] = OrderedDict()
+        self._early: Early[Record] = Early(index)
         # key of a content that is not in the index → row that names it → place there, and its write
         self._awaited: OrderedDict[int, dict[int, tuple[int, int]]] = OrderedDict()
 
@@ -80,20 +81,15 @@ class NeighbourTable:
         self._changed = changed = np.union1d(self._changed, changed)
         self._disown(changed)
         ids = self._index.ids
-        due: dict[int, Record | None] = {}
-        if self._pending:
-            for row in changed.tolist():
-                content_id = ids[row]
-                if content_id is not None and (held := self._pending.pop(content_id, None)) is not None:
-                    due[row] = held
+        due: dict[int, Record | None] = dict(self._early.arrived(changed))
         for content_id, record in self._arrived.items():
             known = self._index.rows.get(content_id)
             if known is not None:
                 due[known] = record
             elif record is None:
-                self._pending.pop(content_id, None)
+                self._early.drop(content_id)
             else:
-                self._hold(content_id, record)
+                self._early.hold(content_id, record)
         self._arrived = {id_: record for row, record in due.items() if (id_ := ids[row]) is not None}
         if self._awaited:
             self._resolve(changed)
@@ -162,9 +158,3 @@ class NeighbourTable:
         self._awaited.move_to_end(key)
         if len(self._awaited) > len(self._owners):
             self._awaited.popitem(last=False)
-
-    def _hold(self, content_id: bytes, record: Record) -> None:
-        self._pending[content_id] = record
-        self._pending.move_to_end(content_id)
-        if len(self._pending) > len(self._owners):
-            self._pending.popitem(last=False)

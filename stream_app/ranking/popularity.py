@@ -12,13 +12,13 @@ no dislike (w[a] ≥ 0): what the learned ranker calls engaged.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.content.early import Early
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
 from stream_app.hashing import action_code
@@ -70,7 +70,7 @@ class ContentStatistics:
         self._owners: NDArray[np.uint64] = np.zeros(n, np.uint64)  # [N], whose counts stand in the row
         self._counts: NDArray[np.float32] = np.zeros((2, h, n, p), np.float32)
         self._t_ref: NDArray[np.int64] = np.zeros((n, p), np.int64)
-        self._pending: OrderedDict[bytes, dict[int, _Counts]] = OrderedDict()
+        self._early: Early[dict[int, _Counts]] = Early(index)
         # layout of a record → weights [A], and where to find the configured half-lives; None = as they are
         self._layouts: dict[bytes, tuple[NDArray[np.float32], NDArray[np.intp] | None]] = {}
 
@@ -95,19 +95,16 @@ class ContentStatistics:
             counts = (statistics.t_ref, self._sums(statistics))
             row = self._index.rows.get(content_id)
             if row is None:
-                self._hold(content_id, statistics.partition, counts)
+                held = self._early.get(content_id) or {}
+                self._early.hold(content_id, held | {statistics.partition: counts})
             else:
                 self._set(row, statistics.partition, counts)
 
     def adopt(self, rows: NDArray[np.int64]) -> None:
         """Move what was held for contents that are in the index now; ``rows`` are its changed rows."""
-        if not self._pending:
-            return
-        for row in rows.tolist():
-            content_id = self._index.ids[row]
-            if content_id is not None and (held := self._pending.pop(content_id, None)) is not None:
-                for partition, counts in held.items():
-                    self._set(row, partition, counts)
+        for row, held in self._early.arrived(rows):
+            for partition, counts in held.items():
+                self._set(row, partition, counts)
 
     def nearest_half_life(self, hours: float) -> int:
         """Index of the configured half-life nearest to ``hours`` on a logarithmic scale."""
@@ -195,12 +192,6 @@ class ContentStatistics:
             return sums
         # -1, the last: the writer lacks that half-life
         return np.append(sums, np.zeros((2, 1), np.float32), axis=1)[:, columns]
-
-    def _hold(self, content_id: bytes, partition: int, counts: _Counts) -> None:
-        self._pending.setdefault(content_id, {})[partition] = counts
-        self._pending.move_to_end(content_id)
-        if len(self._pending) > len(self._owners):
-            self._pending.popitem(last=False)
 
     def _set(self, row: int, partition: int, counts: _Counts) -> None:
         key = self._index.keys[row]

@@ -129,7 +129,7 @@ def test_what_waits_is_bounded() -> None:
         followed.table.apply([(b"unknown-%d" % i, value(1, (b"a", 1)))])
         followed.table.apply([(b"a", value(1, (b"later-%d" % i, 1.0)))])
         followed.refresh()
-    assert len(followed.table._pending) == len(followed.table._awaited) == 8
+    assert len(followed.table._early) == len(followed.table._awaited) == 8
     followed.put(*(b"unknown-%d" % i for i in range(33, 40)))
     followed.refresh()
     assert all(followed.read(b"unknown-%d" % i) == {b"a": 1} for i in range(33, 40))
