@@ -219,6 +219,7 @@ class Serving(Section, frozen=True):
     port: Annotated[int, Meta(description="Port of `/v1/…`; 0 takes a free one.", ge=0, le=65_535)] = 8700
     token: Annotated[Secret, Meta(description="What clients present as `Authorization: Bearer …`; empty: everybody is answered. Refused in the TOML file.")] = Secret()
     token_file: Annotated[str, Meta(description="File whose one line is the token, instead of it.")] = ""
+    linger_s: Annotated[float, Meta(description="How long a replica that is told to end goes on answering, while `/readyz` says 503 already: for as long as whoever spreads the requests takes to notice.", ge=0, le=20)] = 3.0
     rate_per_s: Annotated[float, Meta(description="Requests a second that a replica answers, to all clients together, with bursts of one second's worth; the others get status 429. 0 means no bound.", ge=0)] = 5_000.0
     queue: Annotated[Count, Meta(description="Searches for similar contents that may wait for each other; the others get status 503.")] = 64
 

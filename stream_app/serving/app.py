@@ -99,9 +99,14 @@ class ServingApp:
             await asyncio.wait([looking])
 
     async def stop(self) -> None:
-        """Finish the answers under way, then close everything; may be called more than once."""
+        """Go on answering until nobody asks any more, then close everything; may be called more than once.
+
+        Whoever spreads the requests looks at ``/readyz``, which says 503 by now, only every so often.
+        """
         if self._runner is not None:
             runner, self._runner = self._runner, None
+            if self._answers() and not self._failures:
+                await asyncio.sleep(self._settings.serving.linger_s)
             await runner.cleanup()
         for task in self._following:
             task.cancel()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientConnectionError, ClientSession
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
@@ -43,10 +43,10 @@ def slate_of(user: str, model: str = "m") -> tuple[bytes, bytes]:
 
 
 @contextlib.asynccontextmanager
-async def replica(settings: Settings, directory: Path) -> AsyncIterator[ServingApp]:
+async def replica(settings: Settings, directory: Path, *, linger_s: float = 0.0) -> AsyncIterator[ServingApp]:
     """A replica that has read everything; its watch fails the test when a part ends."""
     interests = msgspec.structs.replace(settings.interests, data_dir=str(directory))
-    serving = msgspec.structs.replace(settings.serving, port=0)
+    serving = msgspec.structs.replace(settings.serving, port=0, linger_s=linger_s)
     settings = msgspec.structs.replace(settings, interests=interests, serving=serving)
     app = create_app(settings, Health(settings))
     watch = asyncio.create_task(app.watch())
@@ -178,6 +178,22 @@ def test_the_command_serves_until_it_is_told_to_end(
         assert "Traceback" not in worker.log.read_text()
     finally:
         worker.kill()
+
+
+def test_whoever_asks_before_the_replica_is_missed_is_answered(
+    settings: Settings, topics: list[str], tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        async with replica(settings, tmp_path, linger_s=2.0) as app:
+            stopping = asyncio.create_task(app.stop())
+            await asyncio.sleep(0)  # it has begun to stop
+            assert (await asked(app, USERS[0]))[0] == "own"
+            await stopping
+            with pytest.raises(ClientConnectionError):
+                await asked(app, USERS[0])
+
+    published(settings, slate_of(USERS[0]))
+    asyncio.run(scenario())
 
 
 def test_a_disk_that_cannot_be_written_ends_the_replica(
