@@ -273,7 +273,7 @@ def delayed(archived: Archived) -> frozenset[Cause]:
 def wrongs(found: Verdict) -> dict[str, int]:
     """Whatever the oracle does not like, by name."""
     counts = {name: int(getattr(found, name)) for name in found.wrongs}
-    unequal = {} if found.counters_equal else {"partitions' accounts are not the oracle's": 1}
+    unequal = {} if found.counters_equal else {"account that is not the oracle's": 1}
     unsound = {} if found.sound or counts or unequal else {"user's state is wrong": 1}
     return counts | unequal | unsound
 
