@@ -13,10 +13,10 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY stream_app stream_app
 
 FROM source AS build-cpu
-RUN /app/bin/pip install -c constraints.txt .
+RUN /app/bin/pip install -c constraints.txt '.[tracing]'
 
 FROM source AS build-full
-RUN /app/bin/pip install -c constraints.txt '.[gpu]'
+RUN /app/bin/pip install -c constraints.txt '.[gpu,tracing]'
 
 FROM ${BASE} AS runtime
 # everything that is written goes to the volume or to /tmp: the root file system can be read-only

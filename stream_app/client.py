@@ -97,15 +97,17 @@ class EventProducer:
         event_id: str | None = None,
         occurred_at: datetime | int | None = None,
         text: str | None = None,
+        headers: Sequence[tuple[str, bytes]] = (),
     ) -> SentEvent:
         """Send an event of any configured action.
 
         ``event_id`` is made up unless it is given; ``occurred_at`` (an aware datetime, or Unix
-        milliseconds) is now unless it is given. Raises ConfigurationError for an action that is not
+        milliseconds) is now unless it is given; ``headers`` are the record's, such as ``traceparent``.
+        Raises ConfigurationError for an action that is not
         configured, ValueError for ids and times that the workers would refuse.
         """
         event = SentEvent(action, user, content, event_id or uuid.uuid4().hex, _milliseconds(occurred_at))
-        self._send(event, {} if text is None else {"text": text})
+        self._send(event, {} if text is None else {"text": text}, headers)
         return event
 
     def undo(self, event: SentEvent) -> None:
@@ -185,7 +187,9 @@ class EventProducer:
         else:  # the program's own error is the one to be told
             self._producer.close()
 
-    def _send(self, event: SentEvent, more: dict[str, Any]) -> None:
+    def _send(
+        self, event: SentEvent, more: dict[str, Any], headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         if event.action not in self._topics:
             known = ", ".join(self._topics)
             raise ConfigurationError(f"{event.action!r} is no action: events.actions has {known}")
@@ -196,11 +200,13 @@ class EventProducer:
         value = msgspec.json.encode(fields)
         if len(value) > self._settings.events.max_bytes:
             raise ValueError(f"the event has {len(value)} bytes, at most events.max_bytes are taken")
-        self._hand_over(topic, event.user_id, value)
+        self._hand_over(topic, event.user_id, value, headers)
 
-    def _hand_over(self, topic: str, key: str, value: bytes | None) -> None:
+    def _hand_over(
+        self, topic: str, key: str, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         with clients.naming_the_broker(self._settings):
-            sent = self._producer.send(topic, key=key.encode(), value=value)
+            sent = self._producer.send(topic, key=key.encode(), value=value, headers=list(headers))
         sent.add_errback(self._note)
 
     def _check(self, field: str, text: str) -> None:
@@ -244,6 +250,8 @@ class Update(NamedTuple):
     """COLD_START_USER_ID: of everybody who has no slate"""
     slate: Slate | None
     """None: withdrawn, since the user has faded or was erased; show the slate of COLD_START_USER_ID"""
+    headers: tuple[tuple[str, bytes], ...] = ()
+    """Of its record: ``traceparent``, where workers trace events"""
 
 
 class Subscriber:
@@ -303,7 +311,8 @@ class Subscriber:
     def _update(self, record: ConsumerRecord) -> Update | None:
         try:
             user = record.key.decode()
-            return Update(user, None if record.value is None else slates.decode(record.value))
+            slate = None if record.value is None else slates.decode(record.value)
+            return Update(user, slate, tuple(record.headers))
         except (AttributeError, UnicodeDecodeError, msgspec.DecodeError):
             self.rejected += 1
             log.warning("%s[%d] offset %d is no slate", record.topic, record.partition, record.offset)

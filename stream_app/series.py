@@ -77,6 +77,8 @@ def _by_settings(settings: Settings, role: str) -> Iterator[tuple[Any, tuple[Val
     """What settings name."""
     yield metrics.REBALANCES, ((role,),)
     yield metrics.BATCH_RECORDS, ((role,),)
+    if settings.observability.tracing:
+        yield metrics.SPANS, (("made", "exported", "failed"),)
     if role == "interests":
         yield metrics.EVENTS, ([action.name for action in settings.events.actions], OUTCOMES)
         swept = [settings.topic_name(name) for name in ("events-retry", "events-dlq")]

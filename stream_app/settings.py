@@ -242,6 +242,9 @@ class Observability(Section, frozen=True):
     port: Annotated[int, Meta(description="Port of `/metrics`, `/healthz`, `/readyz`; 0 takes a free one. `worker all` uses this port and the three after it.", ge=0, le=65_535)] = 8600
     log_level: Annotated[str, Meta(description="`debug`, `info`, `warning` or `error`.", pattern="^(debug|info|warning|error)$")] = "info"
     log_format: Annotated[str, Meta(description="`text`, or `json`: one object a line, with topic, partition and offset of the batch that was being worked on.", pattern="^(text|json)$")] = "text"
+    tracing: Annotated[bool, Meta(description="Whether interests workers and rankers make OpenTelemetry spans of events on their way, and hand their context on in the headers of `interests` and `recommendations`. Needs the extra `tracing`.")] = False
+    tracing_endpoint: Annotated[str, Meta(description="Where spans are sent: the OTLP/HTTP address of a collector, with its path.", pattern="^https?://")] = "http://127.0.0.1:4318/v1/traces"
+    tracing_ratio: Annotated[float, Meta(description="Share of the events without a context of their producer's that begin a trace. With one, the producer has decided.", ge=0, le=1)] = 0.01
     stall_timeout_s: Annotated[Positive, Meta(description="A worker that has input but makes no progress for this long says so on `/healthz` and exits.")] = 120.0
 
 

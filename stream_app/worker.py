@@ -8,12 +8,12 @@ import importlib
 import logging
 import os
 from collections.abc import Coroutine
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiokafka.errors import KafkaError
 
 from stream_app import memory, series
-from stream_app.errors import BrokerUnavailableError, StalledError, StreamAppError
+from stream_app.errors import BrokerUnavailableError, ConfigurationError, StalledError, StreamAppError
 from stream_app.kafka.admin import ensure_topics
 from stream_app.kafka.app import RoleApp
 from stream_app.kafka.supervision import supervise
@@ -23,6 +23,9 @@ from stream_app.observability.watchdog import Watchdog
 from stream_app.observability.web import StatusServer
 from stream_app.processes import end_on_signals
 from stream_app.settings import Settings
+
+if TYPE_CHECKING:  # OpenTelemetry is an extra
+    from stream_app.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,8 @@ PIPELINE = ("interests", "content", "ranker", "trainer")
 ONE_THREAD = ("trainer", "serve")
 """Roles whose matrices are so small that a second thread of NumPy's BLAS only spins: it doubled the
 processor time of a step of learning and made none faster."""
+TRACED = ("interests", "ranker")
+"""Roles that an event passes through."""
 BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 COLLECT_AFTER = 100_000
 """Allocations between two collections of the youngest objects."""
@@ -76,6 +81,7 @@ async def run_worker(settings: Settings, role: str) -> int:
     Until there is something to finish, the caller's signal handlers stand.
     """
     health = Health(settings)
+    tracing = _tracing(settings, role)
     series.begin(settings, role)
     server = StatusServer(settings, health)
     await server.start()
@@ -83,13 +89,29 @@ async def run_worker(settings: Settings, role: str) -> int:
         await _wait_for_broker(settings, health)
         if role in ONE_THREAD:
             os.environ.setdefault(BLAS_THREADS, "1")  # read when the role's module loads NumPy
-        app: RoleApp | Follower = importlib.import_module(ROLES[role]).create_app(settings, health)
+        traced = {} if tracing is None else {"tracing": tracing}
+        app: RoleApp | Follower = importlib.import_module(ROLES[role]).create_app(settings, health, **traced)
         await _work(settings, role, app, health)
     except KafkaError as error:
         raise StreamAppError(f"a Kafka client failed: {error!r}; start this worker anew") from error
     finally:
         await server.stop()
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
     return 0
+
+
+def _tracing(settings: Settings, role: str) -> Tracing | None:
+    if not settings.observability.tracing or role not in TRACED:
+        return None
+    try:
+        from stream_app.observability.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"observability.tracing is on, but OpenTelemetry is not installed ({error.name} is missing): "
+            "pip install 'stream-app[tracing]', or turn it off"
+        ) from None
+    return Tracing(settings, role)
 
 
 async def _work(settings: Settings, role: str, app: RoleApp | Follower, health: Health) -> None:

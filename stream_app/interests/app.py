@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
@@ -27,6 +27,9 @@ from stream_app.kafka.transport import RecordBatch
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 
+if TYPE_CHECKING:  # OpenTelemetry is an extra
+    from stream_app.observability.tracing import Tracing
+
 log = logging.getLogger(__name__)
 
 ROLE = "interests"
@@ -37,8 +40,9 @@ SWEEP = "sweep"
 class InterestsWorker:
     """Owns this worker's partitions: opens and closes them, feeds them, writes them out."""
 
-    def __init__(self, settings: Settings, app: RoleApp, health: Health) -> None:
+    def __init__(self, settings: Settings, app: RoleApp, health: Health, tracing: Tracing | None) -> None:
         self._settings, self._app, self._health = settings, app, health
+        self._tracing = tracing
         self._model = model_id(settings)
         self._inputs = sorted(app.transactional_topics)
         self._longest_delay_ms = int(1000 * max(settings.events.retry_delays_s, default=0.0))
@@ -111,6 +115,7 @@ class InterestsWorker:
                 model=self._model,
                 on_lost=self._rejoin,
                 on_broken=self._app.stop_loudly,
+                tracing=self._tracing,
             )
             try:
                 await partition.open(store, self._inputs, consumer_of(self._app), self._health.nearer)
@@ -226,7 +231,7 @@ class InterestsWorker:
         self._health.expect(SWEEP)
 
 
-def create_app(settings: Settings, health: Health) -> RoleApp:
+def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:
     """The interests role's app, not started."""
     events = [settings.topic_name(action.topic) for action in settings.events.actions]
     retries = settings.topic_name("events-retry")
@@ -247,7 +252,7 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
             settings.topic_name("interests"), partitions=settings.kafka.partitions, compacting=True
         ),
     )
-    worker = InterestsWorker(settings, app, health)
+    worker = InterestsWorker(settings, app, health, tracing)
     app.owner = worker
     app.standby_positions = worker.standby_positions
     app.starting.append(worker.start)

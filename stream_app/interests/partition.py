@@ -21,6 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -48,6 +49,9 @@ from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 from stream_app.topics import DAY_MS
+
+if TYPE_CHECKING:  # OpenTelemetry is an extra
+    from stream_app.observability.tracing import Passage, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +84,7 @@ class InterestPartition:
         model: str,
         on_lost: Lost,
         on_broken: Broken,
+        tracing: Tracing | None = None,
     ) -> None:
         """``on_lost`` asks for a new assignment; ``on_broken`` stops the worker."""
         interests = settings.interests
@@ -117,6 +122,8 @@ class InterestPartition:
         self._position = 0
         self._waiting: list[Output] = []  # computed, and to be committed with the next transaction
         self._offsets: dict[TopicPartition, int] = {}
+        self._tracing = tracing
+        self._passages: list[Passage] = []  # of events that wait likewise
         self._in_flight: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._scanned = b""
@@ -254,6 +261,9 @@ class InterestPartition:
                 await self._flush(state)
                 if self.lost:
                     return
+            tracing, traced = self._tracing, None
+            if tracing is not None:
+                traced = tracing.events(batch.records, len(self._passages))
             try:
                 # 1. compute, while the previous transaction is on its way
                 if len(batch.records) > INLINE_RECORDS:
@@ -266,6 +276,9 @@ class InterestPartition:
             except BaseException:
                 self.lost = True  # the slab may be ahead of the changelog now: never write it out
                 raise
+            if traced is not None:
+                outputs = traced.computed(outputs, self._table.topic)
+                self._passages += traced.passages
             # 2. one transaction: at once, or together with what else waits for the one on its way
             self._waiting += outputs
             self._offsets[TopicPartition(batch.topic, batch.partition)] = batch.end
@@ -279,7 +292,11 @@ class InterestPartition:
         while self._offsets and not self.lost:
             outputs, self._waiting = self._waiting, []
             offsets, self._offsets = self._offsets, {}
+            passages, self._passages = self._passages, []
             await self._commit(outputs, offsets)
+            for passage in passages:
+                passage.step("transaction")
+                passage.end("the transaction failed" if self.lost else "")
 
     async def _commit(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
         with metrics.STATE_SECONDS.labels("transaction").time():

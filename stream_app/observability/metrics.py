@@ -28,6 +28,7 @@ SLAB_ROWS = Gauge("stream_app_slab_rows", "Users held in memory.", ["partition"]
 TRANSACTIONS = Counter("stream_app_transactions", "Kafka transactions by result.", ["result"])
 RECOVERY_RECORDS = Counter("stream_app_recovery_records", "Changelog records read in recovery or standby.", ["mode"])
 RECOVERY_SECONDS = Histogram("stream_app_recovery_seconds", "Seconds to recover one partition.", buckets=_FRESH)
+SPANS = Counter("stream_app_spans", "OpenTelemetry spans (`observability.tracing`) made, exported, and failed to be. Those missing are on their way, or were dropped because too many waited.", ["outcome"])
 REBALANCES = Counter("stream_app_rebalances", "Assignments received.", ["role"])
 CONTENT_ENCODED = Counter("stream_app_content_encoded", "Content texts encoded.")
 ENCODE_SECONDS = Histogram("stream_app_encode_seconds", "Seconds to encode one batch of texts.", buckets=_FAST)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRecord
 from faust.types import TP
@@ -30,11 +30,15 @@ from stream_app.recommendations.active import ActiveUsers
 from stream_app.recommendations.deletions import DeletedContents
 from stream_app.recommendations.inspect.server import Inspection
 from stream_app.recommendations.ledger import SlateLedger
-from stream_app.recommendations.pipeline import COLD_START_PARTITION, RankerPipeline
+from stream_app.recommendations.pipeline import COLD_START_PARTITION, Change, RankerPipeline
 from stream_app.recommendations.publish import SlatePublisher
 from stream_app.recommendations.refresh import SlateRefresh
 from stream_app.recommendations.rounds import Done, Rounds
+from stream_app.recommendations.traces import SlateTraces
 from stream_app.settings import Settings
+
+if TYPE_CHECKING:  # OpenTelemetry is an extra
+    from stream_app.observability.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ WAITING_BATCHES = 4
 ``ranking.queue_users``: a backlog alone gives nobody the cheap list."""
 
 
-def create_app(settings: Settings, health: Health) -> RoleApp:
+def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:
     """The ranker's app, not started. Raises ConfigurationError for a device that is not there.
 
     Its offsets are committed in the transactions that carry the slates, never by Faust.
@@ -53,7 +57,7 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     limit_threads(settings.ranking.threads)
     interests = settings.topic_name("interests")
     app = create_faust_app(settings, ROLE, batch_topics=[interests], transactional=True)
-    app.owner = ranker = Ranker(settings, app, health)
+    app.owner = ranker = Ranker(settings, app, health, tracing)
     app.starting.append(ranker.start)
     app.stopping.append(ranker.stop)
 
@@ -70,7 +74,7 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
 class Ranker:
     """What stands behind the role's agent; owns partitions of ``interests``."""
 
-    def __init__(self, settings: Settings, app: RoleApp, health: Health) -> None:
+    def __init__(self, settings: Settings, app: RoleApp, health: Health, tracing: Tracing | None) -> None:
         self._app = app
         self._health = health
         self._interval = settings.recommendations.cold_start_interval_s
@@ -96,8 +100,14 @@ class Ranker:
         )
         engine = RankingEngine(settings, index, statistics, shown=impressions.shown)
         self._inspection = Inspection(settings, index) if settings.inspect.enabled else None
-        committed = self._inspection.published if self._inspection else lambda _: None
-        publisher = SlatePublisher(settings, self._partitions, ledger, committed)
+        self._traces = None if tracing is None else SlateTraces(tracing)
+        told = [one.published for one in (self._traces, self._inspection) if one is not None]
+
+        def committed(changes: Sequence[Change]) -> None:
+            for tell in told:
+                tell(changes)
+
+        publisher = SlatePublisher(settings, self._partitions, ledger, committed, self._traces)
         published = PublishedModel()
         self._pipeline = RankerPipeline(
             settings,
@@ -108,6 +118,7 @@ class Ranker:
             ledger.shows,
             impressions.shown,
             active,
+            self._traces,
         )
         self._deletions = DeletedContents(settings, index, ledger, self._partitions, self._pipeline)
 
@@ -216,7 +227,8 @@ class Ranker:
         self._health.expect(WATCH)  # those of this round may have been added before the last one ended
         if self._inspection is not None:
             self._inspection.received(batches)
-        await self._pipeline.handle(batches)
+        with contextlib.nullcontext() if self._traces is None else self._traces.round(batches):
+            await self._pipeline.handle(batches)
         self._health.progress(WATCH)
 
     def _progress(self) -> None:

@@ -76,6 +76,13 @@ class Publisher(Protocol):
         ``ends``; how many changes were news."""
 
 
+class Traces(Protocol):
+    """Of what is ranked (:class:`stream_app.recommendations.traces.SlateTraces`)."""
+
+    def step(self, name: str, users: Iterable[bytes]) -> None:
+        """These users have done a step."""
+
+
 class RankerPipeline:
     """Coalesces records to one a user, ranks in a thread, publishes.
 
@@ -93,11 +100,12 @@ class RankerPipeline:
         shows: Callable[[bytes, int, int], bool | None] = lambda *_: None,
         shown: ShownContents | None = None,
         active: ActiveUsers | None = None,
+        traces: Traces | None = None,
     ) -> None:
         """``progress`` is called after each micro-batch; ``newest`` says at the beginning of each round
         which model its users are ranked with, all of them; ``shows`` is :meth:`SlateLedger.shows`;
         ``shown`` what users were really shown, where that is known; ``active`` is told of everybody who
-        acts."""
+        acts; ``traces`` of how far the users of a round are."""
         self._engine = engine
         self._publisher = publisher
         self._slates = SlateMaker(settings, engine.index.model)
@@ -106,6 +114,7 @@ class RankerPipeline:
         self._shows = shows
         self._shown = shown
         self._active = ActiveUsers(settings) if active is None else active
+        self._traces = traces
         self._batch_users = settings.ranking.batch_users
         self._queue_users = settings.ranking.queue_users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
@@ -161,6 +170,8 @@ class RankerPipeline:
             cheap, users = users[:overfull], users[overfull:]
             if cheap:  # 3.
                 self._engine.refresh()
+                if self._traces is not None:
+                    self._traces.step("queue", (user for user, _ in cheap))
                 made += self._current(self._engine.fallback(cheap, "queue_full"), places, True)
             made = await self._rank(users, places, made)  # 4.
             await self._publisher.publish(made, {batch.partition: batch.end for batch in batches})  # 5.
@@ -226,9 +237,14 @@ class RankerPipeline:
                 depth.set(len(users) - start)
                 batch = users[start : start + self._batch_users]
                 self._engine.refresh()
+                traces = self._traces if timely else None
+                if traces is not None:
+                    traces.step("queue", (user for user, _ in batch))
                 publishing = asyncio.ensure_future(self._publisher.publish(made))
                 try:
                     ranked = await self._in_thread(partial(self._engine.rank_prepared, batch))
+                    if traces is not None:
+                        traces.step("ranking", (user for user, _ in batch))
                 finally:
                     await publishing
                 made = self._current(ranked, places, timely)

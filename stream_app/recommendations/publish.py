@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Protocol
 
 from stream_app.kafka.fenced import FencedPartitions
 from stream_app.observability import metrics
@@ -15,6 +16,13 @@ from stream_app.recommendations.slate import content_keys, encode, fingerprint, 
 from stream_app.settings import Settings
 
 NO_OFFSETS: Mapping[int, int] = MappingProxyType({})
+
+
+class Traces(Protocol):
+    """Of what is published (:class:`stream_app.recommendations.traces.SlateTraces`)."""
+
+    def headers(self, change: Change) -> Sequence[tuple[str, bytes]]:
+        """What goes out with a change"""
 
 
 class SlatePublisher:
@@ -31,9 +39,11 @@ class SlatePublisher:
         partitions: FencedPartitions,
         ledger: SlateLedger,
         committed: Callable[[Sequence[Change]], None] = lambda _: None,
+        traces: Traces | None = None,
     ) -> None:
         """``committed`` is told what stands on the topic now."""
         self._committed = committed
+        self._traces = traces
         self._topic = settings.topic_name("recommendations")
         self._skip_unchanged = settings.recommendations.skip_unchanged
         self._partitions = partitions
@@ -65,8 +75,14 @@ class SlatePublisher:
         partition = self._partitions[number]
         if partition is None:
             return
+        traces = self._traces
         outputs = [
-            partition.output(self._topic, c.user, None if c.slate is None else encode(c.slate))
+            partition.output(
+                self._topic,
+                c.user,
+                None if c.slate is None else encode(c.slate),
+                () if traces is None else traces.headers(c),
+            )
             for c in changes
         ]
         if await partition.commit(outputs, end):
