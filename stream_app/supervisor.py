@@ -39,7 +39,9 @@ def run_all(settings: Settings, arguments: list[str]) -> int:
         while not ending:
             for role, worker in workers.items():
                 if (status := worker.poll()) is not None and not ending:
-                    raise StreamAppError(f"the {role} worker ended with status {status}")
+                    raise StreamAppError(
+                        f"the {role} worker ended with status {status}: its last line says why"
+                    )
             time.sleep(POLL_S)
         return 0
     finally:

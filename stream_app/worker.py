@@ -48,6 +48,8 @@ COLLECT_AFTER = 100_000
 """Allocations between two collections of the youngest objects."""
 
 CONNECT_RETRY_S = 2.0
+WAITING_S = 10.0
+"""How often a worker that does not serve yet says what it waits for."""
 STOP_TIMEOUT_S = 30.0
 """For finishing the batch in hand, committing, and leaving the group."""
 STALLED_STOP_S = 5.0
@@ -129,6 +131,7 @@ async def _work(settings: Settings, role: str, app: RoleApp | Follower, health: 
         ended,
         asyncio.create_task(app.start(), name=f"{role} starting"),
         asyncio.create_task(health.watch(watchdog.beat), name="stall watch"),
+        asyncio.create_task(_say_what_is_waited_for(health), name="waiting"),
         asyncio.create_task(memory.keep_small(), name="memory"),
         *(
             asyncio.create_task(work, name=name)
@@ -197,14 +200,29 @@ async def _wait_for_broker(settings: Settings, health: Health) -> None:
     limit = settings.kafka.connect_timeout_s
     deadline = loop.time() + limit if limit else float("inf")
     while True:
+        asking = asyncio.create_task(asyncio.to_thread(ensure_topics, settings))
+        began = loop.time()
+        while not (await asyncio.wait([asking], timeout=WAITING_S))[0]:
+            log.warning(
+                "the broker at %s is slow: it was asked about the topics %.0f s ago; see to its load and to "
+                "the network",
+                *(settings.kafka.broker, loop.time() - began),
+            )
         try:
-            await asyncio.to_thread(ensure_topics, settings)
-            return
+            return await asking
         except (BrokerUnavailableError, KafkaError) as error:
             if loop.time() >= deadline:
                 raise
             log.warning("%s; trying again in %.0f s", error, CONNECT_RETRY_S)
         await asyncio.sleep(CONNECT_RETRY_S)
+
+
+async def _say_what_is_waited_for(health: Health) -> None:
+    """For ever, at a leisurely pace."""
+    while True:
+        await asyncio.sleep(WAITING_S)
+        if not health.ready:
+            log.info("not ready yet: waits for %s", health.waiting_for)
 
 
 def _note_serving(health: Health, role: str, serving: bool) -> None:

@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
-from stream_app.errors import ConfigurationError, TopicMismatchError
+from stream_app.errors import AccessError, ConfigurationError, TopicMismatchError
 from stream_app.kafka.clients import admin_client, naming_the_broker
 from stream_app.settings import Settings
 from stream_app.topics import Topic, declare
@@ -77,12 +77,28 @@ def create_topics(settings: Settings) -> list[str]:
         for name, code in ((t["name"], t["error_code"]) for t in answers):
             # another worker that starts at the same time may be faster: the topic is there either way
             if code not in (kafka_errors.NoError.errno, kafka_errors.TopicAlreadyExistsError.errno):
-                raise ConfigurationError(
-                    f"topic {name} cannot be created: {kafka_errors.for_code(code).__name__} "
-                    f"(kafka.replication_factor = {settings.kafka.replication_factor})"
-                )
+                raise _refusal(settings, name, kafka_errors.for_code(code))
         _wait_until_served(admin, missing.values())
         return list(missing)
+
+
+def _refusal(settings: Settings, topic: str, answer: type[Exception]) -> Exception:
+    """What to raise when a broker does not create a topic."""
+    what = f"topic {topic} cannot be created at {settings.kafka.broker} ({answer.__name__})"
+    if issubclass(answer, kafka_errors.RetriableError):
+        return answer(what)
+    if issubclass(answer, kafka_errors.AuthorizationError):
+        return AccessError(
+            f"{what}: grant the right to create topics by an ACL, or have `stream-app topics --create` run "
+            "by somebody who has it"
+        )
+    if answer is kafka_errors.InvalidReplicationFactorError:
+        factor = settings.kafka.replication_factor
+        return ConfigurationError(
+            f"{what}: kafka.replication_factor = {factor} is more than there are brokers; set it lower, or "
+            "start more"
+        )
+    return ConfigurationError(f"{what}: the broker's log says why; create it as `stream-app topics` lists it")
 
 
 def _wait_until_served(admin: KafkaAdminClient, topics: Iterable[Topic]) -> None:

@@ -35,15 +35,39 @@ ANOTHER_NAME = (62, 64)
 
 def cause(settings: Settings, error: Exception) -> StreamAppError:
     """What to tell a person when a client failed with ``error``: AccessError when broker and client do
-    not accept each other, otherwise BrokerUnavailableError. Takes seconds, and runs an event loop of its
-    own: from a coroutine call it in a thread."""
-    for address in settings.kafka.broker.split(","):
-        if problem := _problem(settings, address.strip()):
-            return AccessError(problem)
+    not accept each other, otherwise BrokerUnavailableError, which says how each listener is silent. Takes
+    seconds, and runs an event loop of its own: from a coroutine call it in a thread."""
+    addresses = [address.strip() for address in settings.kafka.broker.split(",")]
+    silent = []
+    for address in addresses:
+        try:
+            problem = _problem(settings, address)
+        except OSError as reason:
+            silent.append(f"{_silence(reason)} at {address}" if len(addresses) > 1 else _silence(reason))
+        else:
+            if problem is not None:
+                return AccessError(problem)
+    if len(silent) < len(addresses):
+        return BrokerUnavailableError(
+            f"the broker at {settings.kafka.broker} answers, but does not get done with us in time "
+            f"({type(error).__name__}): see to its load and to the network, and whether the addresses that "
+            "it advertises (advertised.listeners) can be reached from here"
+        )
     return BrokerUnavailableError(
-        f"no Kafka broker answers at {settings.kafka.broker} ({type(error).__name__}): start one "
-        "(`stream-app broker`) or set STREAM_APP_BROKER=host:port"
+        f"no Kafka broker answers at {settings.kafka.broker} ({', '.join(silent)}): start one "
+        "(`stream-app broker`), correct kafka.broker, or set STREAM_APP_BROKER=host:port"
     )
+
+
+def _silence(reason: OSError) -> str:
+    """In words, without a colon: what follows one is what to do."""
+    if isinstance(reason, socket.gaierror):
+        return "the name does not resolve"
+    if isinstance(reason, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(reason, TimeoutError):
+        return f"no connection within {TIMEOUT_S:.0f} s"
+    return reason.strerror or str(reason)
 
 
 def wrong_password(kafka: Kafka) -> str:
@@ -55,14 +79,12 @@ def wrong_password(kafka: Kafka) -> str:
 
 
 def _problem(settings: Settings, address: str) -> str | None:
-    """What is wrong for certain between us and this listener, and what to do; None if nothing is."""
+    """What is wrong for certain between us and this listener, and what to do; None if nothing is. Raises
+    OSError when nobody is there, or nobody who speaks with us."""
     kafka = settings.kafka
     parts = urlsplit(f"//{address}")
     target = (parts.hostname or "localhost", parts.port or DEFAULT_PORT)
-    try:
-        plain = socket.create_connection(target, TIMEOUT_S)
-    except OSError:
-        return None
+    plain = socket.create_connection(target, TIMEOUT_S)
     with contextlib.ExitStack() as opened:
         connection = opened.enter_context(plain)
         try:
@@ -76,6 +98,8 @@ def _problem(settings: Settings, address: str) -> str | None:
             if "ALERT" in (error.reason or ""):
                 return _alert(kafka, address, error.reason)
             return _other_protocol(kafka, target, address)
+        except TimeoutError:
+            raise OSError(f"connected, but no answer within {TIMEOUT_S:.0f} s") from None
         except (OSError, struct.error):
             return _other_protocol(kafka, target, address)
     if problem := _users(kafka, address, error_code, mechanisms):
@@ -153,8 +177,9 @@ def _alert(kafka: Kafka, address: str, reason: str) -> str:
     )
 
 
-def _other_protocol(kafka: Kafka, target: tuple[str, int], address: str) -> str | None:
-    """The listener hung up. If it understands us the other way, with or without TLS, that is why."""
+def _other_protocol(kafka: Kafka, target: tuple[str, int], address: str) -> str:
+    """The listener hung up. If it understands us the other way, with or without TLS, that is why; otherwise
+    raises OSError."""
     if kafka.uses_tls and _answers_plainly(target):
         instead = "SASL_PLAINTEXT" if kafka.uses_sasl else "PLAINTEXT"
         what = "does not speak TLS"
@@ -162,7 +187,7 @@ def _other_protocol(kafka: Kafka, target: tuple[str, int], address: str) -> str 
         instead = "SASL_SSL" if kafka.uses_sasl else "SSL"
         what = "speaks TLS only"
     else:
-        return None
+        raise OSError("what listens there hangs up, or is no Kafka")
     return (
         f"the listener at {address} {what}, but kafka.security_protocol = {kafka.security_protocol}: "
         f"set {instead}, or another port"

@@ -40,6 +40,7 @@ class Health:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         """``clock`` gives seconds that never go back."""
         self._timeout_s = settings.observability.stall_timeout_s
+        self._address = settings.kafka.broker
         self._clock = clock
         # watch → when its pending work was expected; what is not in here awaits nothing
         self._expected: dict[str, float] = {}
@@ -128,7 +129,7 @@ class Health:
                 return self._failure
             away = now - self._expected.get(BROKER, now)
             if away > self._timeout_s:
-                return f"{BROKER} has not answered for {away:.0f} s"
+                return f"{BROKER} has not answered for {away:.0f} s ({self._address})"
             if away > AWAY_S:
                 return None
             if self._nearer is not None and now - self._nearer > self._timeout_s:

@@ -9,10 +9,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from stream_app.errors import (
+    AccessError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    StateDirectoryError,
+)
+
 FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)-8s {role} %(name)s: %(message)s"
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%S"
 PLACE = ("topic", "partition", "offset")
 """Where the record stands that a line is about."""
+
+ENVIRONMENT = (AccessError, BrokerUnavailableError, ConfigurationError, StateDirectoryError)
+"""Errors whose cause lies outside the program, and whose message says what to do."""
 
 Place = Mapping[str, str | int]
 
@@ -20,6 +30,14 @@ Place = Mapping[str, str | int]
 def nowhere() -> Place:
     """For what is about no record."""
     return {}
+
+
+def without_stack(record: logging.LogRecord) -> bool:
+    """A filter that lets everything pass, but leaves out where in the program an error of the
+    environment was met: whoever is to free a disk looks for that line, not for ours."""
+    if record.exc_info and isinstance(record.exc_info[1], ENVIRONMENT):
+        record.exc_info = None
+    return True
 
 
 class JsonFormatter(logging.Formatter):
@@ -63,8 +81,10 @@ def configure(
     ``form`` is ``text`` or ``json``; ``place`` is asked for each line of the latter.
 
     At ``debug`` other packages log from info on: their debug records show whole messages, with ids in
-    them. Faust's worker must be made with ``override_logging=False``, or it replaces this and sets the
-    root logger to debug.
+    them. Above it errors of the environment come without a stack trace.
+
+    Faust's worker must be made with ``override_logging=False``, or it replaces this and sets the root
+    logger to debug.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     formatter: logging.Formatter = JsonFormatter(role, place)
@@ -73,6 +93,8 @@ def configure(
         formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     own = getattr(logging, level.upper())
+    if own > logging.DEBUG:
+        handler.addFilter(without_stack)
     logging.basicConfig(
         level=logging.INFO if own == logging.DEBUG else logging.WARNING, handlers=[handler], force=True
     )

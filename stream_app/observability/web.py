@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -12,6 +14,13 @@ from stream_app.observability.health import Health
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
+
+REMEDIES = {
+    errno.EADDRINUSE: "port to one that is free (0 takes any)",
+    errno.EACCES: "port to one above 1023",
+}
+"""What to set where a listener cannot be opened, by the system's reason."""
+ANOTHER_HOST = "host to an address of this machine"
 
 
 async def listening(
@@ -25,9 +34,12 @@ async def listening(
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
+        # asyncio puts the reason into a sentence of its own; resolving a name has its own, negative numbers
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise ConfigurationError(
-            f"{section}.host = {host!r}, {section}.port = {port}: cannot listen there "
-            f"({error.strerror or error}); 0 takes a free port"
+            f"{section}.host = {host!r}, {section}.port = {port}: cannot listen there ({reason}); "
+            f"set {section}.{REMEDIES.get(number, ANOTHER_HOST)}"
         ) from None
     return runner, int(runner.addresses[0][1])
 

@@ -73,6 +73,10 @@ class Worker:
         self._process.terminate()
         return self._process.wait(60)
 
+    def end(self) -> int:
+        """It ends by itself; the exit status."""
+        return self._process.wait(PATIENCE_S)
+
     @property
     def running(self) -> bool:
         return self._process.poll() is None

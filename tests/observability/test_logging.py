@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import mode
 import pytest
 
+from stream_app.errors import FencedError, StateDamagedError, StateDirectoryError
 from stream_app.observability.logging import configure
 
 
@@ -112,3 +113,27 @@ def test_json_carries_the_traceback() -> None:
     assert line["message"] == "failed"
     assert str(line["exception"]).endswith("ValueError: broken")
     assert "topic" not in line
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    ("error", "level", "stack"),
+    [
+        (StateDirectoryError("no space left"), "info", False),
+        (StateDirectoryError("no space left"), "debug", True),
+        (StateDamagedError("cannot read"), "info", False),
+        (FencedError("another owner"), "info", True),
+        (ValueError("broken"), "info", True),
+    ],
+)
+def test_an_error_of_the_environment_comes_without_a_stack_trace(
+    error: Exception, level: str, stack: bool, form: str
+) -> None:
+    stream = io.StringIO()
+    configure("interests", level, stream, form=form)
+    try:
+        raise error
+    except type(error):
+        logging.getLogger("faust").exception("Crashed reason=%r", error)
+    assert str(error) in stream.getvalue()
+    assert ("Traceback" in stream.getvalue()) == stack

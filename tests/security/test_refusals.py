@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from stream_app.kafka.reader import TopicReader
 from stream_app.secret import Secret
 from stream_app.settings import Settings
 from tests.interests.gate import Gate
+from tests.interests.workers import Worker
 from tests.security.conftest import PASSWORD, SecuredBroker, secured
 
 WRONG = "not the password of anybody"
@@ -151,6 +153,30 @@ def test_a_command_says_what_is_wrong_and_what_to_do(
     assert len(lines) == 1
     assert WRONG not in shown.err + shown.out
     assert PASSWORD not in shown.err + shown.out
+
+
+def test_workers_that_are_refused_say_so_and_end(
+    settings: Settings, secured_broker: SecuredBroker, tmp_path: Path
+) -> None:
+    """They do not try again, as they do while nobody answers. Side by side: the imports take the time."""
+    started = []
+    with contextlib.ExitStack() as stack:
+        for role, name in (
+            ("interests", "wrong password, SCRAM"),
+            ("content", "another authority"),
+            ("serve", "plaintext to TLS"),
+        ):
+            connection, message = REFUSED[name]
+            world = secured(settings, connection(secured_broker))
+            worker = Worker(world, role, tmp_path, role)
+            worker.start()
+            stack.callback(worker.kill)
+            started.append((worker, expected(message, world, secured_broker)))
+        for worker, message in started:
+            assert worker.end() == AccessError.exit_status
+            log = worker.log.read_text()
+            assert log.splitlines()[-1] == f"stream-app: [access] {message}"
+            assert not any(unwanted in log for unwanted in ("Traceback", "trying again", WRONG, PASSWORD))
 
 
 def test_a_reader_in_a_worker_says_the_same(settings: Settings, secured_broker: SecuredBroker) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stream_app.demo.roles import environment
 from stream_app.settings import build
+from stream_app.worker import PIPELINE
 from tests.interests.workers import wait_until
 
 
@@ -25,7 +26,8 @@ def test_all_roles_end_cleanly_when_the_whole_group_is_told_to(tmp_path: Path) -
             start_new_session=True,
         )
     try:
-        wait_until(lambda: log.read_text().count("trying again") >= 4, "four workers", log)
+        absent = [f"{role} stream_app.worker: no Kafka broker answers at 127.0.0.1:9 (" for role in PIPELINE]
+        wait_until(lambda: all(map(log.read_text().__contains__, absent)), "each role to say so", log)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 4
         for pid in (process.pid, *map(int, children)):
