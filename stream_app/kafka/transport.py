@@ -75,6 +75,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         consumer._fetch_max_wait_ms = self.app.fetch_max_wait_ms
         return consumer
 
+    def _stopped_set(self) -> None:
+        # A worker that crashes ends this thread by itself, at times before it is told to stop: then its
+        # loop is closed, and nobody waits there.
+        try:
+            super()._stopped_set()
+        except RuntimeError:
+            self._stopped.set()
+
     def request_rejoin(self) -> None:
         """Ask the group for a new assignment (thread-safe)."""
         coordinator = self._ensure_consumer()._coordinator

@@ -14,6 +14,7 @@ from aiokafka import TopicPartition
 from faust.types import TP
 from kafka import KafkaAdminClient
 
+from stream_app.errors import StreamAppError
 from stream_app.kafka import clients
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.transactions import Output, PartitionTransactions
@@ -288,3 +289,24 @@ def test_other_topics_arrive_record_by_record_beside_batches(settings: Settings)
     assert len(taken) < 100
     assert committed(settings, "comments") == 40
     assert committed(settings, "likes") == 100
+
+
+def test_a_consumer_thread_that_ended_by_itself_is_stopped_without_an_error(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def steps() -> None:
+        async def take(_: RecordBatch) -> None:
+            pass
+
+        app = batches(settings, ["likes"], take)
+        async with running(app):
+            thread = app.consumer._thread
+            thread.thread_loop.call_soon_threadsafe(
+                thread._crash, StreamAppError("as a worker that crashes does")
+            )
+            assert await asyncio.to_thread(thread._thread.is_stopped.wait, PATIENCE_S)
+            assert thread.thread_loop.is_closed()
+        assert thread._stopped.is_set()
+
+    asyncio.run(steps())
+    assert "Error while stopping" not in caplog.text
