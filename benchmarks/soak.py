@@ -72,7 +72,8 @@ def settings_for(address: str, contents: int) -> Settings:
     """The soak's settings: every horizon within the warm-up."""
     return build(
         {
-            "kafka": {"broker": address, "app_id": "soak"},
+            # tombstones and the markers of transactions stay on compacted topics for so long
+            "kafka": {"broker": address, "app_id": "soak", "delete_retention_h": 1 / 60},
             "events": {"retry_delays_s": (0.5, 1.0, 2.0)},
             "interests": {
                 "recent": 32,

@@ -33,17 +33,28 @@ SCHEMAS: dict[str, type[msgspec.Struct]] = {
 }
 """File name under ``docs/schemas`` → message."""
 
+TRACE_HEADERS = {
+    "traceparent": "Optional, W3C Trace Context: the trace that the record belongs to. It goes on from the "
+    "event to the slate, with `observability.tracing`.",
+    "tracestate": "Optional, beside it: what tracing systems add to it.",
+}
+
+
+def _ours(*names: str) -> dict[str, str]:
+    return {f"{PREFIX}{name}": HEADERS[name] for name in names}
+
+
 MESSAGES: dict[str, dict[str, Any]] = {
-    "event (JSON)": {"name": "event"},
+    "event (JSON)": {"name": "event", "headers": TRACE_HEADERS},
     "impression (JSON)": {"name": "impression"},
     "content (JSON); null deletes": {"name": "content"},
-    "slate (JSON)": {"name": "slate"},
+    "slate (JSON)": {"name": "slate", "headers": TRACE_HEADERS},
     "erasure (JSON)": {"name": "erasure"},
     "receipt (JSON)": {"name": "receipt"},
     "original event; headers": {
         "name": "retry",
         "summary": "An event whose content is not known yet, as it came, and headers.",
-        "headers": (
+        "headers": _ours(
             *("topic", "partition", "offset", "timestamp", "attempts", "not-before", "time"),
             *("redrives", "history"),
         ),
@@ -52,7 +63,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
         "name": "deadLetter",
         "summary": "A record that was not applied, as it came, and headers that say why; or the mark that a "
         "redrive leaves for one.",
-        "headers": tuple(name for name in HEADERS if name != "not-before"),
+        "headers": _ours(*(name for name in HEADERS if name != "not-before")),
     },
     "vector record": {
         "name": "contentVector",
@@ -61,6 +72,7 @@ MESSAGES: dict[str, dict[str, Any]] = {
     "interest record": {
         "name": "interestRecord",
         "summary": "A user's interest state; layout in stream_app/interests/record.py.",
+        "headers": TRACE_HEADERS,
     },
     "statistics record": {
         "name": "statisticsRecord",
@@ -167,13 +179,12 @@ def _message(message: dict[str, Any]) -> dict[str, Any]:
     name = message["name"]
     if name in SCHEMAS:
         about = inspect.cleandoc(SCHEMAS[name].__doc__ or "").partition("\n")[0]
-        return {"summary": about, "payload": {"$ref": f"./schemas/{name}.json"}}
-    tree = {"summary": message["summary"], "contentType": BINARY}
+        tree: dict[str, Any] = {"summary": about, "payload": {"$ref": f"./schemas/{name}.json"}}
+    else:
+        tree = {"summary": message["summary"], "contentType": BINARY}
     if headers := message.get("headers"):
-        tree["headers"] = {
-            "type": "object",
-            "properties": {f"{PREFIX}{h}": {"type": "string", "description": HEADERS[h]} for h in headers},
-        }
+        described = {name: {"type": "string", "description": about} for name, about in headers.items()}
+        tree["headers"] = {"type": "object", "properties": described}
     return tree
 
 
