@@ -103,8 +103,8 @@ class EventProducer:
 
         ``event_id`` is made up unless it is given; ``occurred_at`` (an aware datetime, or Unix
         milliseconds) is now unless it is given; ``headers`` are the record's, such as ``traceparent``.
-        Raises ConfigurationError for an action that is not
-        configured, ValueError for ids and times that the workers would refuse.
+        Raises ConfigurationError for an action that is not configured, ValueError for ids and times that the
+        workers would refuse.
         """
         event = SentEvent(action, user, content, event_id or uuid.uuid4().hex, _milliseconds(occurred_at))
         self._send(event, {} if text is None else {"text": text}, headers)

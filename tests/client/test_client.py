@@ -62,6 +62,24 @@ def test_events_are_those_that_workers_accept(settings: Settings, producer: Even
     assert accepted(settings, "shares").times.tolist() == [1_777_000_000_000]
 
 
+def test_a_trace_goes_out_with_an_event_and_comes_with_a_slate(
+    settings: Settings, producer: EventProducer
+) -> None:
+    trace = [("traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
+    producer.send("like", "ana", "post-1", headers=trace)
+    producer.like("ana", "post-2")
+    producer.flush()
+    sent = clients.read_topic(settings, settings.topic_name("likes"))
+    assert [list(record.headers) for record in sent] == [trace, []]
+    with contextlib.closing(clients.producer(settings)) as other:
+        value = slate("ana", "c2", "c3")
+        other.send(settings.topic_name("recommendations"), key=b"ana", value=value, headers=trace)
+        other.flush()
+    with Subscriber(settings, idle_s=PATIENCE_S) as subscriber:
+        (update,) = taken(subscriber, 1)
+    assert list(update.headers) == trace
+
+
 def test_ids_are_made_anew_for_each_event(producer: EventProducer) -> None:
     assert producer.like("ana", "post-1").event_id != producer.like("ana", "post-1").event_id
 
