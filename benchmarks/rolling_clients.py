@@ -8,6 +8,7 @@ import itertools
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import msgspec
@@ -37,18 +38,15 @@ class _Slate(msgspec.Struct):
     caused_by: _Cause | None = None
 
 
-class Subscriber:
-    """Reads committed slates in a thread of its own, and notes when each came."""
+class _Client(ABC):
+    """Works in a thread of its own, from ``start`` to ``stop``."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._seen: list[Seen] = []
-        self._error: Exception | None = None
-        self._ending, self._lock = threading.Event(), threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
+    def __init__(self) -> None:
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__.lower(), daemon=True)
 
     def start(self) -> None:
-        """Begin to read."""
+        """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -56,6 +54,21 @@ class Subscriber:
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join()
+
+    @abstractmethod
+    def _run(self) -> None:
+        """Until ``_ending`` is set."""
+
+
+class Subscriber(_Client):
+    """Reads committed slates in a thread of its own, and notes when each came."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self._seen: list[Seen] = []
+        self._error: Exception | None = None
+        self._lock = threading.Lock()
 
     def check(self) -> None:
         """Raise StreamAppError when it has ended by itself."""
@@ -92,12 +105,13 @@ def _seen(value: bytes, now: float) -> Seen | None:
     return Seen(where, milliseconds(cause.received_at) / 1000, now)
 
 
-class Asker:
+class Asker(_Client):
     """Asks the replicas that are ready in turn for slates, as behind a load balancer that looks at
     ``/readyz`` several times a second; in a thread of its own, a connection for each request."""
 
     def __init__(self, crew: Crew, rate: float, seed: int) -> None:
         """``rate``: requests a second."""
+        super().__init__()
         self.requests = Requests()
         self.seconds: list[float] = []
         """That answers with status 200 took."""
@@ -106,18 +120,6 @@ class Asker:
         self._crew, self._pause_s = crew, 1.0 / rate
         self._random = random.Random(seed)  # noqa: S311  # a simulation, no secret
         self._turn = itertools.count()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asker", daemon=True)
-
-    def start(self) -> None:
-        """Begin to ask."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End."""
-        self._ending.set()
-        if self._thread.ident is not None:
-            self._thread.join()
 
     def _run(self) -> None:
         while not self._ending.wait(self._pause_s):
