@@ -8,7 +8,6 @@ import itertools
 import random
 import threading
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import msgspec
@@ -16,6 +15,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 from rolling_freshness import Cause, Requests, Seen
 
+from stream_app.chaos.background import Background
 from stream_app.chaos.crew import Crew, Slot
 from stream_app.chaos.workload import USERS
 from stream_app.errors import StreamAppError
@@ -38,29 +38,7 @@ class _Slate(msgspec.Struct):
     caused_by: _Cause | None = None
 
 
-class _Client(ABC):
-    """Works in a thread of its own, from ``start`` to ``stop``."""
-
-    def __init__(self) -> None:
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=type(self).__name__.lower(), daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End."""
-        self._ending.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    @abstractmethod
-    def _run(self) -> None:
-        """Until ``_ending`` is set."""
-
-
-class Subscriber(_Client):
+class Subscriber(Background):
     """Reads committed slates in a thread of its own, and notes when each came."""
 
     def __init__(self, settings: Settings) -> None:
@@ -105,7 +83,7 @@ def _seen(value: bytes, now: float) -> Seen | None:
     return Seen(where, milliseconds(cause.received_at) / 1000, now)
 
 
-class Asker(_Client):
+class Asker(Background):
     """Asks the replicas that are ready in turn for slates, as behind a load balancer that looks at
     ``/readyz`` several times a second; in a thread of its own, a connection for each request."""
 

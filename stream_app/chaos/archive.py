@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +26,7 @@ from kafka.errors import (
 )
 
 from stream_app.chaos.archived import Archived, Kept, Sample, Spot
+from stream_app.chaos.background import Background
 from stream_app.errors import StreamAppError
 from stream_app.kafka import clients
 from stream_app.settings import Settings
@@ -39,14 +39,14 @@ LOOK_S = 0.2
 RETRY_S = 0.5
 REQUEST_TIMEOUT_S = 8.0
 """A request that takes longer is given up and tried again: the broker may be frozen."""
-STOP_TIMEOUT_S = 30.0
 
 
-class Archive:
-    """Reads in a thread of its own, from ``start`` to ``stop`` (or as a context)."""
+class Archive(Background):
+    """Reads from ``start`` to ``stop``. The topics may come later than the start."""
 
     def __init__(self, settings: Settings) -> None:
         """``settings`` name the broker itself, without a proxy whose connections are cut."""
+        super().__init__()
         kafka = msgspec.structs.replace(settings.kafka, request_timeout_s=REQUEST_TIMEOUT_S)
         self._settings = msgspec.structs.replace(settings, kafka=kafka)
         self._group = settings.group("interests")
@@ -59,30 +59,9 @@ class Archive:
         self._ends: dict[TopicPartition, int] = {}
         self._looks = self._ends_seen = self._reached = 0  # numbers of looks
         self._progress = threading.Condition()
-        self._ending = threading.Event()
         self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
 
     # -- any thread
-
-    def __enter__(self) -> Archive:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Begin to read. The topics may come later."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End; may be called more than once."""
-        self._ending.set()
-        if self._thread.ident is not None:
-            self._thread.join(STOP_TIMEOUT_S)
 
     def catch_up(self, timeout_s: float = 60.0) -> None:
         """Return once all that stands on the topics now has been read. Raises StreamAppError."""

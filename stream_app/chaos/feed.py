@@ -14,6 +14,7 @@ from typing import Any
 
 from kafka.errors import KafkaError
 
+from stream_app.chaos.background import Background
 from stream_app.chaos.workload import CONTENT_TOPIC, TOPICS, Sent, Workload
 from stream_app.errors import StreamAppError
 from stream_app.kafka import clients
@@ -26,11 +27,14 @@ MAX_UNACKNOWLEDGED = 5_000
 TICK_S = 0.02
 
 
-class Feed:
-    """The producer's side of a run."""
+class Feed(Background):
+    """The producer's side of a run: sends events from ``start`` to ``stop``."""
+
+    patience_s = DELIVERY_TIMEOUT_S
 
     def __init__(self, settings: Settings, workload: Workload, rate: float) -> None:
         """``settings`` name the broker without the proxy; ``rate``: records a second."""
+        super().__init__()
         self._settings, self._workload, self.rate = settings, workload, rate
         self._clients = {topic: self._client() for topic in (*TOPICS, CONTENT_TOPIC)}
         self._paused: dict[str, list[Sent]] = {}
@@ -38,8 +42,6 @@ class Feed:
         self._counts = threading.Condition()
         self._given = self._acknowledged = 0
         self._error: Exception | None = None
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
     # -- any thread
 
@@ -47,10 +49,6 @@ class Feed:
     def events(self) -> int:
         """Event records acknowledged by the broker so far."""
         return self._acknowledged
-
-    def start(self) -> None:
-        """Begin to send events."""
-        self._thread.start()
 
     def publish_contents(self) -> int:
         """Send the first contents; how many. Returns once they are acknowledged."""
@@ -95,9 +93,7 @@ class Feed:
 
     def stop(self) -> None:
         """End, and return once everything is acknowledged. Raises StreamAppError if it cannot be."""
-        self._ending.set()
-        if self._thread.ident is not None:
-            self._thread.join(DELIVERY_TIMEOUT_S)
+        super().stop()
         for client in self._clients.values():
             with contextlib.suppress(KafkaError):
                 client.flush(DELIVERY_TIMEOUT_S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Mapping
 
@@ -11,6 +10,7 @@ from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
 from kafka.errors import KafkaError
 
+from stream_app.chaos.background import Background
 from stream_app.chaos.world import World
 from stream_app.errors import BrokerUnavailableError
 from stream_app.kafka import clients
@@ -22,10 +22,11 @@ Target = Mapping[tuple[TopicPartition, int], int]
 """Offsets to be reached, by partition and the topic's life."""
 
 
-class Positions:
-    """Looks in a thread of its own; a broker that is away only makes it wait."""
+class Positions(Background):
+    """Looks now and then; a broker that is away only makes it wait."""
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self._world = world
         settings = world.direct
         self._group = settings.group("interests")
@@ -37,18 +38,6 @@ class Positions:
         self._ends: dict[tuple[TopicPartition, int], int] = {}
         self._committed: dict[tuple[TopicPartition, int], int] = {}
         self._looked = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="positions", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
 
     def target(self, since: float) -> Target | None:
         """The ends as they were at some moment after ``since`` (monotonic); None if not looked yet."""
@@ -64,14 +53,14 @@ class Positions:
         )
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._ending.is_set():
             with (
                 contextlib.suppress(KafkaError, BrokerUnavailableError, OSError),
                 contextlib.closing(clients.admin_client(self._world.direct)) as admin,
             ):
-                while not self._stop.wait(LOOK_S):
+                while not self._ending.wait(LOOK_S):
                     self._look(admin)
-            self._stop.wait(RETRY_S)
+            self._ending.wait(RETRY_S)
 
     def _look(self, admin: KafkaAdminClient) -> None:
         begun, lives = time.monotonic(), dict(self._world.lives)

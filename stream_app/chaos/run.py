@@ -79,9 +79,7 @@ class Run:
         await self.crew.wait_until_ready(START_TIMEOUT_S)
         self.say(f"{len(self.crew.slots)} workers are ready; {rate:.0f} events a second from now on")
         self.feed.start()
-        positions = Positions(self.world)
-        positions.start()
-        try:
+        with Positions(self.world) as positions:
             await self._all_faults(positions)
             self.feed.rate = FLUSH_RATE
             while self.feed.events < self.events:
@@ -90,8 +88,6 @@ class Run:
             await asyncio.to_thread(self.feed.stop)
             await self._recovery(positions)
             await self._settled()
-        finally:
-            positions.stop()
 
     async def _settled(self) -> None:
         """Until nothing waits to be tried again and every user has the slate that is due, or for so long

@@ -57,7 +57,7 @@ def test_a_zombie_brings_no_deleted_content_back(settings: Settings, tiny: Path,
         send(settings, deleted=True)
         wait_until(lambda: len(standing(settings)[1]) == CONTENTS, "everything to be deleted", heir.log)
         zombie.signal(signal.SIGCONT)
-        zombie.wait_for("another worker owns this partition now")
+        # refused by the broker, or cut off by the rebalance first: either way it comes to this
         zombie.wait_for("serving 1 partitions")
         assert standing(settings) == (set(), {b"c%d" % number for number in range(CONTENTS)})
         assert zombie.stop() == 0

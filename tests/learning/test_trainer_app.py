@@ -203,30 +203,49 @@ def test_models_get_better_and_a_restart_goes_on(
 def test_only_one_trainer_writes_and_another_takes_over(
     configured: Settings, recorded: Recorder, tmp_path: Path
 ) -> None:
-    one, other = (Worker(configured, name, tmp_path, "trainer") for name in ("one", "other"))
+    # one publishes only when it gives its partition up: what it has learned is at hand when it wakes up,
+    # whatever comes first then
+    silent = replace(configured.learning, publish_interval_s=3600.0)
+    one = Worker(replace(configured, learning=silent), "one", tmp_path, "trainer")
+    others_port = replace(configured.observability, port=free_port())
+    other = Worker(replace(configured, observability=others_port), "other", tmp_path, "trainer")
     total = len(recorded.stream)
-    third = total // 3
+    third, half, most = total // 3, total // 2, total * 2 // 3
+
+    def its_steps() -> float:
+        return metric(configured.observability.port, "stream_app_trainer_steps_total")
+
     try:
-        one.start()
-        one.wait_for(BEGUN)
-        other_settings = replace(configured, observability=replace(configured.observability, port=0))
-        other = Worker(other_settings, "other", tmp_path, "trainer")
         other.start()
-        feed(configured, recorded, 0, third)
-        wait_for_position(configured, third, one.log)
-        one.signal(signal.SIGSTOP)  # taken for dead
         other.wait_for(BEGUN)
-        feed(configured, recorded, third, 2 * third)
-        wait_for_position(configured, 2 * third, other.log)
+        feed(configured, recorded, 0, third)
+        before = wait_for_position(configured, third, other.log)
+        assert other.stop() == 0
+        assert before.steps == third - CONTENTS
+
+        one.start()
+        one.wait_for(f"{BEGUN} {before.steps} steps")
+        feed(configured, recorded, third, half)
+        wait_until(lambda: its_steps() == half - third, "what only the first one learns", one.log)
+        one.signal(signal.SIGSTOP)  # taken for dead
+        assert state(configured) == before
+        other.start()
+        wait_until(lambda: other.log.read_text().count(BEGUN) == 2, "the other one again", other.log)
+        feed(configured, recorded, half, most)
+        after = wait_for_position(configured, most, other.log)
         one.signal(signal.SIGCONT)
         one.wait_for("another worker owns this partition now")
+        assert state(configured).steps == after.steps
         other.kill()
         wait_until(lambda: one.log.read_text().count(BEGUN) == 2, "the first one again", one.log)
-        feed(configured, recorded, 2 * third, total)
-        end = wait_for_position(configured, total, one.log)
+        so_far = its_steps()  # more than before, where it got to read on before it was refused
+        feed(configured, recorded, most, total)
+        wait_until(lambda: its_steps() == so_far + total - most, "the rest learned", one.log)
         assert one.stop() == 0
+        end = state(configured)
+        assert end.positions == {0: total}
+        assert end.steps == TOUCHES - (half - third)  # of what it learned in vain, nobody learned again
         check_models(configured)
-        assert third < end.steps <= TOUCHES
     finally:
         for worker in (one, other):
             with contextlib.suppress(AttributeError):

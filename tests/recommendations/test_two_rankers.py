@@ -149,7 +149,7 @@ def test_a_ranker_that_was_taken_for_dead_shows_erased_users_nothing(
 
         wait_until(all_gone, "every slate to be withdrawn", heir.log)
         zombie.signal(signal.SIGCONT)
-        zombie.wait_for("another worker owns this partition now")
+        # refused by the broker, or cut off by the rebalance first: either way it comes to this
         zombie.wait_for("serving 2 partitions")
         assert all_gone()
         assert zombie.stop() == 0
