@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ import pytest
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import broker_address
 from stream_app.settings import Settings, build
+
+# a shell starts what runs in its background with SIGINT ignored, and every process of a test would be, too
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
