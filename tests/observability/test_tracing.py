@@ -112,6 +112,9 @@ def tracing_of(settings: Settings, role: str = "interests") -> Iterator[Tracing]
         yield tracing
     finally:
         tracing.close()
+        for thread in threading.enumerate():
+            if thread.name == "last spans":  # the end is not waited for: what it says is not the next test's
+                thread.join(30)
 
 
 def counted(outcome: str) -> float:
