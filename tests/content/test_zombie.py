@@ -57,7 +57,8 @@ def test_a_zombie_brings_no_deleted_content_back(settings: Settings, tiny: Path,
         send(settings, deleted=True)
         wait_until(lambda: len(standing(settings)[1]) == CONTENTS, "everything to be deleted", heir.log)
         zombie.signal(signal.SIGCONT)
-        # refused by the broker, or cut off by the rebalance first: either way it comes to this
+        # refused by the broker; a rebalance that comes first cuts off who would say so in words
+        zombie.wait_for("another worker owns this partition now", "ProducerFenced")
         zombie.wait_for("serving 1 partitions")
         assert standing(settings) == (set(), {b"c%d" % number for number in range(CONTENTS)})
         assert zombie.stop() == 0

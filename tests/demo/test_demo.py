@@ -103,7 +103,7 @@ def test_nothing_is_left_when_it_is_ended_early(tmp_path: Path, how: signal.Sign
     assert "Traceback" not in output
     assert demo.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGKILL: -9}[how]
     ended = threading.Event()
-    for _ in range(300):  # after SIGKILL the guards clean up on their own
+    for _ in range(100):  # after SIGKILL the guards clean up on their own
         if not running(temporary) and not list(temporary.iterdir()):
             break
         ended.wait(0.1)

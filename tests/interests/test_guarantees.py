@@ -93,7 +93,8 @@ def test_a_zombie_is_fenced_and_harms_nothing(world: Settings, tmp_path: Path) -
             wait_for_outcomes(world, len(sent), heir.log)
             before = {user: record.header for user, record in states(world).items()}
             zombie.signal(signal.SIGCONT)
-            # refused by the broker, or cut off by the rebalance first: either way it comes to this
+            # refused by the broker; a rebalance that comes first cuts off who would say so in words
+            zombie.wait_for("another worker owns this partition now", "ProducerFenced")
             zombie.wait_for("serving 2 partitions")
             check(world, sent, heir.log)
             assert {user: record.header for user, record in states(world).items()} == before

@@ -144,7 +144,7 @@ def test_without_a_broker_the_worker_says_so_keeps_trying_and_ends_at_once(
         assert worker.running
         begun = time.monotonic()
         assert worker.stop() == 0
-        assert time.monotonic() - begun < 10  # far less than a request may take
+        assert time.monotonic() - begun < 2
     text = worker.log.read_text()
     assert "WARNING" in text.upper()
     assert "Traceback" not in text

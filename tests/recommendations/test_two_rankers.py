@@ -149,7 +149,8 @@ def test_a_ranker_that_was_taken_for_dead_shows_erased_users_nothing(
 
         wait_until(all_gone, "every slate to be withdrawn", heir.log)
         zombie.signal(signal.SIGCONT)
-        # refused by the broker, or cut off by the rebalance first: either way it comes to this
+        # refused by the broker; a rebalance that comes first cuts off who would say so in words
+        zombie.wait_for("another worker owns this partition now", "ProducerFenced")
         zombie.wait_for("serving 2 partitions")
         assert all_gone()
         assert zombie.stop() == 0
