@@ -62,6 +62,7 @@ def declare(settings: Settings) -> tuple[Topic, ...]:
             for a in settings.events.actions
         ),
         Topic(name("events-retry"), "user_id", "original event; headers", p, "delete", week, True, 0, soon),
+        Topic(name("events-routed"), "user_id", "original event; headers", p, "delete", week, True, 0, soon),
         Topic(name("events-dlq"), "original key", "original bytes; headers", few, "delete", week, False, 0, soon),
         Topic(name("erasures"), "user_id", "erasure (JSON)", p, "delete", week, True, 0, soon),
         Topic(name("impressions"), "user_id", "impression (JSON)", p, "delete", week, True),

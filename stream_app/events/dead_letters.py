@@ -1,4 +1,5 @@
-"""What is written to ``events-dlq`` and ``events-retry``: the original record, and headers of ours.
+"""What is written to ``events-dlq``, ``events-retry`` and ``events-routed``: the original record, and
+headers of ours.
 
 Our headers are UTF-8 text. Their names start with ``stream-app-``, which is reserved: a producer's own
 headers of such names are not kept.
@@ -33,6 +34,9 @@ HEADERS = {
 }
 """Names without the prefix, and what they mean."""
 RETRY_TOPIC = "events-retry"
+ROUTED_TOPIC = "events-routed"
+COPIES = (RETRY_TOPIC, ROUTED_TOPIC)
+"""Topics of copies: whose headers say where a record first arrived."""
 MAX_RECORD_BYTES = 1_000_000
 """Key, headers and value of a copy together: what any broker takes with its default
 ``message.max.bytes`` (1,048,588), with room for framing."""
@@ -87,13 +91,13 @@ class Origin:
 
 
 def origin_of(record: Record, topic: str, partition: int) -> Origin:
-    """Origin of a record read from ``topic``: its headers' if that is the retry topic, else its own place.
+    """Origin of a record read from ``topic``: its headers' if that is a topic of copies, else its own place.
 
     Of the headers of first-hand records only the count of second chances is believed, which a redriven
-    content has: whoever forges it forfeits his own record's. A record on the retry topic whose headers
-    are not ours has its own place as origin; the decoder rejects it as ``bad_origin``.
+    content has: whoever forges it forfeits his own record's. A copy whose headers are not ours has its own
+    place as origin; the decoder rejects it as ``bad_origin``.
     """
-    if topic.endswith(RETRY_TOPIC) and (written := origin_in(record)) is not None:
+    if topic.endswith(COPIES) and (written := origin_in(record)) is not None:
         return written
     return Origin(topic, partition, record.offset, record.timestamp, 0, 0, *_chances(our_headers(record)))
 
@@ -173,6 +177,15 @@ def retry(
 ) -> tuple[bytes | None, bytes | None, Headers]:
     """Key, value and headers of the next try."""
     return _again(record, origin, origin.attempt + 1, not_before_ms, now_ms)
+
+
+def routed(
+    record: Record, origin: Origin, user: bytes, now_ms: int
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """Key, value and headers of a record on its way to its user's partition: the key is the user, whatever
+    it was, and the tries that it has had count."""
+    _, value, headers = _again(record, origin, origin.attempt, 0, now_ms)
+    return user, value, headers
 
 
 def redriven(

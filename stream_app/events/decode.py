@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.events.dead_letters import RETRY_TOPIC, Record, origin_of
+from stream_app.events.dead_letters import COPIES, Record, origin_of
 from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
 from stream_app.events.reasons import Reason
 from stream_app.events.schema import Event
@@ -65,13 +65,13 @@ class DecodedBatch:
 
 
 class EventDecoder:
-    """Decodes record batches of the event topics and of the retry topic."""
+    """Decodes record batches of the event topics and of the topics of copies."""
 
     def __init__(self, settings: Settings) -> None:
         events = settings.events
         self._read = msgspec.json.Decoder(Event).decode
         self._action_by_topic = {settings.topic_name(a.topic): i for i, a in enumerate(events.actions)}
-        self._retry_topic = settings.topic_name(RETRY_TOPIC)
+        self._copies = {settings.topic_name(name) for name in COPIES}
         self._max_bytes = events.max_bytes
         self._max_id_bytes = events.max_id_bytes
         self._max_future_ms = int(events.max_future_s * 1000)
@@ -85,8 +85,8 @@ class EventDecoder:
         ``stream_time_ms`` is the newest accepted event time before this batch, None when there is none
         yet. Raises KeyError if ``topic`` carries no events; no record makes it raise.
         """
-        retried = topic == self._retry_topic
-        action = -1 if retried else self._action_by_topic[topic]
+        copied = topic in self._copies
+        action = -1 if copied else self._action_by_topic[topic]
         read, max_bytes, max_id, future = self._read, self._max_bytes, self._max_id_bytes, self._max_future_ms
         oldest = EARLIEST_MS
         if stream_time_ms is not None:
@@ -109,7 +109,7 @@ class EventDecoder:
                 if len(value) > max_bytes:
                     raise UnfitError(Reason.OVERSIZED, f"{len(value)} bytes, at most {max_bytes} are taken")
                 arrival, place = record.timestamp, None
-                if retried:
+                if copied:
                     place = origin_of(record, topic, partition)
                     if place.topic not in self._action_by_topic:
                         raise UnfitError(Reason.BAD_ORIGIN, "headers name no topic of a configured action")
@@ -118,8 +118,6 @@ class EventDecoder:
                 if not value.isascii():
                     value.decode()  # msgspec skips ignored fields without looking at their encoding
                 user, content = event.user_id.encode(), event.content_id.encode()
-                if user != record.key:
-                    raise UnfitError(Reason.KEY_MISMATCH, "the key is not the user_id in UTF-8")
                 if not (
                     len(user) <= max_id
                     and len(content) <= max_id

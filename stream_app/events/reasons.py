@@ -39,8 +39,8 @@ class Reason(StrEnum):
     )
     KEY_MISMATCH = (
         "key_mismatch",
-        "The record's key is not the `user_id` in UTF-8, or is null: the record may stand in another "
-        "partition than its user's state. For a content: the key is not the `content_id`.",
+        "A content's key is not its `content_id` in UTF-8, or an impression's not its `user_id`. The keys of "
+        "events are not looked at.",
     )
     BAD_TIMESTAMP = (
         "bad_timestamp",
@@ -59,7 +59,8 @@ class Reason(StrEnum):
     )
     BAD_ORIGIN = (
         "bad_origin",
-        "A record on the retry topic does not say where it came from, or its topic is no action's.",
+        "A record on `events-retry` or `events-routed` does not say where it came from, or its topic is no "
+        "action's.",
     )
     UNKNOWN_CONTENT = (
         "unknown_content",

@@ -12,9 +12,10 @@ from msgspec import Meta
 class Event(msgspec.Struct, gc=False):
     """One engagement of one user with one content; the topic says which action it is.
 
-    The record's key is `user_id` in UTF-8. Unknown fields are ignored, and null counts as missing."""
+    Unknown fields are ignored, and null counts as missing. The record's key should be `user_id` in UTF-8: it
+    saves a detour, and nothing else is read from it."""
 
-    user_id: Annotated[str, Meta(description="Who; also the record's key.", min_length=1)]
+    user_id: Annotated[str, Meta(description="Who; should also be the record's key.", min_length=1)]
     content_id: Annotated[str, Meta(description="With what.", min_length=1)]
     event_id: Annotated[
         str | None,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRecord
@@ -18,9 +19,11 @@ from stream_app.events.dead_letters import origin_of
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.partition import InterestPartition
+from stream_app.interests.routers import Routers
 from stream_app.interests.standby import StandbyPartition, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
+from stream_app.kafka.admin import check_partitions, topic_states
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
@@ -44,7 +47,8 @@ class InterestsWorker:
         self._settings, self._app, self._health = settings, app, health
         self._tracing = tracing
         self._model = model_id(settings)
-        self._inputs = sorted(app.transactional_topics)
+        self._events = {settings.topic_name(action.topic) for action in settings.events.actions}
+        self._inputs: list[str] = []  # topics that are assigned as the table is
         self._longest_delay_ms = int(1000 * max(settings.events.retry_delays_s, default=0.0))
         self._contents = IndexedContents(ContentIndex(settings, self._model))
         self._preparation = BatchPreparation(settings, self._contents)
@@ -53,6 +57,7 @@ class InterestsWorker:
         )
         self._copies = CopySweep(settings, self._sweeping)
         self._partitions: dict[int, InterestPartition] = {}
+        self._routers = Routers(settings, self._rejoin)
         self._standbys: dict[int, StandbyPartition] = {}
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
         self._computing = asyncio.Lock()  # one batch at a time: they share the processor and the index
@@ -71,6 +76,7 @@ class InterestsWorker:
         """Close everything; the streams have come to rest."""
         await self._reader.stop()
         try:
+            await self._routers.close_all()
             await self._close(set(self._partitions), set(self._standbys))
         except StateDirectoryError as error:
             # raised, it would keep the app from coming to rest; nothing is lost, the changelog has it
@@ -82,20 +88,45 @@ class InterestsWorker:
         """Serve these partitions and no others; those already open and sound stay open."""
         async with self._assigning:
             self._health.waiting_for = "recovery"
-            gone = {p for p, open_ in self._partitions.items() if p not in actives or open_.lost}
+            await self._sort_inputs(actives)
+            inputs = frozenset(self._inputs)
+            gone = {
+                p
+                for p, open_ in self._partitions.items()
+                if p not in actives or open_.lost or open_.inputs != inputs
+            }
             await self._close(gone, set(self._standbys) - standbys - actives)
+            routed = {tp for tp in consumer_of(self._app).assignment() if tp.topic in self._events - inputs}
+            await self._routers.assign(routed, consumer_of(self._app))
             await asyncio.gather(*(self._open(p) for p in sorted(actives - self._partitions.keys())))
             for p in sorted(standbys - self._standbys.keys() - actives):
                 self._standbys[p] = StandbyPartition(self._settings, p, self._app.stop_loudly)
             log.info("serving %d partitions, %d standbys", len(actives), len(standbys))
 
+    async def _sort_inputs(self, actives: set[int]) -> None:
+        """Whose partitions are assigned as the table's are: those the table's own partitions read. The others
+        are routed: Faust's assignor keeps topics together that have the same number of partitions.
+
+        Raises TopicMismatchError for a topic of ours that has another number: it was changed by hand.
+        """
+        assigned: dict[str, set[int]] = {topic: set() for topic in self._app.transactional_topics}
+        for tp in consumer_of(self._app).assignment():
+            if tp.topic in assigned:
+                assigned[tp.topic].add(tp.partition)
+        self._inputs = sorted(topic for topic, numbers in assigned.items() if numbers == actives)
+        if assigned.keys() - self._events - set(self._inputs):
+            # or a worker of an earlier version, which does not read all of them, is still in the group
+            states = await asyncio.to_thread(topic_states, self._settings)
+            check_partitions(self._settings, states)
+
     async def settle(self) -> None:
         """Everything in flight ends."""
-        await asyncio.gather(*(p.settle() for p in self._partitions.values()))
+        await asyncio.gather(self._routers.settle(), *(p.settle() for p in self._partitions.values()))
 
     def positions(self) -> dict[TP, int | None]:
         """Where each open partition goes on in its inputs; None: no such topic."""
-        return {tp: at for p in self._partitions.values() for tp, at in p.positions.items()}
+        read = {tp: at for p in self._partitions.values() for tp, at in p.positions.items()}
+        return read | self._routers.positions()
 
     async def _open(self, number: int) -> None:
         standby = self._standbys.pop(number, None)
@@ -161,7 +192,12 @@ class InterestsWorker:
     # -- batches
 
     async def handle(self, batch: RecordBatch) -> None:
-        """Feed one batch of events to its partition."""
+        """Feed one batch of events to its partition, or route it."""
+        routed = self._routers[TP(batch.topic, batch.partition)]
+        if routed is not None:
+            with self._watched(batch):
+                await routed.take(batch)
+            return
         async with self._computing:
             await self._feed(batch, InterestPartition.handle)
 
@@ -175,10 +211,15 @@ class InterestsWorker:
         partition = self._partitions.get(batch.partition)
         if partition is None:
             return
+        with self._watched(batch):
+            await take(partition, batch)
+
+    @contextmanager
+    def _watched(self, batch: RecordBatch) -> Iterator[None]:
         watch = f"{batch.topic}[{batch.partition}]"
         self._health.expect(watch)
         try:
-            await take(partition, batch)
+            yield
         finally:
             self._health.progress(watch)
 
@@ -234,12 +275,12 @@ class InterestsWorker:
 def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:
     """The interests role's app, not started."""
     events = [settings.topic_name(action.topic) for action in settings.events.actions]
-    retries = settings.topic_name("events-retry")
+    retries, routed = settings.topic_name("events-retry"), settings.topic_name("events-routed")
     erasures = settings.topic_name("erasures")
     app = create_faust_app(
         settings,
         ROLE,
-        batch_topics=[*events, retries, erasures],
+        batch_topics=[*events, retries, routed, erasures],
         transactional=True,
         standby_replicas=settings.interests.standby_replicas,
     )
@@ -259,7 +300,7 @@ def create_app(settings: Settings, health: Health, tracing: Tracing | None = Non
     app.stopping.append(worker.stop)
     app.delays[retries] = worker.due_ms
 
-    @app.agent(app.batches([*events, retries]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
+    @app.agent(app.batches([*events, retries, routed]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
     async def events_agent(batches: Any) -> None:
         async for batch in batches:
             await _or_stop(app, worker.handle(batch))

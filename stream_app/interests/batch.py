@@ -15,13 +15,16 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 from aiokafka import ConsumerRecord
+from numpy.typing import NDArray
 
-from stream_app.events.dead_letters import Origin, Record, dead_letter, origin_of, retry
+from stream_app.events.dead_letters import COPIES, Origin, Record, dead_letter, origin_of, retry
 from stream_app.events.decode import DecodedBatch, EventDecoder
+from stream_app.events.named import users_in
 from stream_app.events.reasons import Reason
 from stream_app.hashing import action_code
 from stream_app.interests import update
 from stream_app.interests.contents import IndexedContents
+from stream_app.interests.placement import Placement
 from stream_app.interests.receipts import Fences
 from stream_app.interests.slab import Slab
 from stream_app.interests.statistics import PartitionStatistics
@@ -69,7 +72,9 @@ class BatchPreparation:
         self._topic_action = {settings.topic_name(a.topic): a.name for a in events.actions}
         self._delays_ms = [int(1000 * s) for s in events.retry_delays_s]
         self._half_life_ms = interests.half_life_days * DAY_MS
+        self._placement = Placement(settings)
         self._retry_topic = settings.topic_name("events-retry")
+        self._copies = {settings.topic_name(name) for name in COPIES}
         self._dlq_topic = settings.topic_name("events-dlq")
         self._dlq_partitions = settings.kafka.shared_partitions
         self._table_topic = settings.topic_name("interests")
@@ -84,14 +89,16 @@ class BatchPreparation:
             with _timed("decode"):
                 batch = self._decoder.decode(records, topic, state.partition, state.stream_time)
                 for bad in batch.rejected:
-                    fates.dead_letter(bad.index, bad.reason, bad.detail)
-                refused = state.fences.refused(batch.users, batch.times)
+                    fates.reject(bad.index, bad.reason, bad.detail)
+                away = self._away(state, batch, fates)
+                refused = state.fences.refused(batch.users, batch.times) & ~away
                 for at in np.flatnonzero(refused).tolist():
                     fates.erased(int(batch.source[at]))
+                done = away | refused
             with _timed("load"):
                 rows_of_contents = self._contents.rows(batch.contents)
-                known = np.flatnonzero((rows_of_contents >= 0) & ~refused)
-                for at in np.flatnonzero((rows_of_contents < 0) & ~refused).tolist():
+                known = np.flatnonzero((rows_of_contents >= 0) & ~done)
+                for at in np.flatnonzero((rows_of_contents < 0) & ~done).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
@@ -111,6 +118,19 @@ class BatchPreparation:
         return outputs
 
     # -- steps
+
+    def _away(self, state: PartitionState, batch: DecodedBatch, fates: _Fates) -> NDArray[np.bool_]:
+        """[E], which events are of users who live elsewhere: they are routed there. Whoever has a row in the
+        slab lives here."""
+        away = np.zeros(len(batch.users), np.bool_)
+        places = self._placement.places(batch.users, state.slab.index)
+        places = {user: place for user, place in places.items() if place != state.partition}
+        if places:
+            for at, user in enumerate(batch.users):
+                if (place := places.get(user)) is not None:
+                    away[at] = True
+                    fates.route(int(batch.source[at]), user, place)
+        return away
 
     def _rows(self, state: PartitionState, users: list[bytes]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """Slab rows of these users, loaded from RocksDB where they are missing."""
@@ -154,6 +174,7 @@ class BatchPreparation:
         fates: _Fates,
     ) -> Columns:
         actions = batch.actions[at]
+        partitions, offsets = fates.arrivals(batch.source[at])
         return Columns(
             rows=rows,
             contents=contents,
@@ -161,8 +182,8 @@ class BatchPreparation:
             events=batch.events[at],
             times=batch.times[at],
             received=batch.received[at],
-            partitions=np.full(len(at), state.partition, np.int64),
-            offsets=fates.offsets(batch.source[at]),
+            partitions=partitions,
+            offsets=offsets,
             weights=self._weights[actions],
             actions=self._codes[actions],
             undo=batch.undo[at],
@@ -202,16 +223,33 @@ class _Fates:
         self, path: BatchPreparation, state: PartitionState, topic: str, records: Sequence[ConsumerRecord]
     ) -> None:
         self._path, self._state, self._topic, self._records = path, state, topic, records
-        self._retried = topic == path._retry_topic
+        self._copied = topic in path._copies
         self.outputs: list[Output] = []
-        if self._retried:  # what others put there (attempt 0) was never counted as waiting
+        if topic == path._retry_topic:  # what others put there (attempt 0) was never counted as waiting
             state.outcomes.retrying -= sum(self._origin(i).attempt > 0 for i in range(len(records)))
+
+    def reject(self, index: int, reason: Reason, detail: str) -> None:
+        """A record that is no event: a dead letter, of whoever it names in that user's partition."""
+        placement = self._path._placement
+        user = placement.owner(self._records[index])
+        place = None if user is None else placement.places([user])[user]
+        if user is None or place is None or place == self._state.partition:
+            self.dead_letter(index, reason, detail)
+        else:
+            self.route(index, user, place)
+
+    def route(self, index: int, user: bytes, partition: int) -> None:
+        """A copy for the partition where the user lives."""
+        origin, now = self._origin(index), self._path._now_ms()
+        self.outputs.append(self._path._placement.copy(self._records[index], origin, user, partition, now))
+        self._state.outcomes.routed += 1
+        self._count(origin, "routed", 1)
 
     def dead_letter(self, index: int, reason: Reason, detail: str) -> None:
         record, origin = self._records[index], self._origin(index)
         # what is malformed has no time of its own; what is too old is older than any fence
         time_ms = 0 if reason is Reason.TOO_OLD else origin.timestamp
-        if self._state.fences.covers(record.key, time_ms):
+        if any(self._state.fences.covers(user, time_ms) for user in users_in(record)):
             self.erased(index)
         else:
             self._dead_letter(record, origin, reason, detail)
@@ -266,14 +304,19 @@ class _Fates:
         for i in np.flatnonzero(outcomes == GONE).tolist():
             self.later(int(batch.source[at[i]]), Reason.UNDO_TARGET_GONE)
 
-    def offsets(
+    def arrivals(
         self, source: np.ndarray[tuple[int], np.dtype[np.int64]]
-    ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """Offsets of the records' first arrivals."""
-        if self._retried:
-            return np.array([self._origin(i).offset for i in source.tolist()], np.int64)
+    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        """Partitions and offsets of the records' first arrivals."""
+        if self._copied:
+            origins = [self._origin(i) for i in source.tolist()]
+            return (
+                np.array([origin.partition for origin in origins], np.int64),
+                np.array([origin.offset for origin in origins], np.int64),
+            )
         records = self._records
-        return np.fromiter((records[i].offset for i in source.tolist()), np.int64, len(source))
+        offsets = np.fromiter((records[i].offset for i in source.tolist()), np.int64, len(source))
+        return np.full(len(source), self._state.partition, np.int64), offsets
 
     def _origin(self, index: int) -> Origin:
         return origin_of(self._records[index], self._topic, self._state.partition)

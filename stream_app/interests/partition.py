@@ -35,12 +35,21 @@ from stream_app.hashing import action_code, model_code
 from stream_app.interests.batch import BatchPreparation, PartitionState
 from stream_app.interests.decay import remaining
 from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
+from stream_app.interests.owners import fence_out, router_owner, table_owner
 from stream_app.interests.receipts import Fences, Removed
 from stream_app.interests.record import HEADER
 from stream_app.interests.slab import Slab
 from stream_app.interests.standby import finish, resume, store_records
 from stream_app.interests.statistics import PartitionStatistics
-from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
+from stream_app.interests.statistics_record import (
+    NOT_ROUTED,
+    OUTCOMES_KEY,
+    RESERVED,
+    ROUTER,
+    Outcomes,
+    RouterStanding,
+    router_key,
+)
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
@@ -97,8 +106,9 @@ class InterestPartition:
         self._on_broken = on_broken
         self._table = TopicPartition(settings.topic_name("interests"), partition)
         self._statistics_topic = settings.topic_name("content-stats")
+        self._owner = table_owner(settings, partition)
         self._transactions = PartitionTransactions(
-            settings, f"{settings.kafka.app_id}-interests-{partition}", settings.group("interests")
+            settings, self._owner.transactional_id, settings.group("interests")
         )
         self._slab = Slab(
             interests.slab_rows,
@@ -111,6 +121,7 @@ class InterestPartition:
             partition, [action_code(a.name) for a in settings.events.actions], interests.stats_half_lives_h
         )
         self._outcomes = Outcomes()
+        self._routers: dict[bytes, RouterStanding] = {}
         self._fences = Fences()
         self._erasures = ErasurePreparation(settings)
         self._receipts = ReceiptWriter(settings)
@@ -144,7 +155,7 @@ class InterestPartition:
         does not play along.
         """
         begun = time.monotonic()
-        await self._transactions.fence(self._writes())
+        await self._transactions.fence(self._owner.writes)
         reader = ChangelogReader(self._settings, self._table.topic, self.partition, moved)
         try:
             if not await reader.start(await resume(store, self._settings)):
@@ -154,12 +165,19 @@ class InterestPartition:
         finally:
             await reader.stop()
         await self._read_whole(self._statistics_topic, self._take_statistics, moved)
+        if routed := [topic for topic in topics if self._standing(topic).offset != NOT_ROUTED]:
+            for topic in routed:
+                await fence_out(self._settings, router_owner(self._settings, topic, self.partition))
+            # how far these had come until then
+            await self._read_whole(self._statistics_topic, self._take_statistics, moved)
         await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
         self._show_fences()
         committed = await offsets.committed([TP(topic, self.partition) for topic in topics])
         self._broker, self._stable = offsets, self._position
         self._inputs = Inputs(offsets, committed)
         self._expected = {tp.topic: mark.offset for tp, mark in committed.items()}
+        if routed:
+            await self._take_over(routed)
         self._state = PartitionState(
             self.partition, self._slab, store, self._statistics, self._fences, self._outcomes
         )
@@ -167,11 +185,22 @@ class InterestPartition:
         metrics.RECOVERY_SECONDS.observe(seconds)
         log.info("partition %d is open, after %.2f s", self.partition, seconds)
 
-    def _writes(self) -> list[str | TopicPartition]:
-        """Everything that transactions of this partition write to."""
-        name = self._settings.topic_name
-        own = [self._table.topic, self._statistics_topic, name("events-retry"), name("erasure-receipts")]
-        return [*(TopicPartition(topic, self.partition) for topic in own), name("events-dlq")]
+    def _standing(self, topic: str) -> RouterStanding:
+        return self._routers.get(router_key(topic, self.partition), RouterStanding())
+
+    async def _take_over(self, routed: Sequence[str]) -> None:
+        """These inputs were read by routers, which are fenced out: on from where they stood."""
+        outputs, offsets = [], {}
+        for topic in routed:
+            standing = self._standing(topic)
+            if standing.topic_id == self._inputs.ids[topic]:
+                self._expected[topic] = offsets[TopicPartition(topic, self.partition)] = standing.offset
+            given_up = msgspec.structs.replace(standing, offset=NOT_ROUTED)
+            value = msgspec.json.encode(given_up)
+            outputs.append(
+                Output(self._statistics_topic, self.partition, router_key(topic, self.partition), value)
+            )
+        await self._transactions.commit(outputs, offsets, self._inputs.ids)
 
     async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
         reader = ChangelogReader(self._settings, topic, self.partition, moved)
@@ -187,10 +216,14 @@ class InterestPartition:
 
     async def _take_statistics(self, records: Sequence[ConsumerRecord], _position: int) -> None:
         for record in records:
-            if record.key != OUTCOMES_KEY:
+            if not record.key.startswith(RESERVED):
                 self._statistics.load(record.key, record.value)
-            elif record.value is not None:
+            elif record.value is None:
+                continue
+            elif record.key == OUTCOMES_KEY:
                 self._outcomes = msgspec.json.decode(record.value, type=Outcomes)
+            elif record.key.startswith(ROUTER):
+                self._routers[record.key] = msgspec.json.decode(record.value, type=RouterStanding)
 
     async def close(self) -> None:
         """Finish what is in flight, write out, leave the store closed and durable."""
@@ -214,6 +247,11 @@ class InterestPartition:
             await asyncio.wait([task])
 
     @property
+    def inputs(self) -> frozenset[str]:
+        """Topics that it was opened with."""
+        return frozenset(self._expected)
+
+    @property
     def positions(self) -> dict[TP, int | None]:
         """The offset that the next batch of each input has to start with; None: no such topic."""
         if self.lost:
@@ -232,9 +270,11 @@ class InterestPartition:
     async def _admit(self, batch: RecordBatch) -> PartitionState | None:
         """The state to apply a batch to; None when it is not to be applied."""
         state = self._state
-        if self.lost or state is None or not await self._same_topic(batch):
+        if self.lost or state is None or batch.topic not in self._expected:
             return None
-        expected = self._expected.get(batch.topic)
+        if not await self._same_topic(batch):
+            return None
+        expected = self._expected[batch.topic]
         if expected is not None and batch.start != expected:
             # A batch that was fetched before a failure or a rebalance: reading goes on elsewhere.
             log.warning("%s[%d]: batch out of sequence", batch.topic, batch.partition)

@@ -6,8 +6,9 @@ vectors: ``count[a, h] = Σ 2^(-(t_ref - t)/h)`` over the events of action ``a``
 Layout, little-endian, version 1: ``version u1, actions u1, half_lives u1, pad u1, partition u4,
 t_ref i8 (ms)``, then ``actions`` codes u2, ``half_lives`` hours f4, counts f4 [actions, half_lives].
 
-The key ``OUTCOMES_KEY`` is reserved: its value is that partition's exact account of input records
-(JSON, see :class:`Outcomes`), written in the same transactions, so it survives every crash.
+Keys that begin with ``RESERVED`` are no contents. The value of ``OUTCOMES_KEY`` is that partition's exact
+account of input records (JSON, see :class:`Outcomes`), written in the same transactions, so it survives
+every crash. Those of ``ROUTER`` say where routers read on, see :mod:`stream_app.interests.routers`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from numpy.typing import NDArray
 from stream_app.errors import RecordFormatError
 
 VERSION = 1
-OUTCOMES_KEY = b"\x00outcomes"
+RESERVED = b"\x00"
+"""Content ids never start with a control character."""
+OUTCOMES_KEY = RESERVED + b"outcomes"
+ROUTER = RESERVED + b"router" + RESERVED
+NOT_ROUTED = -1
 _HEADER = struct.Struct("<BBBxIq")
 
 
@@ -34,11 +39,28 @@ class Outcomes(msgspec.Struct, kw_only=True):
     duplicates: int = 0
     dead_lettered: int = 0
     retrying: int = 0
+    routed: int = 0
+    """Handed on to their users' partitions, which account for what becomes of them."""
 
     @property
     def accounted(self) -> int:
-        """Input records accounted for."""
+        """Input records accounted for, each where it ended."""
         return self.applied + self.duplicates + self.dead_lettered + self.retrying
+
+
+class RouterStanding(msgspec.Struct, array_like=True, frozen=True):
+    """How far a router has read a partition of an event topic, and what became of its records (JSON)."""
+
+    offset: int = NOT_ROUTED
+    """The next one; ``NOT_ROUTED`` when the table's partition of that number reads it now."""
+    topic_id: str = ""
+    routed: int = 0
+    dead_lettered: int = 0
+
+
+def router_key(topic: str, partition: int) -> bytes:
+    """Key of the standing of a partition of an event topic (its full name)."""
+    return b"%s%s-%d" % (ROUTER, topic.encode(), partition)
 
 
 @dataclass(frozen=True)

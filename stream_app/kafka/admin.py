@@ -141,12 +141,13 @@ def check_topics(settings: Settings) -> list[str]:
 
 
 def check_partitions(settings: Settings, states: list[TopicState]) -> None:
-    """Raise TopicMismatchError, naming both topics, unless all partitioned topics have one count.
+    """Raise TopicMismatchError, naming both topics, unless all partitioned topics of ours have one count.
 
-    Partition p of each belongs to the same worker; with different counts a user's events and the
-    user's record would be in different hands.
+    Partition p of each belongs to the same worker; with different counts a user's record and what is
+    kept beside it would be in different hands. Topics of events may differ: they are routed then.
     """
-    shared = [s for s in states if s.topic.partitioned and s.partitions]
+    events = {settings.topic_name(action.topic) for action in settings.events.actions}
+    shared = [s for s in states if s.topic.partitioned and s.partitions and s.topic.name not in events]
     table = settings.topic_name("interests")
     reference = next((s for s in shared if s.topic.name == table), shared[0] if shared else None)
     for state in shared:

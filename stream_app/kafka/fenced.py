@@ -44,11 +44,11 @@ class FencedPartition:
         name: str,
         *,
         group: str,
-        writes: Sequence[str],
+        writes: Sequence[str | TopicPartition],
         on_lost: Callable[[], None],
     ) -> None:
-        """``name`` is the transactional id, ``writes`` the topics that outputs may go to; ``on_lost``
-        asks for a new assignment."""
+        """``name`` is the transactional id, ``writes`` the topics and partitions that outputs may go to;
+        ``on_lost`` asks for a new assignment."""
         self.lost = False
         """Failed, fenced or closed: nothing is accepted or committed any more."""
         self._source = source
@@ -64,7 +64,12 @@ class FencedPartition:
         """Fence, then learn where to read on. Raises TransactionError or a KafkaError."""
         await self._transactions.fence(self._writes)
         for topic in self._writes:
-            self._partitions[topic] = await self._transactions.partitions(topic)
+            if isinstance(topic, str):
+                self._partitions[topic] = await self._transactions.partitions(topic)
+        await self._ask(offsets)
+
+    async def _ask(self, offsets: InputOffsets) -> None:
+        """The group's offset is where to read on."""
         source = TP(*self._source)
         committed = await offsets.committed([source])
         self._inputs = Inputs(offsets, committed)

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from stream_app.hashing import key64
-from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
+from stream_app.interests.statistics_record import OUTCOMES_KEY, ROUTER, Outcomes, RouterStanding
 from stream_app.replay.follower import Follower
 from stream_app.replay.verify import Verified
 from stream_app.settings import Settings
@@ -120,19 +120,27 @@ class Accounts:
 
 
 class OutcomesReader:
-    """Follows the account records of all interests partitions."""
+    """Follows the account records of all interests partitions and routers."""
 
     def __init__(self, settings: Settings) -> None:
         self._follower = Follower(settings, settings.topic_name("content-stats"))
-        self._by_partition: dict[int, Outcomes] = {}
+        self._by_owner: dict[tuple[int, bytes], Outcomes] = {}
 
     def read(self) -> Outcomes:
         """The sum over all partitions as it stands now, since the topic's beginning."""
         for record in self._follower.read():
-            if record.key == OUTCOMES_KEY and record.value is not None:
-                self._by_partition[record.partition] = msgspec.json.decode(record.value, type=Outcomes)
+            if record.value is None:
+                continue
+            if record.key == OUTCOMES_KEY:
+                outcomes = msgspec.json.decode(record.value, type=Outcomes)
+            elif record.key.startswith(ROUTER):
+                standing = msgspec.json.decode(record.value, type=RouterStanding)
+                outcomes = Outcomes(routed=standing.routed, dead_lettered=standing.dead_lettered)
+            else:
+                continue
+            self._by_owner[record.partition, record.key] = outcomes
         fields = Outcomes.__struct_fields__
-        return Outcomes(**{f: sum(getattr(o, f) for o in self._by_partition.values()) for f in fields})
+        return Outcomes(**{f: sum(getattr(o, f) for o in self._by_owner.values()) for f in fields})
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,0 +1,281 @@
+"""Event topics whose partitions are not the table's: all of their records are routed.
+
+A platform's topic may have more or fewer partitions than the interests table, and may grow while workers
+run. Then its partition p is no input of the table's partition p: whoever is assigned it carries each record
+to its user's partition of ``events-routed``, with the offset in the same transaction, and keeps no state.
+
+How far a router has come stands on ``content-stats`` too, in partition p modulo those of the table, and is
+trusted before the group's offsets, which expire. That record also says who read the partition last: where
+there is none, the table's partition p may have, and its owner is fenced before the offsets are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+from faust.types import TP
+
+from stream_app.errors import BrokerUnavailableError, TransactionError
+from stream_app.events.dead_letters import dead_letter, origin_of
+from stream_app.events.decode import EventDecoder
+from stream_app.events.reasons import Reason
+from stream_app.interests.owners import fence_out, router_owner, table_owner
+from stream_app.interests.placement import Placement
+from stream_app.interests.statistics_record import (
+    NOT_ROUTED,
+    OUTCOMES_KEY,
+    RESERVED,
+    RouterStanding,
+    router_key,
+)
+from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.fenced import FencedPartition
+from stream_app.kafka.topic_ids import InputOffsets
+from stream_app.kafka.transactions import Output
+from stream_app.kafka.transport import RecordBatch
+from stream_app.observability import metrics
+from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+OPEN_RETRY_S = 1.0
+
+
+class _Reached(msgspec.Struct):
+    """How far a partition of the table has come in its inputs, as its account says."""
+
+    positions: dict[str, tuple[int, str]] = {}
+
+
+class Router:
+    """What becomes of records whose partition is not the table's: pure, and without state."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._decoder = EventDecoder(settings)
+        self._placement = Placement(settings)
+        self._actions = {settings.topic_name(a.topic): a.name for a in settings.events.actions}
+        self._letters = settings.topic_name("events-dlq")
+        self._letter_partitions = settings.kafka.shared_partitions
+
+    def outputs(
+        self, records: Sequence[ConsumerRecord], topic: str, partition: int, now_ms: int
+    ) -> tuple[list[Output], list[Reason]]:
+        """The copies of the records of one partition, and why those without a user are dead letters."""
+        batch = self._decoder.decode(records, topic, partition, None)
+        rejected = {bad.index: bad for bad in batch.rejected}
+        owners: list[bytes | None] = [None] * len(records)
+        for at, decoded in zip(batch.source.tolist(), batch.users, strict=True):
+            owners[at] = decoded
+        for at in rejected:
+            owners[at] = self._placement.owner(records[at])
+        places = self._placement.places([user for user in owners if user is not None])
+        made: list[Output] = []
+        reasons: list[Reason] = []
+        for at, (record, user) in enumerate(zip(records, owners, strict=True)):
+            origin = origin_of(record, topic, partition)
+            if user is not None:
+                made.append(self._placement.copy(record, origin, user, places[user], now_ms))
+                continue
+            bad = rejected[at]
+            key, value, headers = dead_letter(record, origin, bad.reason, bad.detail, now_ms)
+            where = (partition + record.offset) % self._letter_partitions
+            made.append(Output(self._letters, where, key, value, tuple(headers)))
+            reasons.append(bad.reason)
+        return made, reasons
+
+    def count(self, topic: str, routed: int, reasons: Sequence[Reason]) -> None:
+        """For the metrics, once it is committed."""
+        action = self._actions[topic]
+        metrics.EVENTS.labels(action, "routed").inc(routed)
+        metrics.EVENTS.labels(action, "dead_lettered").inc(len(reasons))
+        for reason in reasons:
+            metrics.DEAD_LETTERS.labels(reason.value).inc()
+
+
+class Standings:
+    """Reserved records of ``content-stats``, read anew for whoever asks; those who ask together share it."""
+
+    def __init__(self, settings: Settings, partition: int) -> None:
+        self._settings, self._partition = settings, partition
+        self._begun = self._done = 0
+        self._found: dict[bytes, bytes] = {}
+        self._reading = asyncio.Lock()
+
+    async def read(self) -> dict[bytes, bytes]:
+        """As they stand now. Raises a KafkaError."""
+        begun = self._begun
+        async with self._reading:
+            if self._done <= begun:
+                self._begun += 1
+                self._found = await self._read()
+                self._done = self._begun
+            return self._found
+
+    async def _read(self) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+
+        async def take(records: Sequence[ConsumerRecord], _position: int) -> None:
+            found.update((r.key, r.value) for r in records if r.key.startswith(RESERVED) and r.value)
+
+        reader = ChangelogReader(self._settings, self._settings.topic_name("content-stats"), self._partition)
+        try:
+            await reader.start(0)
+            await reader.read_to_end(take)
+        finally:
+            await reader.stop()
+        return found
+
+
+class RoutedInput(FencedPartition):
+    """A partition of an event topic with a router as its reader."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: TopicPartition,
+        router: Router,
+        standings: Standings,
+        on_lost: Callable[[], None],
+    ) -> None:
+        owner = router_owner(settings, source.topic, source.partition)
+        super().__init__(
+            settings,
+            source,
+            owner.transactional_id,
+            group=settings.group("interests"),
+            writes=owner.writes,
+            on_lost=on_lost,
+        )
+        self._settings, self._router, self._standings = settings, router, standings
+        self._standing = RouterStanding()
+        self._in_flight: asyncio.Task[None] | None = None
+
+    async def open(self, offsets: InputOffsets) -> None:
+        """Fence, also the other kind of owner that this partition may have had, then learn where to read on.
+        Raises TransactionError or a KafkaError."""
+        await super().open(offsets)
+        topic, number = self._source
+        key = router_key(topic, number)
+        if (value := (await self._standings.read()).get(key)) is not None:
+            self._standing = msgspec.json.decode(value, type=RouterStanding)
+        if self._standing.offset != NOT_ROUTED and self._standing.topic_id == self._inputs.ids[topic]:
+            self._expected = self._standing.offset
+            return
+        if number < self._settings.kafka.partitions:
+            await fence_out(self._settings, table_owner(self._settings, number))
+            await self._ask(offsets)
+            outcomes = (await self._standings.read()).get(OUTCOMES_KEY, b"{}")
+            reached = msgspec.json.decode(outcomes, type=_Reached).positions.get(topic)
+            if reached is not None and reached[1] == self._inputs.ids[topic]:
+                self._expected = reached[0]
+        if self._expected is not None:
+            # from now on it is ours: nobody else has to be fenced the next time
+            standing = self._stand(self._expected)
+            await self._transactions.commit(
+                [self._output(standing)], {self._source: self._expected}, self._inputs.ids
+            )
+            self._standing = standing
+
+    async def take(self, batch: RecordBatch) -> None:
+        """Route one batch: returns when its transaction is on its way."""
+        if not self.accepts(batch):
+            return
+        metrics.BATCH_RECORDS.labels("interests").observe(len(batch.records))
+        made, reasons = await asyncio.to_thread(
+            self._router.outputs, batch.records, batch.topic, batch.partition, time.time_ns() // 1_000_000
+        )
+        await self.settle()  # one transaction at a time
+        self._in_flight = asyncio.create_task(self._commit(made, reasons, batch.end))
+        await asyncio.sleep(0)
+
+    async def settle(self) -> None:
+        """Return once no transaction is on its way."""
+        if self._in_flight is not None:
+            await asyncio.wait([self._in_flight])
+
+    async def close(self) -> None:
+        """Finish the transaction on its way and disconnect."""
+        await self.settle()
+        await super().close()
+
+    async def _commit(self, made: list[Output], reasons: list[Reason], end: int) -> None:
+        routed = len(made) - len(reasons)
+        standing = self._stand(end, routed=routed, dead_lettered=len(reasons))
+        if await self.commit([*made, self._output(standing)], end):
+            self._standing = standing
+            self._router.count(self._source.topic, routed, reasons)
+
+    def _stand(self, offset: int, *, routed: int = 0, dead_lettered: int = 0) -> RouterStanding:
+        before = self._standing
+        return RouterStanding(
+            offset,
+            self._inputs.ids[self._source.topic],
+            before.routed + routed,
+            before.dead_lettered + dead_lettered,
+        )
+
+    def _output(self, standing: RouterStanding) -> Output:
+        topic, number = self._source
+        place = self._settings.topic_name("content-stats"), number % self._settings.kafka.partitions
+        return Output(*place, router_key(topic, number), msgspec.json.encode(standing))
+
+
+class Routers:
+    """The routed partitions that this worker owns."""
+
+    def __init__(self, settings: Settings, on_lost: Callable[[], None]) -> None:
+        """``on_lost`` asks for a new assignment."""
+        self._settings, self._on_lost = settings, on_lost
+        self._router = Router(settings)
+        self._standings = [Standings(settings, p) for p in range(settings.kafka.partitions)]
+        self._open: dict[TP, RoutedInput] = {}
+
+    def __getitem__(self, tp: TP) -> RoutedInput | None:
+        """The reader of a partition that is routed here."""
+        return self._open.get(tp)
+
+    async def assign(self, tps: set[TP], offsets: InputOffsets) -> None:
+        """Route these partitions and no others; those already open and sound stay open."""
+        await self.close({tp for tp, routed in self._open.items() if tp not in tps or routed.lost})
+        await asyncio.gather(*(self._start(tp, offsets) for tp in sorted(tps - self._open.keys())))
+
+    def positions(self) -> dict[TP, int | None]:
+        """Where each is read on; None: no such topic."""
+        return {tp: routed.position for tp, routed in self._open.items() if not routed.lost}
+
+    async def settle(self) -> None:
+        """Return once no transaction is on its way."""
+        await asyncio.gather(*(routed.settle() for routed in self._open.values()))
+
+    async def close(self, tps: Iterable[TP]) -> None:
+        """Leave these partitions."""
+        await asyncio.shield(asyncio.gather(*(self._open.pop(tp).close() for tp in tps)))
+
+    async def close_all(self) -> None:
+        """Leave all of them."""
+        await self.close(set(self._open))
+
+    async def _start(self, tp: TP, offsets: InputOffsets) -> None:
+        while True:
+            standings = self._standings[tp.partition % len(self._standings)]
+            routed = RoutedInput(self._settings, TopicPartition(*tp), self._router, standings, self._on_lost)
+            try:
+                await routed.open(offsets)
+            except (TransactionError, BrokerUnavailableError, KafkaError) as error:
+                # the broker is away: try again for as long as the partition is ours
+                log.warning("%s[%d] cannot be routed yet: %s", *tp, error)
+                await routed.close()
+                await asyncio.sleep(OPEN_RETRY_S)
+            except BaseException:
+                await routed.close()
+                raise
+            else:
+                self._open[tp] = routed
+                log.info("%s[%d] is routed: its topic has other partitions than the table", *tp)
+                return
