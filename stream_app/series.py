@@ -18,7 +18,7 @@ from stream_app.settings import Settings
 Values = Iterable[str]
 """What one label can be."""
 
-OUTCOMES = ("applied", "duplicate", "dead_lettered", "retrying")
+OUTCOMES = ("applied", "duplicate", "dead_lettered", "retrying", "routed")
 REASONS = tuple(reason.value for reason in Reason)
 INDEX_REASONS = ("missing_key", "record_format", "other_model", "wrong_dimensions", "not_a_unit_vector")
 
@@ -31,7 +31,7 @@ FIXED: dict[str, tuple[tuple[Any, tuple[Values, ...]], ...]] = {
         ),
         (metrics.TRANSACTIONS, (("committed", "failed", "fenced"),)),
         (metrics.RECOVERY_RECORDS, (("recovery", "standby"),)),
-        (metrics.ERASURES, (("erased", "rejected"),)),
+        (metrics.ERASURES, (("erased", "rejected", "routed"),)),
         (metrics.CONTENT_REJECTED, (INDEX_REASONS,)),
         (metrics.CONTENT_EVICTED, (("age", "capacity"),)),
     ),
@@ -81,7 +81,7 @@ def _by_settings(settings: Settings, role: str) -> Iterator[tuple[Any, tuple[Val
         yield metrics.SPANS, (("made", "exported", "failed"),)
     if role == "interests":
         yield metrics.EVENTS, ([action.name for action in settings.events.actions], OUTCOMES)
-        swept = [settings.topic_name(name) for name in ("events-retry", "events-dlq")]
+        swept = [settings.topic_name(name) for name in ("events-retry", "events-routed", "events-dlq")]
         yield metrics.ERASED_COPIES, (swept,)
     if role == "ranker":
         arms = [arm.name for arm in settings.ranking.arms]

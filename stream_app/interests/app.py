@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,16 @@ from faust.types import TP
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
 from stream_app.errors import BrokerUnavailableError, StateDirectoryError, TransactionError
-from stream_app.events.dead_letters import origin_of
+from stream_app.events.dead_letters import COPIES, ROUTED_TOPIC, origin_of
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
+from stream_app.interests.erasure import TOPIC as ERASURES
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.routers import Routers
 from stream_app.interests.standby import StandbyPartition, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
-from stream_app.kafka.admin import check_partitions, topic_states
+from stream_app.kafka.admin import check_partitions, delete_records, topic_states
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
@@ -58,6 +59,7 @@ class InterestsWorker:
         self._copies = CopySweep(settings, self._sweeping)
         self._partitions: dict[int, InterestPartition] = {}
         self._routers = Routers(settings, self._rejoin)
+        self._purged: dict[int, int] = {}  # positions on events-routed when it was purged last
         self._standbys: dict[int, StandbyPartition] = {}
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
         self._computing = asyncio.Lock()  # one batch at a time: they share the processor and the index
@@ -178,9 +180,13 @@ class InterestsWorker:
             if outcome is not None:
                 raise outcome
 
-    async def _committed(self, partition: int) -> dict[str, int | None]:
-        offsets = await consumer_of(self._app).committed([TP(topic, partition) for topic in self._inputs])
-        return {tp.topic: mark.offset for tp, mark in offsets.items()}
+    async def _committed(self, topics: Iterable[str]) -> dict[int, dict[str, int | None]]:
+        """Offsets of all partitions of topics that have as many as the table."""
+        numbers = range(self._settings.kafka.partitions)
+        offsets = await consumer_of(self._app).offsets([TP(t, p) for t in topics for p in numbers])
+        return {
+            p: {tp.topic: mark.offset for tp, mark in offsets.items() if tp.partition == p} for p in numbers
+        }
 
     def standby_positions(self) -> dict[TP, int]:
         """Where each warm copy has got to."""
@@ -252,12 +258,18 @@ class InterestsWorker:
             await partition.expire(self._contents.index)
 
     async def _sweep(self) -> None:
-        """Remove the copies of erased users' events, if there are any."""
+        """Remove what has come by ``events-routed`` and is garbage now; and the copies of erased users'
+        events, if there are any."""
+        try:
+            await self._purge()
+        except LATER as error:
+            log.warning("what was routed cannot be removed yet: %s", error)
         asked = {number: users for number, p in self._partitions.items() if (users := p.unswept)}
         if not asked:
             return
         try:
-            committed = {number: await self._committed(number) for number in asked}
+            names = map(self._settings.topic_name, (*COPIES, ERASURES))
+            committed = await self._committed(names)
             gone = await self._copies.sweep(asked, committed)
         except LATER as error:
             log.warning("copies of erased users' events cannot be removed yet: %s", error)
@@ -266,6 +278,16 @@ class InterestsWorker:
             partition = self._partitions.get(number)
             if partition is not None and copies:
                 await partition.swept(copies, asked[number])
+
+    async def _purge(self) -> None:
+        topic = self._settings.topic_name(ROUTED_TOPIC)
+        reached = {n: at for n, p in self._partitions.items() if (at := p.positions.get(TP(topic, n)))}
+        moved = {n for n, at in reached.items() if self._purged.get(n) != at}
+        if moved:
+            committed = await self._committed([topic])
+            ends = {(topic, n): end for n in moved if (end := committed[n][topic])}
+            await asyncio.to_thread(delete_records, self._settings, ends)
+            self._purged = reached
 
     def _sweeping(self) -> None:
         self._health.progress(SWEEP)

@@ -22,6 +22,7 @@ from stream_app.events.decode import EARLIEST_MS
 from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
 from stream_app.events.reasons import Reason
 from stream_app.hashing import key64
+from stream_app.interests.placement import Placement
 from stream_app.interests.receipts import Fences, Receipt, Removed, receipt_key
 from stream_app.interests.record import decode
 from stream_app.interests.store import PartitionStore
@@ -34,9 +35,10 @@ TOPIC = "erasures"
 class Erasure(msgspec.Struct, gc=False):
     """A request to erase one user.
 
-    The record's key is `user_id` in UTF-8. Unknown fields are ignored, and null counts as missing."""
+    Unknown fields are ignored, and null counts as missing. The record's key should be `user_id` in UTF-8: it
+    saves a detour, and nothing else is read from it."""
 
-    user_id: Annotated[str, Meta(description="Who; also the record's key.", min_length=1)]
+    user_id: Annotated[str, Meta(description="Who; should also be the record's key.", min_length=1)]
     requested_at: Annotated[
         Annotated[datetime, Meta(tz=True)] | int | None,
         Meta(
@@ -61,6 +63,8 @@ class Erased:
 
     receipts: dict[bytes, Receipt] = field(default_factory=dict)
     """By user id."""
+    routed: int = 0
+    """Requests that were handed on to their users' partitions."""
     outputs: list[Output] = field(default_factory=list)
     rejected: list[Reason] = field(default_factory=list)
     """Why requests become dead letters; to be counted when these are committed."""
@@ -79,6 +83,7 @@ class ErasurePreparation:
         self._letters = settings.topic_name("events-dlq")
         self._letter_partitions = settings.kafka.shared_partitions
         self._receipts = ReceiptWriter(settings)
+        self._placement = Placement(settings)
 
     def prepare(
         self,
@@ -101,6 +106,11 @@ class ErasurePreparation:
             except UnfitError as fault:
                 done.outputs.append(self._letter(partition, record, fault, now_ms))
                 done.rejected.append(fault.reason)
+                continue
+            place = self._placement.places([request.user])[request.user]
+            if place != partition:
+                done.outputs.append(self._elsewhere(request, place))
+                done.routed += 1
                 continue
             earlier = latest.pop(request.user, None)
             if earlier is not None and earlier.requested_ms > request.requested_ms:
@@ -128,8 +138,6 @@ class ErasurePreparation:
         except DECODING_ERRORS as error:
             raise UnfitError(*explain(error, "requested_at")) from None
         check_id("user_id", erasure.user_id, self._max_id)
-        if user != record.key:
-            raise UnfitError(Reason.KEY_MISMATCH, "the key is not the user_id in UTF-8")
         time = erasure.requested_at
         if isinstance(time, datetime):
             time = round(time.timestamp() * 1000)
@@ -165,6 +173,11 @@ class ErasurePreparation:
             fence=fence,
             removed=removed,
         )
+
+    def _elsewhere(self, request: Request, partition: int) -> Output:
+        """The request for the partition where its user lives; it keeps its time."""
+        value = {"user_id": request.user.decode(), "requested_at": request.requested_ms}
+        return Output(self._topic, partition, request.user, msgspec.json.encode(value))
 
     def _letter(self, partition: int, record: ConsumerRecord, fault: UnfitError, now_ms: int) -> Output:
         origin = origin_of(record, self._topic, partition)

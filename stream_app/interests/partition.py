@@ -377,6 +377,7 @@ class InterestPartition:
                     self._fences.take(done.receipts)
                     metrics.ERASURES.labels("erased").inc(len(done.receipts))
                     metrics.ERASURES.labels("rejected").inc(len(done.rejected))
+                    metrics.ERASURES.labels("routed").inc(done.routed)
                     for reason in done.rejected:
                         metrics.DEAD_LETTERS.labels(reason.value).inc()
                     self._show_fences()

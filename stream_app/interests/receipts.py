@@ -23,7 +23,7 @@ class Removed(msgspec.Struct, kw_only=True, gc=False):
 
     records: Annotated[int, Meta(description="Interest records. A record's slate goes with it.")] = 0
     interactions: Annotated[int, Meta(description="Engagements that those records had counted.")] = 0
-    retries: Annotated[int, Meta(description="Copies of events on `events-retry`.")] = 0
+    retries: Annotated[int, Meta(description="Copies of events on `events-retry` and `events-routed`.")] = 0
     dead_letters: Annotated[int, Meta(description="Copies of records on `events-dlq`.")] = 0
 
 

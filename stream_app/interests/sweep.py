@@ -1,8 +1,8 @@
-"""Removes the copies of erased users' events: from ``events-retry``, ``events-dlq`` and ``erasures``.
+"""Removes what names erased users from ``events-retry``, ``events-routed``, ``events-dlq`` and ``erasures``.
 
-Kafka deletes only what stands before an offset. Of ``events-retry`` and ``erasures`` everything that
-has been consumed is garbage and goes. Of ``events-dlq`` the letters of others must stay: chunk by
-chunk
+Kafka deletes only what stands before an offset. Of ``events-retry``, ``events-routed`` and ``erasures``
+everything that has been consumed is garbage and goes; of ``erasures`` in all partitions, since a request may
+have been routed. Of ``events-dlq`` the letters of others must stay: chunk by chunk
 
 1. one transaction writes a chunk's other letters anew at the end, unchanged, and commits the chunk's
    end as an offset of a consumer group of its own;
@@ -19,15 +19,16 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import product
 
-import msgspec
 from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from kafka import errors as kafka_errors
 
 from stream_app.errors import BrokerUnavailableError, FencedError, TransactionError
-from stream_app.events.faults import DECODING_ERRORS
+from stream_app.events.dead_letters import COPIES
+from stream_app.events.named import users_in
 from stream_app.hashing import key64
 from stream_app.interests.erasure import TOPIC
 from stream_app.interests.receipts import Removed
@@ -44,28 +45,24 @@ Committed = Mapping[str, int | None]
 """Topic → committed offset in one partition."""
 
 
-class _Named(msgspec.Struct):
-    user_id: str | None = None
-
-
 class CopySweep:
     """Sweeps for all partitions of a worker at once. Calls must not overlap."""
 
     def __init__(self, settings: Settings, moved: Callable[[], None] = lambda: None) -> None:
         """``moved`` is called as a sweep goes on."""
         self._settings, self._moved = settings, moved
-        self._read = msgspec.json.Decoder(_Named).decode
-        self._retry_topic = settings.topic_name("events-retry")
+        self._copies = [settings.topic_name(name) for name in COPIES]
         self._letters_topic = settings.topic_name("events-dlq")
         self._requests_topic = settings.topic_name(TOPIC)
-        self._ends: dict[tuple[int, int], int] = {}
+        self._ends: dict[tuple[str, int, int], int] = {}
 
     async def sweep(
         self, users: Mapping[int, Collection[int]], committed: Mapping[int, Committed]
     ) -> dict[int, dict[int, Removed]]:
-        """Remove the copies of ``users``, by partition of the interests table, as key64.
+        """Remove the copies of ``users``, by partition of the interests table, as key64; ``committed`` of
+        all partitions.
 
-        Returns whose copies are gone, and how many there were. Who still has a retry waiting is left for a
+        Returns whose copies are gone, and how many there were. Who still has a copy waiting is left for a
         later sweep: when it is due it is refused, and is garbage then. Raises one of LATER.
         """
         retries = {p: await self._retries(p, set(of), committed[p]) for p, of in users.items()}
@@ -75,30 +72,37 @@ class CopySweep:
             done[p] = {
                 user: Removed(retries=count, dead_letters=letters[user]) for user, count in counts.items()
             }
-            await self._delete(self._requests_topic, p, committed[p].get(self._requests_topic) or 0)
-            for user in counts:
-                self._ends.pop((p, user), None)
+            for topic, user in product(self._copies, counts):
+                self._ends.pop((topic, p, user), None)
+        for p, offsets in committed.items():
+            await self._delete(self._requests_topic, p, offsets.get(self._requests_topic) or 0)
         return done
 
     async def _retries(self, p: int, users: set[int], committed: Committed) -> dict[int, int]:
-        """Delete the consumed part of ``events-retry``; who has no copy left there, and how many it were."""
-        consumed = committed.get(self._retry_topic) or 0
+        """Who has no copy left on the topics of copies, and how many it were."""
+        found = [await self._consumed(topic, p, users, committed.get(topic) or 0) for topic in self._copies]
+        return {user: sum(counts[user] for counts in found) for user in set.intersection(*map(set, found))}
+
+    async def _consumed(self, topic: str, p: int, users: set[int], consumed: int) -> dict[int, int]:
+        """Delete the consumed part of a topic of copies; who has none left there, and how many it were."""
         found: list[tuple[int, int]] = []
 
         async def look(records: Sequence[ConsumerRecord], _position: int) -> None:
-            found.extend((r.offset, user) for r in records for user in self._named_in(r) & users)
+            found.extend((r.offset, user) for r in records for user in _named_in(r) & users)
 
-        end = await self._read_all(self._retry_topic, p, look)
+        end = await self._read_all(topic, p, look)
         # only what was there when the user was first looked for: what comes later is of the time after
         waiting = {
-            user for offset, user in found if consumed <= offset < self._ends.setdefault((p, user), end)
+            user
+            for offset, user in found
+            if consumed <= offset < self._ends.setdefault((topic, p, user), end)
         }
         for user in users:
-            self._ends.setdefault((p, user), end)
+            self._ends.setdefault((topic, p, user), end)
         counts = Counter(user for offset, user in found if offset < consumed)
         if counts:
-            await self._delete(self._retry_topic, p, consumed)
-            metrics.ERASED_COPIES.labels(self._retry_topic).inc(counts.total())
+            await self._delete(topic, p, consumed)
+            metrics.ERASED_COPIES.labels(topic).inc(counts.total())
         return {user: counts[user] for user in users - waiting}
 
     async def _letters(self, users: set[int]) -> Counter[int]:
@@ -116,7 +120,7 @@ class CopySweep:
             async def look(
                 records: Sequence[ConsumerRecord], _position: int, found: Counter[int] = found
             ) -> None:
-                found.update(user for r in records for user in self._named_in(r) & users)
+                found.update(user for r in records for user in _named_in(r) & users)
 
             await self._read_all(self._letters_topic, p, look)
             if found:
@@ -136,9 +140,7 @@ class CopySweep:
 
             async def move(records: Sequence[ConsumerRecord], position: int) -> None:
                 kept = [
-                    Output(topic, p, r.key, r.value, r.headers)
-                    for r in records
-                    if not self._named_in(r) & users
+                    Output(topic, p, r.key, r.value, r.headers) for r in records if not _named_in(r) & users
                 ]
                 await transactions.commit(kept, {TopicPartition(topic, p): position})
                 await self._delete(topic, p, position)
@@ -165,14 +167,7 @@ class CopySweep:
         if before > 0:
             await asyncio.to_thread(partial(delete_records, self._settings, {(topic, p): before}))
 
-    def _named_in(self, record: ConsumerRecord) -> set[int]:
-        """key64 of the users that a copy's key and value name."""
-        named = {key64(record.key)} if record.key is not None else set()
-        if record.value and b"user_id" in record.value:
-            try:
-                user = self._read(record.value).user_id
-            except DECODING_ERRORS:
-                user = None
-            if user is not None:
-                named.add(key64(user.encode(errors="surrogatepass")))
-        return named
+
+def _named_in(record: ConsumerRecord) -> set[int]:
+    """key64 of the users that a copy's key and value name."""
+    return {key64(user) for user in users_in(record)}

@@ -335,10 +335,16 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         return end
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
-        """Committed offsets as the broker has them now, of the topics that there are now."""
-        offsets: dict[TP, CommittedOffset] = await self._thread.call_thread(self._thread.committed, list(tps))
+        """Committed offsets as the broker has them now, of the topics that there are now, for whoever opens
+        these partitions."""
+        offsets = await self.offsets(tps)
         self._note_opened(tuple(sorted(offsets)), offsets)
         return offsets
+
+    async def offsets(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
+        """The same for whoever only wants to know."""
+        found: dict[TP, CommittedOffset] = await self._thread.call_thread(self._thread.committed, list(tps))
+        return found
 
     def _note_opened(self, tps: tuple[TP, ...], offsets: dict[TP, CommittedOffset]) -> None:
         before = self._opened.get(tps)

@@ -109,7 +109,7 @@ def test_nothing_is_left_of_an_erased_user_and_everything_of_the_others(
         for user in (VICTIM, NEIGHBOUR):
             send.event(user, 99)  # an unknown content: retried twice, then dead-lettered
             send.raw(user.encode(), b'{"user_id": 5')
-            send.raw(None, json.dumps({"user_id": user, "content_id": "c1"}).encode())
+            send.raw(None, json.dumps({"user_id": user}).encode())  # without a key, from anywhere
         for number in range(30):
             send.raw(b"other", b"no event %d" % number)
         wait_for_outcomes(world, send.flushed(), worker.log)

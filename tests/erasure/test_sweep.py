@@ -115,10 +115,11 @@ def test_rivals_fence_each_other_and_the_letters_stay_whole(filled: Settings) ->
     assert sorted(letters(filled), key=repr) == sorted(stay, key=repr)
 
 
-def test_a_retry_that_waits_holds_the_sweep_up_and_consumed_ones_go(
-    settings: Settings, topics: list[str]
+@pytest.mark.parametrize("name", ["events-retry", "events-routed"])
+def test_a_copy_that_waits_holds_the_sweep_up_and_consumed_ones_go(
+    settings: Settings, topics: list[str], name: str
 ) -> None:
-    topic = settings.topic_name("events-retry")
+    topic = settings.topic_name(name)
     with clients.producer(settings) as producer:
         for user in (VICTIM, NEIGHBOUR, VICTIM, NEIGHBOUR):
             producer.send(topic, key=user.encode(), value=b"{}", partition=1)
@@ -133,5 +134,5 @@ def test_a_retry_that_waits_holds_the_sweep_up_and_consumed_ones_go(
     with clients.producer(settings) as producer:  # the user came back, and this is of the time after
         producer.send(topic, key=VICTIM.encode(), value=b"{}", partition=1)
     assert swept(3) == {key64("someone"): Removed(), key64(VICTIM): Removed(retries=1)}
-    assert beginnings(settings, "events-retry") == [0, 3]
-    assert topics_naming(settings, VICTIM) == Counter({"events-retry": 1})
+    assert beginnings(settings, name) == [0, 3]
+    assert topics_naming(settings, VICTIM) == Counter({name: 1})

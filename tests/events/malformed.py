@@ -85,7 +85,6 @@ KINDS: dict[Reason, Maker] = {
     Reason.MISSING_FIELD: _missing,
     Reason.BAD_TYPE: _wrong_type,
     Reason.INVALID_ID: _bad_id,
-    Reason.KEY_MISMATCH: lambda rng, now: good(1, now, user_id=f"u{rng.randrange(2, 99)}"),
     Reason.BAD_TIMESTAMP: lambda rng, now: rng.choice([_huge_number, _no_date])(rng, now),
     Reason.TIMESTAMP_IN_FUTURE: _future,
     Reason.TOO_OLD: _ancient,

@@ -156,7 +156,6 @@ def test_rfc_3339(text: str, expected: datetime) -> None:
         (event(content_id="x" * 257), Reason.INVALID_ID),
         (event(content_id="é" * 129), Reason.INVALID_ID),
         (event(event_id="x" * 257), Reason.INVALID_ID),
-        (event(user_id="u2"), Reason.KEY_MISMATCH),
         (event(occurred_at="yesterday"), Reason.BAD_TIMESTAMP),
         (event(occurred_at="2026-05-28T12:00:00"), Reason.BAD_TIMESTAMP),
         (event(occurred_at="2026-02-30T12:00:00Z"), Reason.BAD_TIMESTAMP),
@@ -178,8 +177,10 @@ def test_every_fault_has_its_reason_and_spares_its_neighbours(value: bytes | Non
 
 
 @pytest.mark.parametrize("key", [None, b"", b"u", b"U1", b"\xff"])
-def test_a_record_under_another_key_is_refused(key: bytes | None) -> None:
-    assert reason_of(event(), key) is Reason.KEY_MISMATCH
+def test_a_record_under_another_key_or_none_is_the_users_whom_it_names(key: bytes | None) -> None:
+    batch = decode(Consumed(key, event()))
+    assert batch.rejected == []
+    assert batch.users == [b"u1"]
 
 
 def test_reserved_users_cannot_be_named() -> None:
@@ -219,7 +220,7 @@ def test_details_never_show_user_data() -> None:
         event(content_id=private + "\n"),
         event(occurred_at=private),
         event(undo=private),
-        event(user_id=private),
+        event(user_id=private + "\n"),
         event(text={private: private}),
         event(content_id=private * 100),
     ]
@@ -315,6 +316,5 @@ def test_nothing_raises_and_every_record_is_in_exactly_one_place(
     count = len(batch.source)
     columns = (batch.users, batch.contents, batch.actions, batch.events, batch.named, batch.times, batch.undo)
     assert all(len(column) == count for column in (*columns, batch.received))
-    assert all(user == b"u1" for user in batch.users)
     if stream_time != NOW + 1000 * DAY:
         assert {0, len(records) - 1} <= set(batch.source.tolist())

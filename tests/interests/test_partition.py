@@ -31,7 +31,8 @@ MODEL = "test-model"
 def small(settings: Settings) -> Settings:
     content = msgspec.structs.replace(settings.content, dimensions=D, capacity=10)
     interests = msgspec.structs.replace(settings.interests, slab_rows=64)
-    return msgspec.structs.replace(settings, content=content, interests=interests)
+    kafka = msgspec.structs.replace(settings.kafka, partitions=1)  # everybody lives in partition 0
+    return msgspec.structs.replace(settings, kafka=kafka, content=content, interests=interests)
 
 
 class Owner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from zlib import crc32
@@ -14,14 +15,16 @@ import pytest
 from confluent_kafka import Producer
 from kafka.admin import NewPartitions
 
+from stream_app.hashing import key64
 from stream_app.kafka import clients
 from stream_app.kafka.admin import admin_client, create_topics
 from stream_app.kafka.partitions import partition_of
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
+from stream_app.topics import declare
+from tests.erasure.erasing import receipts
 from tests.interests.closed_form import Sent
 from tests.interests.workers import (
-    NOW_MS,
     TOPIC_OF_WEIGHT,
     Worker,
     history,
@@ -152,7 +155,9 @@ def test_a_topic_that_grows_under_a_running_worker_loses_and_doubles_nothing(
         wait_for_outcomes(world, 200, first.log)
         grow(world, "likes", 8)
         produce_crc(world, sent[300:400], named=False)
-        wait_until(lambda: "is routed" in first.log.read_text() + second.log.read_text(), "routers", first.log)
+        wait_until(
+            lambda: any("is routed" in w.log.read_text() for w in (first, second)), "routers", first.log
+        )
         produce_crc(world, sent[400:700], named=False)
         grow(world, "comments", 5)
         produce_crc(world, sent[700:], named=False)
@@ -168,7 +173,7 @@ def test_a_topic_that_grows_under_a_running_worker_loses_and_doubles_nothing(
 def test_workers_that_are_killed_while_they_route_lose_and_double_nothing(
     world: Settings, tmp_path: Path, partitions: int | None
 ) -> None:
-    """kill -9, again and again, with events that have no ids: nothing would recognise them the second time."""
+    """kill -9, again and again, with events without ids: nothing would recognise them the second time."""
     make_topics(world, partitions)
     world = msgspec.structs.replace(
         world, kafka=msgspec.structs.replace(world.kafka, batch_records=40, session_timeout_s=6.0)
@@ -197,3 +202,57 @@ def test_workers_that_are_killed_while_they_route_lose_and_double_nothing(
 
 def wait_for_outcomes_of_any(settings: Settings, count: int, worker: Worker) -> None:
     wait_until(lambda: read_outcomes(settings).accounted >= count, f"{count} accounted", worker.log)
+
+
+def test_an_erasure_leaves_nothing_wherever_events_and_request_were_sent(
+    world: Settings, tmp_path: Path
+) -> None:
+    """Events by librdkafka, by key and without; requests likewise; one event waits, one is malformed."""
+    world = msgspec.structs.replace(
+        world, events=msgspec.structs.replace(world.events, retry_delays_s=(0.5, 1.0))
+    )
+    make_topics(world)
+    victims = [f"victim-{n}" for n in range(12)]
+    count = 0
+    with workers(world, tmp_path, "a") as (worker,):
+        with librdkafka(world) as producer:
+            for user in (*victims, "stays"):
+                for content in ("c1", "c2", "unknown"):
+                    value = json.dumps({"user_id": user, "content_id": content}).encode()
+                    producer.produce(world.topic_name("likes"), value, user.encode())
+                producer.produce(world.topic_name("shares"), b'{"user_id": "%s"}' % user.encode())
+                count += 4
+        outcomes = wait_for_outcomes(world, count, worker.log)
+        assert (outcomes.applied, outcomes.dead_lettered) == (26, 26)
+        requested = time.time_ns() // 1_000_000
+        with librdkafka(world) as producer:
+            for at, user in enumerate(victims):
+                key = user.encode() if at % 2 else None
+                producer.produce(world.topic_name("erasures"), b'{"user_id": "%s"}' % user.encode(), key)
+        wait_until(lambda: swept(world) == {key64(user) for user in victims}, "receipts", worker.log)
+        with librdkafka(world) as producer:  # late: of the time before
+            for user in victims:
+                value = {"user_id": user, "content_id": "c3", "occurred_at": requested - 60_000}
+                producer.produce(world.topic_name("comments"), json.dumps(value).encode(), user.encode())
+        count += len(victims)
+        wait_for_outcomes(world, count, worker.log)
+        inputs = {world.topic_name(topic) for topic in TOPIC_OF_WEIGHT.values()}
+
+        def named() -> set[str]:
+            return {
+                topic.name
+                for topic in declare(world)
+                for r in clients.read_topic(world, topic.name, isolation_level="read_uncommitted")
+                if topic.name not in inputs and b"victim-" in (r.value or b"") + (r.key or b"")
+            } - {world.topic_name("interests")}
+
+        wait_until(lambda: not named(), "nothing that names them", worker.log)
+        assert worker.stop() == 0
+    for receipt in receipts(world).values():
+        assert abs(receipt.requested_at - requested) < 30_000
+        assert receipt.removed.records == 1
+    assert places(world) == {b"stays": {partition_of(b"stays", 4)}}
+
+
+def swept(settings: Settings) -> set[int]:
+    return {user for user, receipt in receipts(settings).items() if receipt.swept_at is not None}

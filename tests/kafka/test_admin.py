@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import msgspec
 import pytest
@@ -54,13 +55,20 @@ def test_a_missing_topic_is_named_with_the_command_that_creates_it(settings: Set
 
 
 def test_a_partition_mismatch_names_both_topics_and_their_counts(settings: Settings) -> None:
-    likes, interests = settings.topic_name("likes"), settings.topic_name("interests")
-    admin = admin_client(settings)
-    admin.create_topics({likes: {"num_partitions": 3, "replication_factor": 1}}, wait_for_metadata=True)
-    admin.close()
+    routed, interests = settings.topic_name("events-routed"), settings.topic_name("interests")
+    with closing(admin_client(settings)) as admin:
+        admin.create_topics({routed: {"num_partitions": 3, "replication_factor": 1}}, wait_for_metadata=True)
     with pytest.raises(TopicMismatchError) as failure:
         ensure_topics(settings)
-    assert f"{likes} has 3 partitions and {interests} has 2" in str(failure.value)
+    assert f"{routed} has 3 partitions and {interests} has 2" in str(failure.value)
+
+
+def test_a_topic_of_events_may_have_any_number_of_partitions(settings: Settings) -> None:
+    wanted = {settings.topic_name("likes"): {"num_partitions": 3, "replication_factor": 1}}
+    with closing(admin_client(settings)) as admin:
+        admin.create_topics(wanted, wait_for_metadata=True)
+    ensure_topics(settings)
+    assert check_topics(settings) == []
 
 
 def test_topics_that_agree_but_not_with_the_settings_are_refused(
