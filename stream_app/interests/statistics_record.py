@@ -6,8 +6,9 @@ vectors: ``count[a, h] = Σ 2^(-(t_ref - t)/h)`` over the events of action ``a``
 Layout, little-endian, version 1: ``version u1, actions u1, half_lives u1, pad u1, partition u4,
 t_ref i8 (ms)``, then ``actions`` codes u2, ``half_lives`` hours f4, counts f4 [actions, half_lives].
 
-The key ``OUTCOMES_KEY`` is reserved: its value is that partition's exact account of input records
-(JSON, see :class:`Outcomes`), written in the same transactions, so it survives every crash.
+The key ``OUTCOMES_KEY`` is reserved: its value is that partition's exact account of input records, and
+how far its inputs have been read (JSON, see :class:`Outcomes`). Every transaction that commits an offset
+writes it, so it survives every crash, and is not lost with a consumer group's offsets.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ class Outcomes(msgspec.Struct, kw_only=True):
     duplicates: int = 0
     dead_lettered: int = 0
     retrying: int = 0
+    positions: dict[str, tuple[int, str]] = msgspec.field(default_factory=dict)
+    """Full name of an input topic → where the state reads it on, and the topic's id (empty where the
+    broker has none)."""
+    rebuilding: bool = False
+    """A rebuild of the state was begun and is not finished: nobody may serve it."""
 
     @property
     def accounted(self) -> int:

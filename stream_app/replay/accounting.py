@@ -23,6 +23,9 @@ from stream_app.settings import Settings
 
 POLL_S = 0.1
 
+COUNTS = ("applied", "duplicates", "dead_lettered", "retrying")
+"""What of :class:`Outcomes` adds up over partitions."""
+
 
 class Freshness(msgspec.Struct):
     """From an event's Kafka timestamp to the slate's, ms; None before there is a slate."""
@@ -131,8 +134,11 @@ class OutcomesReader:
         for record in self._follower.read():
             if record.key == OUTCOMES_KEY and record.value is not None:
                 self._by_partition[record.partition] = msgspec.json.decode(record.value, type=Outcomes)
-        fields = Outcomes.__struct_fields__
-        return Outcomes(**{f: sum(getattr(o, f) for o in self._by_partition.values()) for f in fields})
+        total = Outcomes()
+        for one in self._by_partition.values():
+            for count in COUNTS:
+                setattr(total, count, getattr(total, count) + getattr(one, count))
+        return total
 
     def close(self) -> None:
         """Close the connection."""
