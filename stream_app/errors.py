@@ -63,6 +63,12 @@ class StateDamagedError(StateDirectoryError):
     code = "state_damaged"
 
 
+class RebuildUnfinishedError(StreamAppError):
+    """A rebuild of the interests was begun and did not come to its end: half of them may be gone."""
+
+    code = "rebuild_unfinished"
+
+
 class FencedError(StreamAppError):
     """Another worker owns this partition now; what we still hold of it is void."""
 

@@ -14,7 +14,7 @@ from faust.types import TP
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
-from stream_app.errors import BrokerUnavailableError, StateDirectoryError, TransactionError
+from stream_app.errors import BrokerUnavailableError, FencedError, StateDirectoryError, TransactionError
 from stream_app.events.dead_letters import COPIES, ROUTED_TOPIC, origin_of
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
@@ -152,7 +152,7 @@ class InterestsWorker:
             )
             try:
                 await partition.open(store, self._inputs, consumer_of(self._app), self._health.nearer)
-            except (TransactionError, BrokerUnavailableError, KafkaError) as error:
+            except (FencedError, TransactionError, BrokerUnavailableError, KafkaError) as error:
                 # the broker is away: try again for as long as the partition is ours
                 log.warning("partition %d cannot be opened yet: %s", number, error)
                 await partition.close()

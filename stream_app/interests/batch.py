@@ -83,7 +83,6 @@ class BatchPreparation:
     def prepare(self, state: PartitionState, topic: str, records: Sequence[ConsumerRecord]) -> list[Output]:
         """Apply the records to ``state`` and return all that has to be produced with their offset."""
         state.batches += 1
-        before = msgspec.structs.replace(state.outcomes)
         fates = _Fates(self, state, topic, records)
         with self._contents.still() as index:
             with _timed("decode"):
@@ -111,11 +110,12 @@ class BatchPreparation:
         with _timed("encode"):
             outputs = self._outputs(state, change.changed, statistics)
         self._drop_empty(state, rows)
-        outputs += fates.outputs
-        if state.outcomes != before:
-            value = msgspec.json.encode(state.outcomes)
-            outputs.append(Output(self._stats_topic, state.partition, OUTCOMES_KEY, value))
-        return outputs
+        return [*outputs, *fates.outputs, self.account(state)]
+
+    def account(self, state: PartitionState) -> Output:
+        """The record that goes with every committed offset: the accounts, and the positions reached."""
+        value = msgspec.json.encode(state.outcomes)
+        return Output(self._stats_topic, state.partition, OUTCOMES_KEY, value)
 
     # -- steps
 

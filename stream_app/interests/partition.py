@@ -3,8 +3,8 @@
 The numbered steps of a batch, and what a crash after each leaves behind:
 
 1. compute: decode, apply to the slab, collect outputs. Crash: nothing happened.
-2. one Kafka transaction: changelog, statistics, dead letters, retries, the accounts, the input's
-   offset. Crash inside: the next owner's fence aborts it, the batch is read again.
+2. one Kafka transaction: changelog, statistics, dead letters, retries, the accounts with the position
+   reached, the input's offset. Crash inside: the next owner's fence aborts it, the batch is read again.
 3. later: one RocksDB WriteBatch of changed users with the changelog position. Crash before:
    recovery reads on from the older position.
 
@@ -12,6 +12,10 @@ A transaction that fails has already changed the slab, so the partition is *lost
 of it is forgotten, and it is opened anew with the group's next assignment, which is asked for. (Not
 at once: only the group coordinator knows whether the partition is still ours, and fencing it
 without asking would throw out a rightful new owner.)
+
+Where a partition is read on is part of its state (``Outcomes.positions``). The offsets of the group say
+the same to others; where they have expired or were reset, the state's word counts, since what it has
+taken must not be taken twice.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream_app.content.index import ContentIndex
-from stream_app.errors import FencedError, StateDamagedError, TransactionError
+from stream_app.errors import FencedError, RebuildUnfinishedError, StateDamagedError, TransactionError
 from stream_app.hashing import action_code, model_code
 from stream_app.interests.batch import BatchPreparation, PartitionState
 from stream_app.interests.decay import remaining
@@ -52,7 +56,7 @@ from stream_app.interests.statistics_record import (
 )
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
-from stream_app.kafka.topic_ids import InputOffsets, Inputs
+from stream_app.kafka.topic_ids import Bounds, CommittedOffset, InputOffsets, Inputs, same_topic
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
@@ -172,15 +176,22 @@ class InterestPartition:
             await self._read_whole(self._statistics_topic, self._take_statistics, moved)
         await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
         self._show_fences()
-        committed = await offsets.committed([TP(topic, self.partition) for topic in topics])
+        if self._outcomes.rebuilding:
+            raise RebuildUnfinishedError(
+                f"a rebuild of partition {self.partition} was begun and did not come to its end: run "
+                "`stream-app rebuild` again"
+            )
+        for topic in routed:
+            standing = self._standing(topic)
+            self._outcomes.positions[topic] = standing.offset, standing.topic_id
+        await self._find_positions(topics, offsets)
         self._broker, self._stable = offsets, self._position
-        self._inputs = Inputs(offsets, committed)
-        self._expected = {tp.topic: mark.offset for tp, mark in committed.items()}
-        if routed:
-            await self._take_over(routed)
-        self._state = PartitionState(
+        state = PartitionState(
             self.partition, self._slab, store, self._statistics, self._fences, self._outcomes
         )
+        if routed:
+            await self._take_over(state, routed)
+        self._state = state
         seconds = time.monotonic() - begun
         metrics.RECOVERY_SECONDS.observe(seconds)
         log.info("partition %d is open, after %.2f s", self.partition, seconds)
@@ -188,19 +199,54 @@ class InterestPartition:
     def _standing(self, topic: str) -> RouterStanding:
         return self._routers.get(router_key(topic, self.partition), RouterStanding())
 
-    async def _take_over(self, routed: Sequence[str]) -> None:
-        """These inputs were read by routers, which are fenced out: on from where they stood."""
-        outputs, offsets = [], {}
+    async def _take_over(self, state: PartitionState, routed: Sequence[str]) -> None:
+        """Routers that are fenced out read these inputs: where they stood is the state's from now on."""
+        outputs, offsets = [self._preparation.account(state)], {}
         for topic in routed:
-            standing = self._standing(topic)
-            if standing.topic_id == self._inputs.ids[topic]:
-                self._expected[topic] = offsets[TopicPartition(topic, self.partition)] = standing.offset
-            given_up = msgspec.structs.replace(standing, offset=NOT_ROUTED)
-            value = msgspec.json.encode(given_up)
-            outputs.append(
-                Output(self._statistics_topic, self.partition, router_key(topic, self.partition), value)
-            )
+            if (at := self._expected[topic]) is not None:
+                offsets[TopicPartition(topic, self.partition)] = at
+            key = router_key(topic, self.partition)
+            given_up = msgspec.structs.replace(self._standing(topic), offset=NOT_ROUTED)
+            outputs.append(Output(self._statistics_topic, self.partition, key, msgspec.json.encode(given_up)))
         await self._transactions.commit(outputs, offsets, self._inputs.ids)
+
+    async def _find_positions(self, topics: Sequence[str], offsets: InputOffsets) -> None:
+        """Where each input is read on: as the state says; else the group, else from the beginning."""
+        committed = await offsets.committed([TP(topic, self.partition) for topic in topics])
+        there = await offsets.bounds([tp for tp, mark in committed.items() if mark.offset is not None])
+        self._inputs = Inputs(offsets, committed)
+        self._expected = {tp.topic: None for tp in committed} | {
+            tp.topic: self._goes_on(tp, committed[tp], bounds) for tp, bounds in there.items()
+        }
+        put_right = {
+            TopicPartition(*tp): at
+            for tp, mark in committed.items()
+            if (at := self._expected[tp.topic]) is not None and at != mark.offset
+        }
+        if put_right:  # others look at the group
+            await self._transactions.commit([], put_right, self._inputs.ids)
+
+    def _goes_on(self, tp: TP, group: CommittedOffset, there: Bounds) -> int:
+        known, topic = self._outcomes.positions.get(tp.topic), group.topic_id or ""
+        assert group.offset is not None  # noqa: S101  # for the type checker: the topic exists
+        if known is None or not same_topic(known[1], topic) or (not topic and known[0] > there.end):
+            return group.offset  # a state of before positions were kept, or another topic of that name
+        at = known[0]
+        if at < there.first:
+            log.warning("%s[%d]: %d offsets have left the topic unread", *tp, there.first - at)
+            metrics.RECORDS_EXPIRED.labels(tp.topic).inc(there.first - at)
+            return there.first
+        if at > there.end:
+            log.error("%s[%d] was cut off at %d: all up to %d had been taken", *tp, there.end, at)
+            return there.end
+        if at != group.offset:
+            log.warning(
+                "%s[%d]: the group stands at %d, the state has taken all before %d and goes on there; "
+                "`stream-app rebuild` begins anew",
+                *(*tp, group.offset, at),
+            )
+        return at
+
 
     async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
         reader = ChangelogReader(self._settings, topic, self.partition, moved)
@@ -281,6 +327,7 @@ class InterestPartition:
             self._lose(TransactionError(f"expected offset {expected}, got {batch.start}"))
             return None
         self._expected[batch.topic] = batch.end
+        state.outcomes.positions[batch.topic] = batch.end, self._inputs.ids[batch.topic]
         return state
 
     async def _same_topic(self, batch: RecordBatch) -> bool:
@@ -371,7 +418,8 @@ class InterestPartition:
                     self._erasures.prepare, self.partition, state.store, self._fences, batch.records, now_ms
                 )
                 done = await finish(prepare)
-                await self._commit(done.outputs, {TopicPartition(batch.topic, batch.partition): batch.end})
+                outputs = [*done.outputs, self._preparation.account(state)]
+                await self._commit(outputs, {TopicPartition(batch.topic, batch.partition): batch.end})
                 if not self.lost:
                     await self._remove(state, list(done.receipts))
                     self._fences.take(done.receipts)

@@ -31,12 +31,13 @@ from stream_app.interests.statistics_record import (
     NOT_ROUTED,
     OUTCOMES_KEY,
     RESERVED,
+    Outcomes,
     RouterStanding,
     router_key,
 )
 from stream_app.kafka.changelog import ChangelogReader
 from stream_app.kafka.fenced import FencedPartition
-from stream_app.kafka.topic_ids import InputOffsets
+from stream_app.kafka.topic_ids import InputOffsets, same_topic
 from stream_app.kafka.transactions import Output
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
@@ -45,12 +46,6 @@ from stream_app.settings import Settings
 log = logging.getLogger(__name__)
 
 OPEN_RETRY_S = 1.0
-
-
-class _Reached(msgspec.Struct):
-    """How far a partition of the table has come in its inputs, as its account says."""
-
-    positions: dict[str, tuple[int, str]] = {}
 
 
 class Router:
@@ -164,15 +159,16 @@ class RoutedInput(FencedPartition):
         key = router_key(topic, number)
         if (value := (await self._standings.read()).get(key)) is not None:
             self._standing = msgspec.json.decode(value, type=RouterStanding)
-        if self._standing.offset != NOT_ROUTED and self._standing.topic_id == self._inputs.ids[topic]:
+        topic_id, standing = self._inputs.ids[topic], self._standing
+        if standing.offset != NOT_ROUTED and same_topic(standing.topic_id, topic_id):
             self._expected = self._standing.offset
             return
         if number < self._settings.kafka.partitions:
             await fence_out(self._settings, table_owner(self._settings, number))
             await self._ask(offsets)
             outcomes = (await self._standings.read()).get(OUTCOMES_KEY, b"{}")
-            reached = msgspec.json.decode(outcomes, type=_Reached).positions.get(topic)
-            if reached is not None and reached[1] == self._inputs.ids[topic]:
+            reached = msgspec.json.decode(outcomes, type=Outcomes).positions.get(topic)
+            if reached is not None and same_topic(reached[1], topic_id):
                 self._expected = reached[0]
         if self._expected is not None:
             # from now on it is ours: nobody else has to be fenced the next time

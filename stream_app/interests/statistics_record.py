@@ -7,8 +7,9 @@ Layout, little-endian, version 1: ``version u1, actions u1, half_lives u1, pad u
 t_ref i8 (ms)``, then ``actions`` codes u2, ``half_lives`` hours f4, counts f4 [actions, half_lives].
 
 Keys that begin with ``RESERVED`` are no contents. The value of ``OUTCOMES_KEY`` is that partition's exact
-account of input records (JSON, see :class:`Outcomes`), written in the same transactions, so it survives
-every crash. Those of ``ROUTER`` say where routers read on, see :mod:`stream_app.interests.routers`.
+account of input records, and how far its inputs have been read (JSON, see :class:`Outcomes`). Every
+transaction that commits an offset writes it, so it survives every crash, and is not lost with a consumer
+group's offsets. Those of ``ROUTER`` say where routers read on, see :mod:`stream_app.interests.routers`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ class Outcomes(msgspec.Struct, kw_only=True):
     retrying: int = 0
     routed: int = 0
     """Handed on to their users' partitions, which account for what becomes of them."""
+    positions: dict[str, tuple[int, str]] = msgspec.field(default_factory=dict)
+    """Full name of an input topic → where the state reads it on, and the topic's id (empty where the
+    broker has none)."""
+    rebuilding: bool = False
+    """A rebuild of the state was begun and is not finished: nobody may serve it."""
 
     @property
     def accounted(self) -> int:

@@ -201,7 +201,7 @@ def topic_id(settings: Settings, name: str) -> str:
         (found,) = admin.describe_topics([name])
     if found["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno:
         raise TopicMismatchError(f"topic {name} does not exist: {CREATE}")
-    return str(found["topic_id"] or "")
+    return str(found.get("topic_id") or "")
 
 
 def committed_offset(settings: Settings, group: str, topic: str, partition: int) -> int:

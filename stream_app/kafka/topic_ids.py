@@ -4,6 +4,9 @@ Its offsets start at 0 again, while a consumer group may keep the old ones for a
 coordinator drops them when it learns of the deletion), and a fetch from an old offset succeeds as soon as
 the new topic has grown past it. So an offset is committed together with the id of its topic, and is
 nothing to a topic with another one.
+
+Brokers older than Apache Kafka 2.8 have no ids. There a topic that exists has the id ``""``, and one that
+was created again is known by being shorter than the position in it.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from uuid import UUID
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import (
     AbstractType,
     Boolean,
@@ -122,10 +126,10 @@ class _TopicsRequest(Request[_TopicsRequest_v10]):  # type: ignore[misc]  # unty
         return request_struct_class([(NAMELESS, name, {}) for name in self._names], False, False, False, {})
 
 
-async def topic_ids(client: AIOKafkaClient, tps: Iterable[TP]) -> dict[TP, str]:
+async def topic_ids(client: AIOKafkaClient, tps: Iterable[TP]) -> dict[TP, str | None]:
     """The id of each partition's topic, as the partition's leader knows it: whose records are fetched.
 
-    Empty where there is no such topic, and from brokers older than 2.8, which have no ids. Raises a
+    None where there is no such topic; empty where there is one, on a broker without ids. Raises a
     KafkaError when the broker cannot be reached.
     """
     asked: dict[int, list[TP]] = {}
@@ -138,28 +142,42 @@ async def topic_ids(client: AIOKafkaClient, tps: Iterable[TP]) -> dict[TP, str]:
     answers = await asyncio.gather(
         *(_ask(client, node, {tp.topic for tp in of}) for node, of in asked.items())
     )
-    return {
-        tp: answer.get(tp.topic, "") for of, answer in zip(asked.values(), answers, strict=True) for tp in of
-    }
+    return {tp: answer.get(tp.topic) for of, answer in zip(asked.values(), answers, strict=True) for tp in of}
 
 
 async def _ask(client: AIOKafkaClient, node: int, names: set[str]) -> dict[str, str]:
+    # not on the connection of the fetches: a broker answers each connection's requests in their order
+    group = ConnectionGroup.COORDINATION
     try:
-        # not on the connection of the fetches: a broker answers each connection's requests in their order
-        answer: Any = await client.send(node, _TopicsRequest(names), group=ConnectionGroup.COORDINATION)
+        answer: Any = await client.send(node, _TopicsRequest(names), group=group)
     except (IncompatibleBrokerVersion, NotImplementedError):  # aiokafka's words for a broker too old
-        return {}
-    found = {topic["topic"]: topic for topic in answer.to_object()["topics"]}
-    return {name: topic["topic_id"].hex for name, topic in found.items() if topic["error_code"] == 0}
+        older = MetadataRequest(sorted(names), allow_auto_topic_creation=False)
+        answer = await client.send(node, older, group=group)
+    found = {topic["topic"]: topic for topic in answer.to_object()["topics"] if topic["error_code"] == 0}
+    return {name: topic["topic_id"].hex if "topic_id" in topic else "" for name, topic in found.items()}
+
+
+def same_topic(before: str, now: str) -> bool:
+    """Whether two ids may be of one topic: where one of them is not known, nothing speaks against it."""
+    return not before or not now or before == now
 
 
 class CommittedOffset(NamedTuple):
     """Where a consumer group reads a partition on."""
 
     offset: int | None
-    """None while there is no such topic."""
-    topic_id: str
-    """Of the topic that has the name now; empty while there is none."""
+    """The first one that there is, where the group knows none; None while there is no such topic."""
+    topic_id: str | None
+    """Of the topic that has the name now; None while there is none."""
+
+
+class Bounds(NamedTuple):
+    """What there is of a partition."""
+
+    first: int
+    """The first offset that there is."""
+    end: int
+    """The offset after the last decided record."""
 
 
 class InputOffsets(Protocol):
@@ -171,8 +189,11 @@ class InputOffsets(Protocol):
     async def committed(self, tps: Iterable[TP]) -> Mapping[TP, CommittedOffset]:
         """As the broker has them now."""
 
-    async def topic_id(self, tp: TP) -> str:
-        """As the partition's leader knows it now; empty while there is no such topic."""
+    async def bounds(self, tps: Iterable[TP]) -> Mapping[TP, Bounds]:
+        """Where these partitions begin and end. Raises a KafkaError."""
+
+    async def topic_id(self, tp: TP) -> str | None:
+        """As the partition's leader knows it now; None while there is no such topic."""
 
 
 class Inputs:
@@ -180,16 +201,16 @@ class Inputs:
 
     def __init__(self, offsets: InputOffsets, committed: Mapping[TP, CommittedOffset]) -> None:
         self._offsets = offsets
-        self.ids = {tp.topic: mark.topic_id for tp, mark in committed.items()}
+        self.ids = {tp.topic: mark.topic_id or "" for tp, mark in committed.items()}
+        self._there = {tp.topic for tp, mark in committed.items() if mark.topic_id is not None}
         self._seen: dict[TP, float] = {}
 
     async def same(self, tp: TP) -> bool:
         """Whether what has just come from there is of the same topic as before. Raises a KafkaError."""
         now = time.monotonic()
-        if (
-            now - self._seen.get(tp, -PAUSE_S) >= PAUSE_S
-            and await self._offsets.topic_id(tp) != self.ids[tp.topic]
-        ):
-            return False
+        if now - self._seen.get(tp, -PAUSE_S) >= PAUSE_S:
+            topic = await self._offsets.topic_id(tp)
+            if topic is None or tp.topic not in self._there or not same_topic(self.ids[tp.topic], topic):
+                return False
         self._seen[tp] = now
         return True

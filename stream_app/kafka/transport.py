@@ -28,7 +28,8 @@ from mode import Service
 from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.positions import positions
 from stream_app.kafka.stable_end import stable_end
-from stream_app.kafka.topic_ids import CommittedOffset, topic_ids
+from stream_app.kafka.topic_ids import Bounds, CommittedOffset, same_topic, topic_ids
+from stream_app.observability import metrics
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         found = await self._ensure_consumer().beginning_offsets([driver.TopicPartition(*tp) for tp in tps])
         return {TP(*tp): int(offset) for tp, offset in found.items()}
 
-    async def topic_ids(self, tps: list[TP]) -> dict[TP, str]:
+    async def topic_ids(self, tps: list[TP]) -> dict[TP, str | None]:
         """The ids of these partitions' topics now."""
         return await topic_ids(self._ensure_consumer()._client, tps)
 
@@ -129,13 +130,27 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         found = await coordinator.fetch_committed_offsets(
             [driver.TopicPartition(tp.topic, tp.partition) for tp in tps]
         )
-        offsets: dict[TP, int | None] = dict.fromkeys(tps)
-        for tp, first in (await self._beginnings([tp for tp in tps if ids[tp]])).items():
-            mark = found.get(driver.TopicPartition(*tp))
-            # an offset without an id is one that was not committed here
-            known = mark is not None and mark.offset >= 0 and mark.metadata in ("", ids[tp])
-            offsets[tp] = int(mark.offset) if known else first
-        return {tp: CommittedOffset(offset, ids[tp]) for tp, offset in offsets.items()}
+        there = await self.bounds([tp for tp in tps if ids[tp] is not None])
+        marks: dict[TP, CommittedOffset] = {}
+        for tp in tps:
+            topic, mark = ids[tp], found.get(driver.TopicPartition(*tp))
+            if topic is None:
+                marks[tp] = CommittedOffset(None, None)
+                continue
+            # an offset without an id is one that was not committed here; where topics have none, one that
+            # is shorter is another one
+            known = mark is not None and mark.offset >= 0 and same_topic(mark.metadata, topic)
+            known = known and (topic or mark.offset <= there[tp].end)
+            marks[tp] = CommittedOffset(int(mark.offset) if known else there[tp].first, topic)
+        return marks
+
+    async def bounds(self, tps: list[TP]) -> dict[TP, Bounds]:
+        """Where these partitions begin, and where their decided part ends."""
+        if not tps:
+            return {}
+        consumer, asked = self._ensure_consumer(), [driver.TopicPartition(*tp) for tp in tps]
+        firsts, ends = await asyncio.gather(consumer.beginning_offsets(asked), consumer.end_offsets(asked))
+        return {TP(*tp): Bounds(int(firsts[tp]), int(ends[tp])) for tp in asked}
 
     def ended_parts(self) -> Iterator[str]:
         """Names of what has ended of this thread and of aiokafka's tasks in it."""
@@ -248,6 +263,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
             beginning: int = await self._thread.call_thread(self._thread.beginning, tp)
             if start <= beginning:
                 log.warning("%s[%d]: %d offsets have left the topic unread", *tp, start - before)
+                metrics.RECORDS_EXPIRED.labels(tp.topic).inc(start - before)
                 start = before  # nothing is left between them
         self._next_start[tp] = fetched.end
         message = self._to_message(tp, last)
@@ -324,10 +340,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         self._rejoins += 1
         self._thread.request_rejoin()
 
-    async def topic_id(self, tp: TP) -> str:
-        """The id of a partition's topic, as its leader knows it now; empty while there is none."""
-        ids: dict[TP, str] = await self._thread.call_thread(self._thread.topic_ids, [tp])
+    async def topic_id(self, tp: TP) -> str | None:
+        """The id of a partition's topic, as its leader knows it now; None while there is none."""
+        ids: dict[TP, str | None] = await self._thread.call_thread(self._thread.topic_ids, [tp])
         return ids[tp]
+
+    async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
+        """Where these partitions begin, and where their decided part ends."""
+        found: dict[TP, Bounds] = await self._thread.call_thread(self._thread.bounds, list(tps))
+        return found
 
     async def stable_end(self, tp: TP) -> int:
         """Where the decided part of a partition ends: every transaction before it has its marker."""

@@ -14,6 +14,7 @@ _SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536)
 
 READY = Gauge("stream_app_ready", "1 while the worker serves, 0 before and in a rebalance (as `/readyz`).")
 EVENTS = Counter("stream_app_events", "Input records by action and outcome; `routed` ones were handed on to their users' partitions, and count there once more as what they end as.", ["action", "outcome"])
+RECORDS_EXPIRED = Counter("stream_app_records_expired", "Offsets of input topics that retention took before they were read.", ["topic"])
 DEAD_LETTERS = Counter("stream_app_dead_letters", "Dead-lettered records by reason.", ["reason"])
 BATCH_RECORDS = Histogram("stream_app_batch_records", "Records in one batch.", ["role"], buckets=_SIZES)
 STATE_SECONDS = Histogram("stream_app_state_seconds", "Seconds of one batch's step on the state path.", ["step"], buckets=_FAST)

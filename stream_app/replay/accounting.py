@@ -23,6 +23,9 @@ from stream_app.settings import Settings
 
 POLL_S = 0.1
 
+COUNTS = ("applied", "duplicates", "dead_lettered", "retrying", "routed")
+"""What of :class:`Outcomes` adds up over partitions."""
+
 
 class Freshness(msgspec.Struct):
     """From an event's Kafka timestamp to the slate's, ms; None before there is a slate."""
@@ -139,8 +142,7 @@ class OutcomesReader:
             else:
                 continue
             self._by_owner[record.partition, record.key] = outcomes
-        fields = Outcomes.__struct_fields__
-        return Outcomes(**{f: sum(getattr(o, f) for o in self._by_owner.values()) for f in fields})
+        return Outcomes(**{c: sum(getattr(o, c) for o in self._by_owner.values()) for c in COUNTS})
 
     def close(self) -> None:
         """Close the connection."""

@@ -6,20 +6,23 @@ from collections.abc import Iterable
 
 from faust.types import TP
 
-from stream_app.kafka.topic_ids import CommittedOffset
+from stream_app.kafka.topic_ids import Bounds, CommittedOffset
 
 
 class KnownOffsets:
     """The same for all inputs."""
 
-    def __init__(self, offset: int | None, topic: str = "first") -> None:
-        self.offset, self.topic = offset, topic
+    def __init__(self, offset: int | None, topic: str = "first", first: int = 0) -> None:
+        self.offset, self.topic, self.first = offset, topic, first
         self.asked = 0
         self.end = 1 << 62
         """Where everything is decided."""
 
     async def committed(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
         return {tp: CommittedOffset(self.offset, self.topic) for tp in tps}
+
+    async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
+        return {tp: Bounds(self.first, self.end) for tp in tps}
 
     async def topic_id(self, _tp: TP) -> str:
         self.asked += 1

@@ -18,8 +18,10 @@ from stream_app.settings import Settings
 from tests.interests.workers import wait_until
 
 
-def ask(settings: Settings, *tps: TP, change: Callable[[AIOKafkaClient], None] = lambda _: None) -> list[str]:
-    async def life() -> list[str]:
+def ask(
+    settings: Settings, *tps: TP, change: Callable[[AIOKafkaClient], None] = lambda _: None
+) -> list[str | None]:
+    async def life() -> list[str | None]:
         client = AIOKafkaClient(bootstrap_servers=settings.kafka.broker)
         await client.bootstrap()
         try:
@@ -37,11 +39,12 @@ def test_they_are_those_that_the_admin_client_tells(settings: Settings, topics: 
     likes, shares = settings.topic_name("likes"), settings.topic_name("shares")
     first, second, third = ask(settings, TP(likes, 0), TP(likes, 1), TP(shares, 0))
     assert first == second != third
+    assert first is not None
     assert UUID(first) == UUID(topic_id(settings, likes))
 
 
 def test_a_topic_that_does_not_exist_has_none_and_is_not_created(settings: Settings) -> None:
-    assert ask(settings, TP(settings.topic_name("likes"), 0)) == [""]
+    assert ask(settings, TP(settings.topic_name("likes"), 0)) == [None]
     assert settings.topic_name("likes") in create_topics(settings)
 
 
@@ -52,6 +55,8 @@ def test_it_changes_when_the_topic_is_created_again(settings: Settings, topics: 
         admin.delete_topics([likes])
     wait_until(lambda: likes in create_topics(settings), "the topic to be created again")
     (after,) = ask(settings, TP(likes, 0))
+    assert after is not None
+    assert before is not None
     assert len(after) == len(before) == 32
     assert after != before
 

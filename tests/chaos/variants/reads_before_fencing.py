@@ -35,6 +35,7 @@ class FencedLate:
     def __init__(self, offsets: InputOffsets, partition: InterestPartition) -> None:
         self._offsets, self._partition = offsets, partition
         self.topic_id, self.stable_end = offsets.topic_id, offsets.stable_end
+        self.bounds = offsets.bounds
 
     async def committed(self, tps: Iterable[TP]) -> Mapping[TP, CommittedOffset]:
         tps = list(tps)
