@@ -3,6 +3,7 @@ twice. Records remember four interactions here, so that nothing that comes again
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +161,9 @@ def test_every_committed_offset_has_its_position_in_the_state(world: Settings, t
             user = sent[0].user
             at = producer.send(erasures, key=user, value=msgspec.json.encode({"user_id": user.decode()}))
             place = at.get(10)
+        deadline = time.monotonic() + 60
+        while erasures not in accounts(world)[place.partition].positions and time.monotonic() < deadline:
+            time.sleep(0.1)  # the account is read anew each time
         assert worker.stop() == 0
     account = accounts(world)[place.partition]
     likes_topic = world.topic_name("likes")
