@@ -152,7 +152,7 @@ class SecondChances:
         )
 
     def _target(self, letter: Letter, origin: Origin) -> tuple[str, int]:
-        """Topic and partition of the copy: those of before for a content, for an event where its user lives."""
+        """Topic and partition of the copy: a content's of before, for an event those where its user lives."""
         if origin.topic == self._content:
             return self._content, origin.partition
         partitions = self._partitions[self._retry]
