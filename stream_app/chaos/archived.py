@@ -17,6 +17,8 @@ from stream_app.chaos.layouts import (
     AWAITING,
     COUNTS,
     OUTCOMES_KEY,
+    ROUTED,
+    ROUTER,
     UNDONE,
     Headers,
     code16,
@@ -107,6 +109,8 @@ class Archived:
     """Records of the event topics, by offset in the order of reading."""
     copies: dict[int, dict[int, Kept]] = field(default_factory=dict)
     """Records of ``events-retry`` by partition and offset."""
+    routed: dict[int, dict[int, Kept]] = field(default_factory=dict)
+    """Records of ``events-routed`` likewise."""
     letters: list[tuple[int, Kept]] = field(default_factory=list)
     """Dead letters with their partitions."""
     users: dict[bytes, Followed] = field(default_factory=dict)
@@ -116,6 +120,8 @@ class Archived:
     """Newest record by user partition and content."""
     accounts: dict[int, list[tuple[int, dict[str, int]]]] = field(default_factory=dict)
     """Every account of a user partition with its offset on ``content-stats``."""
+    routers: dict[tuple[str, int], list[tuple[int, dict[str, int]]]] = field(default_factory=dict)
+    """The same of the routers, by topic and partition that they read."""
     slates: dict[bytes, Kept] = field(default_factory=dict)
     """Newest slate by key."""
     samples: list[Sample] = field(default_factory=list)
@@ -126,6 +132,7 @@ class Archived:
         self._topic_of_code = {code16(action.name): topic for topic, action in self.events.items()}
         self._outputs = {
             name("events-retry"): self._copy,
+            name("events-routed"): self._route,
             name("events-dlq"): self._letter,
             name("interests"): self._user,
             name("content-vectors"): self._content,
@@ -155,6 +162,9 @@ class Archived:
     def _copy(self, partition: int, record: Kept) -> None:
         self.copies.setdefault(partition, {})[record.offset] = record
 
+    def _route(self, partition: int, record: Kept) -> None:
+        self.routed.setdefault(partition, {})[record.offset] = record
+
     def _letter(self, partition: int, record: Kept) -> None:
         self.letters.append((partition, record))
 
@@ -170,9 +180,15 @@ class Archived:
 
     def _statistics(self, partition: int, record: Kept) -> None:
         if record.key == OUTCOMES_KEY and record.value is not None:
-            account = {name: int(count) for name, count in json.loads(record.value).items() if name in COUNTS}
+            found = json.loads(record.value)
+            account = {name: int(found.get(name, 0)) for name in (*COUNTS, ROUTED)}
             self.accounts.setdefault(partition, []).append((record.offset, account))
-        elif record.key is not None:
+        elif record.key is not None and record.key.startswith(ROUTER) and record.value is not None:
+            topic, _, number = record.key.removeprefix(ROUTER).decode().rpartition("-")
+            _, _, routed, dead = json.loads(record.value)
+            account = {ROUTED: routed, "dead_lettered": dead}
+            self.routers.setdefault((topic, int(number)), []).append((record.offset, account))
+        elif record.key is not None and not record.key.startswith(b"\x00"):
             self.statistics[partition, record.key] = record.value
 
     def _slate(self, _partition: int, record: Kept) -> None:
@@ -183,7 +199,8 @@ class Archived:
     def unsettled(self, *, slates: bool) -> str | None:
         """What the product still owes by its own account; None when nothing."""
         newest = [accounts[-1][1] for accounts in self.accounts.values()]
-        accounted = sum(sum(account.values()) for account in newest)
+        accounted = sum(account[name] for account in newest for name in COUNTS)
+        accounted += sum(accounts[-1][1]["dead_lettered"] for accounts in self.routers.values())
         waiting = sum(account["retrying"] for account in newest)
         arrived = sum(map(len, self.inputs.values())) + sum(1 for _ in self.foreign_copies())
         if accounted < arrived:

@@ -7,9 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stream_app.chaos.archived import Archived, Kept, Place, Spot
-from stream_app.chaos.layouts import Event, EventReader, Headers, Origin, event_hash, header, origin
+from stream_app.chaos.layouts import (
+    Event,
+    EventReader,
+    Headers,
+    Origin,
+    event_hash,
+    header,
+    home_of,
+    origin,
+    user_of,
+)
 from stream_app.errors import StreamAppError
 
+BY_ROUTERS = -1
+"""In place of a user partition: a record that names nobody, on a topic with other partitions."""
 CERTAIN_MS = 60_000
 """A content that had its vector this long before an event was given up as unknown was known."""
 
@@ -22,6 +34,10 @@ class Arrival:
     spot: Spot
     event: Event | frozenset[str]
     """What it says, or why it may be refused."""
+    home: int
+    """The user partition that accounts for it, or BY_ROUTERS."""
+    routes: list[Place] = field(default_factory=list)
+    """Copies on ``events-routed``."""
     letters: list[tuple[Place, Headers]] = field(default_factory=list)
     copies: list[tuple[int, Place]] = field(default_factory=list)
     """Retries: which one, and where."""
@@ -77,12 +93,12 @@ class Arrivals:
         accounts: dict[int, Counter[str]] = defaultdict(Counter)
         for arrival in self.all:
             if arrival.waiting:
-                accounts[arrival.spot.partition]["retrying"] += 1
+                accounts[arrival.home]["retrying"] += 1
             elif isinstance(arrival.event, frozenset) or arrival.letters:
-                accounts[arrival.spot.partition]["dead_lettered"] += 1
+                accounts[arrival.home]["dead_lettered"] += 1
         for groups in self.groups.values():
             for group in groups.values():
-                partition = (group.originals or group.undos)[0].spot.partition
+                partition = (group.originals or group.undos)[0].home
                 accounts[partition]["applied"] += group.applied
                 accounts[partition]["duplicates"] += len(group) - group.applied
         return accounts
@@ -104,17 +120,25 @@ class Arrivals:
     def _read(self, reader: EventReader) -> None:
         for spot, records in self.archived.inputs.items():
             for kept in records.values():
-                self._add(spot, kept, reader.read(kept.key, kept.value, kept.timestamp))
+                self._add(spot, kept, reader.read(kept.value, kept.timestamp))
         retry_topic = self.archived.settings.topic_name("events-retry")
         for partition, kept in self.archived.foreign_copies():
-            read = reader.read(kept.key, kept.value, kept.timestamp)
+            read = reader.read(kept.value, kept.timestamp)
             faults = read if isinstance(read, frozenset) else frozenset()
             self._add(Spot(retry_topic, 0, partition), kept, faults | {"bad_origin"})
 
     def _add(self, spot: Spot, kept: Kept, event: Event | frozenset[str]) -> None:
-        arrival = Arrival(Origin(spot.topic, spot.partition, kept.offset, kept.timestamp), spot, event)
+        place = Origin(spot.topic, spot.partition, kept.offset, kept.timestamp)
+        arrival = Arrival(place, spot, event, self._home(spot, kept, event))
         self.all.append(arrival)
         self.by_origin[arrival.origin] = arrival
+
+    def _home(self, spot: Spot, kept: Kept, event: Event | frozenset[str]) -> int:
+        settings = self.archived.settings
+        user = event.user if isinstance(event, Event) else user_of(kept.key, kept.value)
+        if user is not None and 0 < len(user) <= settings.events.max_id_bytes and b"\x00" not in user:
+            return home_of(user, settings.kafka.partitions)
+        return BY_ROUTERS if (spot.topic, spot.partition) in self.archived.routers else spot.partition
 
     def _attach(self) -> None:
         settings = self.archived.settings
@@ -124,6 +148,14 @@ class Arrivals:
             found = self._origin(letter.headers, place)
             if found is not None:
                 found.letters.append((place, letter.headers))
+        routed = settings.topic_name("events-routed")
+        for partition, copies in self.archived.routed.items():
+            committed = self._committed(Spot(routed, 0, partition))
+            for offset, copy in copies.items():
+                place = Place(routed, partition, offset)
+                if (found := self._origin(copy.headers, place)) is not None:
+                    found.routes.append(place)
+                    found.waiting |= offset >= committed
         for partition, copies in self.archived.copies.items():
             committed = self._committed(Spot(retries, 0, partition))
             for offset, copy in copies.items():
@@ -163,7 +195,7 @@ class Arrivals:
         newest: dict[int, int] = {}
         for arrival in self.all:
             if not isinstance(arrival.event, frozenset):
-                p = arrival.spot.partition
+                p = arrival.home
                 newest[p] = max(newest.get(p, 0), arrival.event.time)
         return newest
 
@@ -182,5 +214,5 @@ class Arrivals:
         if reason == "undo_target_gone":
             return event.undo and any(record.value is None for record in history)
         if reason == "too_old":
-            return event.time < newest[arrival.spot.partition] - settings.max_age_days * 86_400_000
+            return event.time < newest[arrival.home] - settings.max_age_days * 86_400_000
         return False

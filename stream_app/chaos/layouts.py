@@ -6,6 +6,7 @@ documentation says, and not a mistake that they have in common.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import struct
@@ -17,6 +18,7 @@ from zlib import crc32
 
 import numpy as np
 import xxhash
+from kafka.partitioner import murmur2
 from numpy.typing import NDArray
 
 from stream_app.settings import Settings
@@ -25,8 +27,12 @@ APPLIED, UNDONE, AWAITING = 1, 2, 3
 """States of an interaction in a user's record."""
 
 OUTCOMES_KEY = b"\x00outcomes"
+ROUTER = b"\x00router\x00"
+"""Before the topic, a hyphen and the partition in the key of a router's standing."""
 COUNTS = ("applied", "duplicates", "dead_lettered", "retrying")
-"""The fields of a partition's account under OUTCOMES_KEY."""
+"""The fields of a partition's account under OUTCOMES_KEY that say where inputs ended."""
+ROUTED = "routed"
+"""Its field for inputs that were handed on to their users' partitions, and ended there."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000_MS, YEAR_2200_MS = 946_684_800_000, 7_258_118_400_000
@@ -216,7 +222,7 @@ class EventReader:
         self._max_id = settings.events.max_id_bytes
         self._future_ms = int(1000 * settings.events.max_future_s)
 
-    def read(self, key: bytes | None, value: bytes | None, arrived_ms: int) -> Event | frozenset[str]:
+    def read(self, value: bytes | None, arrived_ms: int) -> Event | frozenset[str]:
         """The event, or every reason for which it may be refused: a record may have several faults."""
         if not value:
             return frozenset({"empty"})
@@ -239,12 +245,10 @@ class EventReader:
             )
         if not isinstance(tree, dict):
             return frozenset({*faults, "bad_type"})
-        event = self._event(tree, key, arrived_ms, faults)
+        event = self._event(tree, arrived_ms, faults)
         return frozenset(faults) if faults or event is None else event
 
-    def _event(
-        self, tree: dict[str, Any], key: bytes | None, arrived_ms: int, faults: set[str]
-    ) -> Event | None:
+    def _event(self, tree: dict[str, Any], arrived_ms: int, faults: set[str]) -> Event | None:
         for field in ("user_id", "content_id"):
             if tree.get(field) is None:
                 faults.add("missing_field" if field not in tree else "bad_type")
@@ -261,8 +265,6 @@ class EventReader:
         if any(isinstance(text, str) and not self._is_id(text) for text in ids):
             faults.add("invalid_id")
         user, content, name = ids
-        if isinstance(user, str) and user.encode(errors="replace") != key:
-            faults.add("key_mismatch")
         time = self._time(tree.get("occurred_at"), arrived_ms, faults)
         if faults or time is None:
             return None
@@ -292,6 +294,20 @@ class EventReader:
         elif time < YEAR_2000_MS:
             faults.update(("too_old", "bad_timestamp") if stated is None else ("too_old",))
         return time
+
+
+def user_of(key: bytes | None, value: bytes | None) -> bytes | None:
+    """Whom a record names that is no event: the value's ``user_id``, else the key."""
+    with contextlib.suppress(ValueError, RecursionError):
+        tree = json.loads(value or b"")
+        if isinstance(tree, dict) and isinstance(user := tree.get("user_id"), str):
+            return user.encode(errors="surrogatepass")
+    return key
+
+
+def home_of(user: bytes, partitions: int) -> int:
+    """The partition that a user lives in."""
+    return int((murmur2(user) & 0x7FFF_FFFF) % partitions)
 
 
 def _no_constant(name: str) -> None:

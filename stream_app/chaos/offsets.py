@@ -19,11 +19,12 @@ from stream_app.chaos.layouts import Event
 
 
 class Passed(NamedTuple):
-    """One record whose offset can be committed: an input (attempt 0), or one of its retries."""
+    """One record whose offset can be committed: an input (attempt 0), its routed copy, or a retry of it."""
 
     offset: int
     attempt: int
     arrival: Arrival
+    routed: bool = False
 
 
 def ahead(archived: Archived, arrivals: Arrivals) -> Iterator[str]:
@@ -62,6 +63,9 @@ def _by_spot(archived: Archived, arrivals: Arrivals) -> dict[Spot, list[Passed]]
     records: dict[Spot, list[Passed]] = defaultdict(list)
     for arrival in arrivals.all:
         records[arrival.spot].append(Passed(arrival.origin.offset, 0, arrival))
+        for place in arrival.routes:
+            spot = Spot(place.topic, 0, place.partition)
+            records[spot].append(Passed(place.offset, 0, arrival, routed=True))
         for attempt, place in arrival.copies:
             records[Spot(place.topic, 0, place.partition)].append(Passed(place.offset, attempt, arrival))
     for mine in records.values():
@@ -72,6 +76,8 @@ def _by_spot(archived: Archived, arrivals: Arrivals) -> dict[Spot, list[Passed]]
 def _effects(archived: Archived, arrivals: Arrivals, record: Passed) -> Iterator[Place]:
     """Where it stands that this record was dealt with."""
     arrival = record.arrival
+    if not record.routed:
+        yield from arrival.routes
     yield from (place for place, _ in arrival.letters)
     yield from (place for attempt, place in arrival.copies if attempt > record.attempt)
     if isinstance(arrival.event, Event) and (user := archived.users.get(arrival.event.user)) is not None:
@@ -83,7 +89,13 @@ def _effects(archived: Archived, arrivals: Arrivals, record: Passed) -> Iterator
 
 def _accounted(archived: Archived, sample: Sample, partition: int) -> int:
     """Inputs that the partition's account knew of when the sample was taken."""
-    end = sample.ends.get((archived.settings.topic_name("content-stats"), partition), 0)
+    place = partition % archived.settings.kafka.partitions
+    end = sample.ends.get((archived.settings.topic_name("content-stats"), place), 0)
     accounts = archived.accounts.get(partition, [])
+    routers = [told for (_, number), told in archived.routers.items() if number == partition]
+    return sum(_newest(told, end) for told in (accounts, *routers))
+
+
+def _newest(accounts: list[tuple[int, dict[str, int]]], end: int) -> int:
     at = bisect_left(accounts, end, key=lambda account: account[0])
     return sum(accounts[at - 1][1].values()) if at else 0

@@ -22,8 +22,9 @@ from collections import Counter
 import msgspec
 
 from stream_app.chaos.archived import Archived
-from stream_app.chaos.arrivals import Arrivals
+from stream_app.chaos.arrivals import BY_ROUTERS, Arrivals
 from stream_app.chaos.findings import Findings
+from stream_app.chaos.layouts import COUNTS, ROUTED
 from stream_app.chaos.offsets import ahead
 from stream_app.chaos.users import StatisticsCheck, UserCheck
 from stream_app.errors import ConfigurationError
@@ -127,12 +128,19 @@ def verdict(archived: Archived, *, slates: bool = True) -> Verdict:
 
 def _judge_accounts(archived: Archived, arrivals: Arrivals, findings: Findings) -> dict[int, Counter[str]]:
     expected = arrivals.accounts()
-    for partition in sorted(expected.keys() | archived.accounts.keys()):
-        found = Counter(archived.accounts[partition][-1][1]) if partition in archived.accounts else Counter()
+    for partition in sorted({BY_ROUTERS} | expected.keys() | archived.accounts.keys()):
+        newest = archived.accounts[partition][-1][1] if partition in archived.accounts else {}
+        found = Counter({name: newest.get(name, 0) for name in COUNTS})
+        if partition == BY_ROUTERS:
+            found["dead_lettered"] = sum(a[-1][1]["dead_lettered"] for a in archived.routers.values())
         if +found != +expected[partition] or any(count < 0 for count in found.values()):
             findings.add(
                 "counters", f"partition {partition} says {dict(found)}, is {dict(expected[partition])}"
             )
+    told = [accounts[-1][1] for accounts in (*archived.accounts.values(), *archived.routers.values())]
+    routed, copies = sum(account[ROUTED] for account in told), sum(len(a.routes) for a in arrivals.all)
+    if routed != copies:
+        findings.add("counters", f"{routed} inputs are said to have been routed, and {copies} were")
     return expected
 
 
@@ -144,6 +152,10 @@ def _judge_places(arrivals: Arrivals, findings: Findings) -> None:
         if len(arrival.letters) > 1:
             findings.add(
                 "doubled", f"{arrival} has {len(arrival.letters)} dead letters", len(arrival.letters) - 1
+            )
+        if len(arrival.routes) > 1:
+            findings.add(
+                "doubled", f"{arrival} was routed {len(arrival.routes)} times", len(arrival.routes) - 1
             )
         attempts = [attempt for attempt, _ in arrival.copies]
         if len(set(attempts)) < len(attempts):

@@ -25,6 +25,7 @@ from stream_app.errors import (
 )
 from stream_app.kafka import admin, distribution
 from stream_app.kafka.clients import admin_client, naming_the_broker
+from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Kafka, Settings
 
 HELP = "check broker, topics, model, device and data directory, and say what to do about each fault"
@@ -32,6 +33,11 @@ HELP = "check broker, topics, model, device and data directory, and say what to 
 GIB = 1 << 30
 SCARCE_BYTES = 2 * GIB
 FULL_BYTES = GIB // 4
+PARTITIONERS = (
+    "all is right; to save the detour give user_id as the key, and have it placed by murmur2: librdkafka "
+    "(confluent-kafka, node-rdkafka, …) with partitioner=murmur2_random, kafka-go with Murmur2Balancer, "
+    "sarama with a partitioner of your own; Java, kafka-python, aiokafka and KafkaJS 2 do so by default"
+)
 GPU_EXTRA = "install stream-app[gpu]"
 
 
@@ -125,6 +131,29 @@ def _check_topics(settings: Settings) -> Iterator[Finding]:
         yield Finding("partitions", "fault", what, advice)
     else:
         yield Finding("partitions", "ok", f"kafka.partitions = {settings.kafka.partitions} fits the topics")
+        yield from _check_placement(settings, states)
+
+
+def _check_placement(settings: Settings, states: list[admin.TopicState]) -> Iterator[Finding]:
+    """Whether events stand in their users' partitions; those that do not are routed, which is a detour."""
+    events, wanted = (
+        {settings.topic_name(a.topic) for a in settings.events.actions},
+        settings.kafka.partitions,
+    )
+    for state in states:
+        name, found = state.topic.name, state.partitions
+        if name in events and found not in (0, wanted):
+            advice = f"all is right; a topic of {wanted} partitions in its place would save the detour"
+            yield Finding("placement", "warn", f"{name} has {found} partitions: all of it is routed", advice)
+    if not all(state.partitions for state in states):
+        return
+    outcomes = read_outcomes(settings)
+    if outcomes.routed:
+        share = outcomes.routed / max(outcomes.accounted, outcomes.routed)
+        detail = f"{share:.1%} of all events so far were routed: not in their users' partitions"
+        yield Finding("placement", "warn", detail, PARTITIONERS)
+    elif outcomes.accounted:
+        yield Finding("placement", "ok", "all events so far stood in their users' partitions")
 
 
 def check_model(settings: Settings) -> Iterator[Finding]:

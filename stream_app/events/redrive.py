@@ -22,7 +22,9 @@ from stream_app.events.dead_letters import (
     our_headers,
     redriven,
 )
+from stream_app.events.named import users_in
 from stream_app.hashing import key64
+from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.transactions import Output
 from stream_app.settings import Settings
 
@@ -59,7 +61,10 @@ class Refusal(StrEnum):
         "foreign",
         "The record first arrived on a topic that is neither `content` nor one of `events.actions`.",
     )
-    NO_PARTITION = "no_partition", "The partition where the record first arrived does not exist any more."
+    NO_PARTITION = (
+        "no_partition",
+        "A content whose partition on `content` does not exist any more. An event goes where its user lives.",
+    )
     NO_VALUE = "no_value", "There is nothing to try again: the value is null or empty, or was erased."
     NO_KEY = "no_key", "A content without a key: nothing says which record it would replace."
     TRUNCATED = "truncated", "The record did not fit into its dead letter: key or value were cut."
@@ -119,7 +124,7 @@ class SecondChances:
             return Refusal.NO_ORIGIN
         if origin.topic not in self._events and origin.topic != self._content:
             return Refusal.FOREIGN
-        if origin.partition >= self._partitions.get(self._target(origin), 0):
+        if origin.topic == self._content and origin.partition >= self._partitions[self._content]:
             return Refusal.NO_PARTITION
         if {b"key", b"value"} & set(our_headers(letter).get("truncated", b"").split(b",")):
             return Refusal.TRUNCATED
@@ -142,12 +147,17 @@ class SecondChances:
         key, value, headers = redriven(letter, origin, reason_of(letter), now_ms)
         mark = [(f"{PREFIX}redriven", _mark(origin)), (f"{PREFIX}time", str(now_ms).encode())]
         return (
-            Output(self._target(origin), origin.partition, key, value, headers),
+            Output(*self._target(letter, origin), key, value, headers),
             Output(self._letters, letter.partition, None, None, mark),
         )
 
-    def _target(self, origin: Origin) -> str:
-        return self._content if origin.topic == self._content else self._retry
+    def _target(self, letter: Letter, origin: Origin) -> tuple[str, int]:
+        """Topic and partition of the copy: a content's of before, for an event those where its user lives."""
+        if origin.topic == self._content:
+            return self._content, origin.partition
+        partitions = self._partitions[self._retry]
+        user = next(iter(users_in(letter)), None)
+        return self._retry, partition_of(user, partitions) if user else origin.partition % partitions
 
 
 def _mark(origin: Origin) -> bytes:

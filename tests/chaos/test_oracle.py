@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import struct
@@ -16,7 +17,7 @@ from stream_app.chaos.archived import Archived, Kept, Sample, Spot
 from stream_app.chaos.oracle import TOLERANCE, verdict
 from stream_app.errors import ConfigurationError
 from stream_app.kafka import clients
-from stream_app.kafka.admin import create_topics
+from stream_app.kafka.admin import admin_client, create_topics
 from stream_app.settings import Settings, build
 from tests.conftest import RunningBroker
 from tests.interests.closed_form import Sent
@@ -24,6 +25,7 @@ from tests.interests.workers import (
     NOW_MS,
     history,
     produce,
+    produce_one,
     publish_contents,
     unit_vectors,
     wait_until,
@@ -61,13 +63,17 @@ def world(broker: RunningBroker, tmp_path_factory: pytest.TempPathFactory) -> Se
             "observability": {"port": 0},
         }
     )
+    with contextlib.closing(admin_client(made)) as admin:  # its topic is not like the table: it is routed
+        wanted = {made.topic_name("shares"): {"num_partitions": 3, "replication_factor": 1}}
+        admin.create_topics(wanted, wait_for_metadata=True)
     create_topics(made)
     return made
 
 
 @pytest.fixture(scope="module")
 def whole(world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Archived:
-    """A real run, with repeats, undos, malformed events, events on contents nobody knows, and a kill."""
+    """A real run, with repeats, undos, malformed events, events on contents nobody knows, events in other
+    partitions than their users', and a kill."""
     publish_contents(world, unit_vectors(CONTENTS, 16))
     sent = history(1500, 60, CONTENTS, seed=9)
     sent.insert(300, Sent(b"user-3", UNKNOWN, 5000, NOW_MS - 1000))
@@ -77,11 +83,14 @@ def whole(world: Settings, tmp_path_factory: pytest.TempPathFactory) -> Archived
         worker.kill()
         worker.start()
         with clients.producer(world) as producer:
-            for number, value in enumerate((b"", b"{", b"[1]", b'{"user_id":"u","content_id":"c1"}')):
+            for number, value in enumerate((b"", b"{", b"[1]", b'{"user_id":"u"}')):
                 producer.send(world.topic_name("likes"), key=b"user-%d" % number, value=value)
+            producer.send(world.topic_name("shares"), value=b"nobody's")
             nameless = {"user_id": "user-1", "content_id": "c1", "occurred_at": NOW_MS}
             producer.send(world.topic_name("likes"), key=b"user-1", value=json.dumps(nameless).encode())
-        produce(world, sent[700:])
+        with clients.producer(world) as producer:
+            for number, event in enumerate(sent[700:]):
+                produce_one(producer, world, event, keyed=number % 3 > 0)
 
         def settled() -> bool:
             archive.catch_up()
@@ -115,7 +124,7 @@ def test_what_is_sound_is_found_sound(archived: Archived) -> None:
     assert found.differences == []
     assert found.sound
     assert found.users == 60
-    assert found.accounts["dead_lettered"] == 5
+    assert found.accounts["dead_lettered"] == 6
     assert found.accounts["duplicates"] > 10
     assert sum(found.accounts.values()) == found.inputs
     assert 0 < found.max_relative_error < TOLERANCE
@@ -275,6 +284,17 @@ def retried_twice(archived: Archived) -> None:
     archived.samples.append(latest._replace(committed={**latest.committed, spot: 9_999}))
 
 
+def routed_twice(archived: Archived) -> None:
+    copies = next(copies for copies in archived.routed.values() if copies)
+    one = next(iter(copies.values()))
+    copies[one.offset + 100_000] = one._replace(offset=one.offset + 100_000)
+
+
+def routed_and_not_said(archived: Archived) -> None:
+    told = next(iter(archived.routers.values()))
+    told[-1] = (told[-1][0], told[-1][1] | {"routed": told[-1][1]["routed"] - 1})
+
+
 def account_wrong(archived: Archived) -> None:
     offset, account = archived.accounts[0][-1]
     archived.accounts[0][-1] = (offset, account | {"duplicates": account["duplicates"] + 1})
@@ -360,6 +380,8 @@ def last_event_not_the_users(archived: Archived) -> None:
         (letter_doubled, "doubled"),
         (letter_of_an_applied_event, "doubled"),
         (retried_twice, "doubled"),
+        (routed_twice, "doubled"),
+        (routed_and_not_said, "counters"),
         (letter_with_a_wrong_reason, "misjudged"),
         (given_up_too_early, "misjudged"),
         (account_wrong, "counters"),

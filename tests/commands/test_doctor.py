@@ -6,13 +6,17 @@ import argparse
 import json
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from kafka.admin import NewPartitions
 
 from stream_app.commands import doctor
+from stream_app.kafka import clients
+from stream_app.kafka.admin import admin_client
 from stream_app.settings import Settings
 
 HOLD_A_STORE_OPEN = """
@@ -68,6 +72,22 @@ def test_more_replicas_than_brokers(settings: Settings, topics: list[str]) -> No
     found = findings(doctor.check_broker, changed(settings, "kafka", replication_factor=3))
     assert found["broker"].state == "fault"
     assert "at most 1" in found["broker"].advice
+
+
+def test_what_is_routed_is_said_with_what_avoids_it(settings: Settings, topics: list[str]) -> None:
+    with closing(admin_client(settings)) as admin:
+        admin.create_partitions({settings.topic_name("shares"): NewPartitions(3)})
+    topic = settings.topic_name("content-stats")
+    with clients.producer(settings) as client:
+        account = {"applied": 3, "duplicates": 1, "dead_lettered": 0, "retrying": 0, "routed": 1}
+        client.send(topic, json.dumps(account).encode(), b"\x00outcomes", partition=1)
+        key = b"\x00router\x00%s-2" % settings.topic_name("shares").encode()
+        client.send(topic, b'[7, "", 2, 1]', key, partition=0)
+    found = [f for f in doctor.check_broker(settings) if f.check == "placement"]
+    assert [f.state for f in found] == ["warn", "warn"]
+    assert "shares has 3 partitions: all of it is routed" in found[0].detail
+    assert found[1].detail.startswith("60.0% of all events")
+    assert "partitioner=murmur2_random" in found[1].advice
 
 
 def test_partitions_that_do_not_fit(settings: Settings, topics: list[str]) -> None:

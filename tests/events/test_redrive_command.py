@@ -25,7 +25,7 @@ from stream_app.settings import Settings
 from tests.events.test_dlq_command import Consumed
 
 NOW = 1_780_000_000_000
-VALUE = b'{"user_id":"u1","content_id":"c1"}'
+VALUE = b'{"user_id":"u5","content_id":"c1"}'
 
 
 def put(
@@ -33,7 +33,7 @@ def put(
     *offsets: int,
     topic: str = "likes",
     reason: Reason = Reason.UNKNOWN_CONTENT,
-    key: bytes | None = b"u1",
+    key: bytes | None = b"u5",
     value: bytes | None = VALUE,
     partition: int = 1,
     redrives: int = 0,
@@ -76,12 +76,12 @@ def test_what_is_asked_for_is_redriven_once(settings: Settings, capsys: pytest.C
     assert redrive(settings, capsys, "--reason", "unknown_content", "--dry-run") == wanted
     assert copies(settings) == []
     assert redrive(settings, capsys, "--topic", "shares")["redriven"] == 1
-    assert copies(settings) == [(0, 5)]
+    assert copies(settings) == [(1, 5)]  # where the user lives
     assert redrive(settings, capsys, "--reason", "unknown_content", "--limit", "2")["redriven"] == 2
     assert redrive(settings, capsys, "--until", "3h")["redriven"] == 0
     done = redrive(settings, capsys, "--reason", "unknown_content", "--reason", "too_old", "--since", "1h")
     assert (done["redriven"], done["redriven_before"]) == (2, 3)
-    assert copies(settings) == [(0, 5), (1, 1), (1, 2), (1, 3), (1, 4)]
+    assert copies(settings) == [(1, 1), (1, 2), (1, 3), (1, 4), (1, 5)]
     assert redrive(settings, capsys, "--until", "1h")["redriven"] == 1
     again = redrive(settings, capsys, "--all")
     assert (again["redriven"], again["redriven_before"]) == (0, 6)
@@ -117,7 +117,7 @@ def test_refusals_are_counted_and_told(settings: Settings, capsys: pytest.Captur
     put(settings, 1, redrives=3)
     put(settings, 3, value=b"")
     put(settings, 5, topic="views")
-    put(settings, 7, partition=2)
+    put(settings, 7, topic="content", partition=2)
     put(settings, 9, value=b"x" * 1_500_000)
     put(settings, 11)
     done = redrive(settings, capsys, "--all")

@@ -154,8 +154,8 @@ def produce(settings: Settings, sent: list[Sent]) -> None:
             produce_one(producer, settings, event)
 
 
-def produce_one(producer: KafkaProducer, settings: Settings, event: Sent) -> None:
-    """Send one event to its action's topic, keyed by user."""
+def produce_one(producer: KafkaProducer, settings: Settings, event: Sent, *, keyed: bool = True) -> None:
+    """Send one event to its action's topic, keyed by user or, to anywhere, without a key."""
     value = {
         "event_id": f"e{event.event}",
         "user_id": event.user.decode(),
@@ -164,7 +164,7 @@ def produce_one(producer: KafkaProducer, settings: Settings, event: Sent) -> Non
         **({"undo": True} if event.undo else {}),
     }
     topic = settings.topic_name(TOPIC_OF_WEIGHT[event.weight])
-    producer.send(topic, key=event.user, value=json.dumps(value).encode())
+    producer.send(topic, key=event.user if keyed else None, value=json.dumps(value).encode())
 
 
 def states(settings: Settings) -> dict[bytes, InterestRecord]:

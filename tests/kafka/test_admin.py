@@ -68,7 +68,7 @@ def test_a_topic_of_events_may_have_any_number_of_partitions(settings: Settings)
     with closing(admin_client(settings)) as admin:
         admin.create_topics(wanted, wait_for_metadata=True)
     ensure_topics(settings)
-    assert check_topics(settings) == []
+    assert not [problem for problem in check_topics(settings) if "partitions" in problem]
 
 
 def test_topics_that_agree_but_not_with_the_settings_are_refused(
