@@ -114,6 +114,7 @@ class Interests(Section, frozen=True):
     expiry_interval_s: Annotated[Positive, Meta(description="How often faded users are looked for.")] = 60.0
     sweep_interval_s: Annotated[Positive, Meta(description="How often copies of erased users' events are removed from `events-retry`, `events-routed`, `events-dlq` and the files of the state directory, if there are any. One round rewrites the state of the partitions concerned.")] = 30.0
     fences: Annotated[Count, Meta(description="Most erased users remembered in one partition; beyond it those with the oldest fences are forgotten, and late events of theirs would count again. A fence older than `events.max_age_days` is not needed any more.")] = 1_000_000
+    cleanup_delay_s: Annotated[float, Meta(description="Directories of partitions that moved to another worker are removed after this time: until then a partition that comes back finds its state. Erased users are taken out of the directories of partitions that are served, and only of these.", ge=0)] = 600.0
     standby_replicas: Annotated[int, Meta(description="Workers that keep a warm copy of each partition.", ge=0, le=8)] = 0
     stats_half_lives_h: Annotated[tuple[Positive, ...], Meta(description="Half-lives of the content statistics, in hours. The learned ranker needs the default ones; with others the fixed blend ranks.", min_length=1, max_length=8)] = (1 / 12, 1 / 3, 1.0, 4.0, 24.0, 96.0, 336.0, 1440.0)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRecord
@@ -18,10 +19,11 @@ from stream_app.errors import BrokerUnavailableError, FencedError, StateDirector
 from stream_app.events.dead_letters import COPIES, ROUTED_TOPIC, origin_of
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
+from stream_app.interests.directories import LeftDirectories
 from stream_app.interests.erasure import TOPIC as ERASURES
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.routers import Routers
-from stream_app.interests.standby import StandbyPartition, store_directory
+from stream_app.interests.standby import StandbyPartition, finish, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.admin import check_partitions, delete_records, topic_states
@@ -38,7 +40,8 @@ log = logging.getLogger(__name__)
 
 ROLE = "interests"
 OPEN_RETRY_S = 1.0
-SWEEP = "sweep"
+EXPIRY, SWEEP, CLEANUP = "expiry", "sweep", "cleanup"
+CLEANUP_LOOK_S = 60.0
 
 
 class InterestsWorker:
@@ -56,11 +59,13 @@ class InterestsWorker:
         self._reader = TopicReader(
             settings, settings.topic_name("content-vectors"), self._contents.take, label="contents"
         )
-        self._copies = CopySweep(settings, self._sweeping)
+        self._copies = CopySweep(settings, partial(self._moved, SWEEP))
         self._partitions: dict[int, InterestPartition] = {}
         self._routers = Routers(settings, self._rejoin)
         self._purged: dict[int, int] = {}  # positions on events-routed when it was purged last
         self._standbys: dict[int, StandbyPartition] = {}
+        self._left = LeftDirectories(settings)
+        self._assigned = False
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
         self._computing = asyncio.Lock()  # one batch at a time: they share the processor and the index
 
@@ -70,8 +75,10 @@ class InterestsWorker:
         await self._app.read_whole(self._reader, self._health)
         interests = self._settings.interests
         self._app.background("flush", self._every(interests.flush_interval_s, "flush", self._flush))
-        self._app.background("expiry", self._every(interests.expiry_interval_s, "expiry", self._expire))
+        self._app.background(EXPIRY, self._every(interests.expiry_interval_s, EXPIRY, self._expire))
         self._app.background(SWEEP, self._every(interests.sweep_interval_s, SWEEP, self._sweep))
+        look_s = min(CLEANUP_LOOK_S, max(interests.cleanup_delay_s, CLEANUP_LOOK_S / 60))
+        self._app.background(CLEANUP, self._every(look_s, CLEANUP, self._clean_up))
         self._health.waiting_for = "an assignment"
 
     async def stop(self) -> None:
@@ -103,6 +110,7 @@ class InterestsWorker:
             await asyncio.gather(*(self._open(p) for p in sorted(actives - self._partitions.keys())))
             for p in sorted(standbys - self._standbys.keys() - actives):
                 self._standbys[p] = StandbyPartition(self._settings, p, self._app.stop_loudly)
+            self._assigned = True
             log.info("serving %d partitions, %d standbys", len(actives), len(standbys))
 
     async def _sort_inputs(self, actives: set[int]) -> None:
@@ -148,6 +156,7 @@ class InterestsWorker:
                 model=self._model,
                 on_lost=self._rejoin,
                 on_broken=self._app.stop_loudly,
+                computing=self._computing,
                 tracing=self._tracing,
             )
             try:
@@ -204,8 +213,7 @@ class InterestsWorker:
             with self._watched(batch):
                 await routed.take(batch)
             return
-        async with self._computing:
-            await self._feed(batch, InterestPartition.handle)
+        await self._feed(batch, InterestPartition.handle)
 
     async def handle_erasures(self, batch: RecordBatch) -> None:
         """Feed one batch of requests to its partition."""
@@ -255,7 +263,7 @@ class InterestsWorker:
                 with self._contents.still() as index:
                     index.evict(max(times))
         for partition in list(self._partitions.values()):
-            await partition.expire(self._contents.index)
+            await partition.expire(self._contents.index, partial(self._moved, EXPIRY))
 
     async def _sweep(self) -> None:
         """Remove what has come by ``events-routed`` and is garbage now; and the copies of erased users'
@@ -277,7 +285,7 @@ class InterestsWorker:
         for number, copies in gone.items():
             partition = self._partitions.get(number)
             if partition is not None and copies:
-                await partition.swept(copies, asked[number])
+                await partition.swept(copies, asked[number], partial(self._moved, SWEEP))
 
     async def _purge(self) -> None:
         topic = self._settings.topic_name(ROUTED_TOPIC)
@@ -289,9 +297,16 @@ class InterestsWorker:
             await asyncio.to_thread(delete_records, self._settings, ends)
             self._purged = reached
 
-    def _sweeping(self) -> None:
-        self._health.progress(SWEEP)
-        self._health.expect(SWEEP)
+    async def _clean_up(self) -> None:
+        """Remove what is left of partitions that have moved away."""
+        if not self._assigned or self._assigning.locked():
+            return  # what is not served now may be in a moment
+        async with self._assigning:  # nor is anything opened meanwhile
+            await finish(self._left.remove, self._partitions.keys() | self._standbys.keys())
+
+    def _moved(self, name: str) -> None:
+        self._health.progress(name)
+        self._health.expect(name)
 
 
 def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:

@@ -74,6 +74,9 @@ INLINE_RECORDS = 32
 WAITING_RECORDS = 2_000
 """Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
 
+MOVED_S = 1.0
+"""Between two signs of life of what takes long."""
+
 LOOK_S = 0.005
 LOOK_TIMEOUT_S = 1.0
 """Looks for a marker, which comes a moment after the commit."""
@@ -97,9 +100,11 @@ class InterestPartition:
         model: str,
         on_lost: Lost,
         on_broken: Broken,
+        computing: asyncio.Lock | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """``on_lost`` asks for a new assignment; ``on_broken`` stops the worker."""
+        """``on_lost`` asks for a new assignment; ``on_broken`` stops the worker. Partitions that share
+        ``computing`` compute one batch at a time."""
         interests = settings.interests
         self.partition = partition
         self.lost = False
@@ -141,6 +146,7 @@ class InterestPartition:
         self._passages: list[Passage] = []  # of events that wait likewise
         self._in_flight: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
+        self._computing = computing or asyncio.Lock()
         self._scanned = b""
 
     # -- opening and closing
@@ -247,7 +253,6 @@ class InterestPartition:
             )
         return at
 
-
     async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
         reader = ChangelogReader(self._settings, topic, self.partition, moved)
         try:
@@ -353,10 +358,11 @@ class InterestPartition:
                 traced = tracing.events(batch.records, len(self._passages))
             try:
                 # 1. compute, while the previous transaction is on its way
-                if len(batch.records) > INLINE_RECORDS:
-                    outputs = await finish(self._preparation.prepare, state, batch.topic, batch.records)
-                else:
-                    outputs = self._preparation.prepare(state, batch.topic, batch.records)
+                async with self._computing:
+                    if len(batch.records) > INLINE_RECORDS:
+                        outputs = await finish(self._preparation.prepare, state, batch.topic, batch.records)
+                    else:
+                        outputs = self._preparation.prepare(state, batch.topic, batch.records)
             except StateDamagedError as error:
                 self._lose(error)  # it is opened anew, and rebuilt
                 return
@@ -440,9 +446,17 @@ class InterestPartition:
         """Erased users (key64) whose copies on other topics are still there, and the requests' offsets."""
         return {} if self.lost else self._fences.unswept
 
-    async def swept(self, copies: Mapping[int, Removed], asked: Mapping[int, int]) -> None:
+    async def swept(
+        self,
+        copies: Mapping[int, Removed],
+        asked: Mapping[int, int],
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
         """The copies of these users (key64) are gone: so be what the files still hold, and the receipts
-        say so. Users who were asked for again since (``asked``: ``unswept`` then) are swept once more."""
+        say so. Users who were asked for again since (``asked``: ``unswept`` then) are swept once more.
+
+        Batches go on meanwhile; ``moved`` is called now and then.
+        """
         async with self._busy:
             state = self._state
             if self.lost or state is None:
@@ -450,7 +464,10 @@ class InterestPartition:
             await self._flush(state)
             if self.lost:
                 return
-            await finish(state.store.purge)
+        await self._purge(state.store.purge, moved)
+        async with self._busy:
+            if self.lost or self._state is None:
+                return
             receipts = self._fences.swept(copies, asked, time.time_ns() // 1_000_000)
             await self._commit(
                 [self._receipts.output(self.partition, user, r) for user, r in receipts.items()], {}
@@ -458,6 +475,15 @@ class InterestPartition:
             if not self.lost:
                 self._fences.receipts.update(receipts)
                 self._show_fences()
+
+    async def _purge(self, purge: Callable[[], None], moved: Callable[[], None]) -> None:
+        """Rewrite the files, which takes minutes where there are many. Cancelled, it is left alone: it ends
+        when the store is closed."""
+        purging = asyncio.ensure_future(asyncio.to_thread(purge))
+        purging.add_done_callback(lambda done: done.cancelled() or done.exception())
+        while not (await asyncio.wait([purging], timeout=MOVED_S))[0]:
+            moved()
+        purging.result()
 
     def _show_fences(self) -> None:
         metrics.FENCES.labels(self.partition).set(len(self._fences.receipts))
@@ -527,15 +553,22 @@ class InterestPartition:
         """Newest accepted event time, ms; None before the first."""
         return self._statistics.stream_time
 
-    async def expire(self, index: ContentIndex) -> int:
+    async def expire(self, index: ContentIndex, moved: Callable[[], None] = lambda: None) -> int:
         """Drop users whose mass has faded below ``interests.min_mass``, and faded statistics of
-        contents that are no longer indexed; returns how many users."""
+        contents that are no longer indexed; returns how many users. ``moved`` is called now and then."""
         async with self._busy:
             state = self._state
-            if self.lost or state is None or (now := state.stream_time) is None:
+            if self.lost or state is None or state.stream_time is None:
                 return 0
             await self._flush(state)
-            await finish(state.store.purge_after, self._settings.kafka.compaction_lag_h * 3600)
+            if self.lost:
+                return 0
+        lag_s = self._settings.kafka.compaction_lag_h * 3600
+        await self._purge(partial(state.store.purge_after, lag_s), moved)
+        async with self._busy:
+            if self.lost or self._state is None or (now := state.stream_time) is None:
+                return 0
+            await self._flush(state)
             try:
                 faded = await finish(self._faded, state, now)
             except StateDamagedError as error:

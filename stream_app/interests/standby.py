@@ -93,7 +93,8 @@ class StandbyPartition:
                 elif position >= await reader.end():  # nothing was missed, however long nothing came
                     await finish(self.store.write, (), position)
                 lag_s = self._settings.kafka.compaction_lag_h * 3600
-                await finish(self.store.purge_after, lag_s)
+                # a purge goes on where this standby is given up: whoever has the store next need not wait
+                await asyncio.to_thread(self.store.purge_after, lag_s)
                 async with asyncio.timeout(FOLLOW_S):
                     await reader.follow(store_records(self.store))
             except TimeoutError:

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import shutil
 import struct
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,7 +67,10 @@ NOT_DAMAGE = (
 
 
 class PartitionStore:
-    """The RocksDB database of one partition. Blocking; large calls belong in a thread."""
+    """The RocksDB database of one partition. Blocking; large calls belong in a thread.
+
+    While one thread purges, others read, write and close.
+    """
 
     def __init__(self, directory: Path, write_buffer_bytes: int = Interests().write_buffer_bytes) -> None:
         """Open or create. Raises StateDirectoryError when it is locked or cannot be written."""
@@ -80,6 +84,11 @@ class PartitionStore:
         """Changelog position that the values stand at: the offset to go on reading from."""
         self._stood_ms: int | None = None
         self._durable = self._purged = time.monotonic()
+        self._files = threading.RLock()
+        """Held while files are replaced as a whole, or must all stay."""
+        self._handle = threading.RLock()
+        """Held while ``_db`` is used, and for the moment in which it is opened anew."""
+        self._closed = self._purging = False
         self._db = self._open()
         self._standing()
 
@@ -189,7 +198,8 @@ class PartitionStore:
     def get(self, users: Sequence[bytes]) -> list[bytes | None]:
         """Their records, None where there is none. Raises StateDamagedError."""
         try:
-            values: list[bytes | None] = self._db.get(list(users)) if users else []
+            with self._handle:
+                values: list[bytes | None] = self._db.get(list(users)) if users else []
         except Exception as error:  # rocksdict raises nothing more specific
             raise self._unreadable(error) from error
         return values
@@ -212,10 +222,11 @@ class PartitionStore:
         stood = now_ms if time_ms is None else min(time_ms, now_ms)
         batch.put(STANDING_KEY, STANDING.pack(position, stood, self._changelog))
         try:
-            self._db.write(batch, self._unlogged)
-            if time.monotonic() - self._durable > DURABLE_INTERVAL_S:
-                self._db.flush()
-                self._durable = time.monotonic()
+            with self._handle:
+                self._db.write(batch, self._unlogged)
+                if time.monotonic() - self._durable > DURABLE_INTERVAL_S:
+                    self._db.flush()
+                    self._durable = time.monotonic()
         except Exception as error:  # rocksdict raises nothing more specific
             raise self._unwritable(error) from error
         self.position, self._stood_ms, self._changelog_found = position, stood, self._changelog
@@ -227,35 +238,53 @@ class PartitionStore:
         """
         passing = ReadOptions()
         passing.fill_cache(False)  # or every round would replace what is looked up by what is passed by
-        items = self._db.iter(passing)
-        items.seek(max(after, STANDING_KEY) + b"\x00")  # the position comes before every user
-        for _ in range(limit):
-            if not items.valid():
-                break
-            yield items.key(), items.value()
-            items.next()
-        try:
-            items.status()  # what cannot be read looks like the end
-        except Exception as error:
-            raise self._unreadable(error) from error
+        with self._files:  # a database is not closed before its iterators are
+            items = self._db.iter(passing)
+            items.seek(max(after, STANDING_KEY) + b"\x00")  # the position comes before every user
+            for _ in range(limit):
+                if not items.valid():
+                    break
+                yield items.key(), items.value()
+                items.next()
+            try:
+                items.status()  # what cannot be read looks like the end
+            except Exception as error:
+                raise self._unreadable(error) from error
+            finally:
+                del items
 
     # -- the files
 
     def purge(self) -> None:
-        """Leave nothing of deleted users in the files. Costs a rewrite of the whole database.
+        """Leave nothing of users in the files who are deleted by now. Costs a rewrite of the whole database,
+        in which others go on; given up when it is closed.
 
         Of the whole, since RocksDB's log would name the bounds of a smaller range; and opened anew,
         since its manifest names the first and last user of files that are gone.
         """
         everything = CompactOptions()
         everything.set_bottommost_level_compaction(BottommostLevelCompaction.force_optimized())
-        try:
-            self._db.compact_range(None, None, everything)
-            self._db.close()
-        except Exception as error:  # rocksdict raises nothing more specific
-            raise self._unwritable(error) from error
-        self._purged = time.monotonic()
-        self._db = self._open()
+        with self._files:
+            if self._closed:
+                return
+            self._purging = True
+            try:
+                self._db.compact_range(None, None, everything)
+            except Exception as error:  # rocksdict raises nothing more specific
+                if self._closed:
+                    return
+                raise self._unwritable(error) from error
+            finally:
+                self._purging = False
+            with self._handle:
+                if self._closed:
+                    return
+                try:
+                    self._db.close()
+                except Exception as error:  # as above
+                    raise self._unwritable(error) from error
+                self._db = self._open()
+            self._purged = time.monotonic()
 
     def purge_after(self, seconds: float) -> None:
         """Purge if the last time was so long ago."""
@@ -264,11 +293,12 @@ class PartitionStore:
 
     def clear(self) -> None:
         """Start over with an empty database."""
-        with contextlib.suppress(Exception):  # what cannot be written out any more is not wanted either
-            self._db.close()
-        self._remove()
-        self._db = self._open()
-        self._standing()
+        with self._files, self._handle:
+            with contextlib.suppress(Exception):  # what cannot be written out any more is not wanted either
+                self._db.close()
+            self._remove()
+            self._db = self._open()
+            self._standing()
 
     def close(self) -> None:
         """Close; what was written is durable, so that the next start reads little.
@@ -276,8 +306,17 @@ class PartitionStore:
         Raises StateDirectoryError when it cannot be written out; then it stays open.
         """
         try:
-            self._db.flush()
-            self._db.close()
+            with self._handle:
+                self._db.flush()
+                self._closed = True
+                given_up = self._purging
+                if given_up:
+                    self._db.cancel_all_background(False)
+            with self._files:
+                if given_up:
+                    del self._db  # close() would flush once more, which is refused by now
+                else:
+                    self._db.close()
         except Exception as error:  # rocksdict raises nothing more specific
             raise self._unwritable(error) from error
 
