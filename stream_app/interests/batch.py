@@ -19,7 +19,7 @@ from aiokafka import ConsumerRecord
 from stream_app.events.dead_letters import Origin, Record, dead_letter, origin_of, retry
 from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.reasons import Reason
-from stream_app.hashing import action_code
+from stream_app.hashing import action_code, key64
 from stream_app.interests import update
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.receipts import Fences
@@ -90,8 +90,10 @@ class BatchPreparation:
                     fates.erased(int(batch.source[at]))
             with _timed("load"):
                 rows_of_contents = self._contents.rows(batch.contents)
-                known = np.flatnonzero((rows_of_contents >= 0) & ~refused)
-                for at in np.flatnonzero((rows_of_contents < 0) & ~refused).tolist():
+                # what takes something back needs its original, which the user's record has, and no content
+                needless = (rows_of_contents >= 0) | batch.undo
+                known = np.flatnonzero(needless & ~refused)
+                for at in np.flatnonzero(~needless & ~refused).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
@@ -99,6 +101,7 @@ class BatchPreparation:
                 columns = self._columns(state, batch, known, rows, rows_of_contents[known], fates)
                 change = update.apply(state.slab, columns, self._contents.vectors, self._half_life_ms)
                 fates.settle(batch, known, change.outcomes)
+                metrics.UNDO_RESIDUES.inc(change.residues)
             with _timed("statistics"):
                 statistics = state.statistics.add(change.contributions, index.ids)
         with _timed("encode"):
@@ -128,6 +131,10 @@ class BatchPreparation:
             if len(foreign):
                 # summed under another encoder: what the record still tells, in today's vectors
                 update.renew(slab, foreign, self._contents.vectors, self._half_life_ms, partial=True)
+            hours = slab.header["half_life_h"][loaded]
+            faded_otherwise = (hours != 0) & (hours != np.float32(self._half_life_ms / update.HOUR_MS))
+            summed_otherwise = np.array(loaded, np.int64)[faded_otherwise]
+            update.rebase(slab, summed_otherwise, self._contents.vectors, self._half_life_ms)
         rows = slab.of(users)
         slab.touched[rows] = state.batches
         return rows
@@ -157,7 +164,7 @@ class BatchPreparation:
         return Columns(
             rows=rows,
             contents=contents,
-            keys=self._contents.index.keys[contents],
+            keys=self._keys(batch, at, contents),
             events=batch.events[at],
             times=batch.times[at],
             received=batch.received[at],
@@ -168,6 +175,18 @@ class BatchPreparation:
             undo=batch.undo[at],
             named=batch.named[at],
         )
+
+    def _keys(
+        self,
+        batch: DecodedBatch,
+        at: np.ndarray[tuple[int], np.dtype[np.int64]],
+        contents: np.ndarray[tuple[int], np.dtype[np.int64]],
+    ) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """key64 of the events' contents, whether they are indexed or not."""
+        keys = self._contents.index.keys[contents]
+        for i in np.flatnonzero(contents < 0).tolist():
+            keys[i] = key64(batch.contents[at[i]])
+        return keys
 
     def _outputs(
         self,

@@ -100,13 +100,7 @@ class InterestPartition:
         self._transactions = PartitionTransactions(
             settings, f"{settings.kafka.app_id}-interests-{partition}", settings.group("interests")
         )
-        self._slab = Slab(
-            interests.slab_rows,
-            settings.content.dimensions,
-            interests.recent,
-            interests.seen,
-            model_code(model),
-        )
+        self._slab = Slab.configured(settings, model_code(model))
         self._statistics = PartitionStatistics(
             partition, [action_code(a.name) for a in settings.events.actions], interests.stats_half_lives_h
         )

@@ -1,31 +1,38 @@
 """The binary record of one user: what stands on ``interests``, in RocksDB and in the slab.
 
-Layout, little-endian, version 1 (``n`` = interactions kept, ``m`` = seen keys kept)::
+Layout, little-endian, version 2 (``n`` = interactions kept, ``m`` = seen keys kept)::
 
-    header        96 bytes    HEADER below
+    header        112 bytes   HEADER below
     vector        4 D bytes   float32: the decayed sum S at t_ref
     interactions  32 n bytes  INTERACTION below; slot i holds the newest arrival ≡ i modulo R
     seen          8 m bytes   64-bit content keys
+    kept          32 k bytes  INTERACTION: strong ones that left the ring, where light actions fill it
+    undone_at     8 (n+k)     ms, newest undo of each of these; only with flag UNDONE_TIMES
+    long          4 l bytes   fingerprints of contents that left ``seen``, see :mod:`.seen`
 
 In the slab a row has its full R interactions and M seen keys; on Kafka and on disk the unused tails
-are left out.
+are left out, so a user who has no use for the last three pays nothing for them. Version 1 had a header
+of 96 bytes and ended after ``seen``; :func:`current` is the only place that knows it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.errors import RecordFormatError
 
-VERSION = 1
+VERSION = 2
+
+_T = TypeVar("_T", bound=np.generic)
 
 HEADER = np.dtype(
     [
         ("version", "<u1"),
-        ("flags", "<u1"),  # none yet
+        ("flags", "<u1"),  # UNDONE_TIMES, LOST
         ("action", "<u2"),  # code of the action applied last
         ("dimensions", "<u2"),
         ("recent", "<u2"),  # R of the writer: slots wrap at R
@@ -41,22 +48,30 @@ HEADER = np.dtype(
         ("seen_total", "<i8"),  # seen keys ever recorded; the next slot is seen_total mod M
         ("seen", "<u4"),  # M of the writer
         ("interactions", "<u2"),  # n stored here
-        ("reserved", "V2"),
+        ("kept", "<u2"),  # K of the writer; 0 where no action is light
         ("seen_stored", "<u4"),  # m stored here
+        ("half_life_h", "<f4"),  # hours, that S and mass were summed under; 0: not said (version 1)
+        ("kept_total", "<u4"),  # interactions ever kept; the next place is kept_total mod K
+        ("long", "<u4"),  # L of the writer
+        ("long_total", "<u4"),  # fingerprints ever recorded; the next place is long_total mod L
         ("padding", "V4"),
     ]
 )
-assert HEADER.itemsize == 96
+assert HEADER.itemsize == 112
+_HEADER_1 = 96
+
+UNDONE_TIMES, LOST = 1, 2
+"""Flags: the record has ``undone_at``; interactions left it before any were kept."""
 
 INTERACTION = np.dtype(
     [
         ("content", "<u8"),  # key64(content_id)
-        ("event", "<u8"),  # key64(event_id)
-        ("time", "<i8"),  # ms, event time
+        ("event", "<u8"),  # key64 of the event id
+        ("time", "<i8"),  # ms, event time; of an undo in wait, its own
         ("weight", "<f4"),
         ("action", "<u2"),
-        ("state", "<u1"),
-        ("padding", "V1"),
+        ("state", "<u1"),  # APPLIED, UNDONE or AWAITING, with the marks below
+        ("version", "<u1"),  # which vector of the content was summed; 0: the one it has now
     ]
 )
 assert INTERACTION.itemsize == 32
@@ -64,15 +79,22 @@ assert INTERACTION.itemsize == 32
 APPLIED, UNDONE, AWAITING = 1, 2, 3
 """States of an interaction: in the sum; cancelled by an undo; an undo that awaits its original."""
 
+STATE, AGAIN, BARE, COUNTED, FIRST = 3, 4, 8, 16, 32
+"""``state & STATE`` is the state. AGAIN: its id was sent with several times, ``time`` is the newest. BARE:
+its content had no vector. COUNTED: this act stands for its user in the content's statistics; once undone: the
+one that did, and none has taken its place. FIRST: its user had not had the content before."""
 
-def row_dtype(dimensions: int, recent: int, seen: int) -> np.dtype[np.void]:
-    """One slab row: header, vector [D], interactions [R], seen [M]."""
+
+def row_dtype(dimensions: int, recent: int, seen: int, kept: int = 0, long: int = 0) -> np.dtype[np.void]:
+    """One slab row: header, vector [D], interactions [R + K], seen [M], undone_at [R + K], long [L]."""
     return np.dtype(
         [
             ("header", HEADER),
             ("vector", "<f4", (dimensions,)),
-            ("interactions", INTERACTION, (recent,)),
+            ("interactions", INTERACTION, (recent + kept,)),
             ("seen", "<u8", (seen,)),
+            ("undone_at", "<i8", (recent + kept,)),
+            ("long", "<u4", (long,)),
         ]
     )
 
@@ -88,6 +110,12 @@ class InterestRecord:
     """[n], INTERACTION, in slot order."""
     seen: NDArray[np.uint64]
     """[m], content keys."""
+    kept: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, INTERACTION))
+    """[k], INTERACTION, in the order of their places."""
+    undone_at: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[n + k] or [0], ms."""
+    long: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """[l], fingerprints."""
 
     @property
     def t_ref(self) -> int:
@@ -100,34 +128,81 @@ class InterestRecord:
         return float(self.header["mass"])
 
 
+def states(interactions: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The interactions' states without their marks."""
+    found: NDArray[np.uint8] = interactions["state"] & np.uint8(STATE)
+    return found
+
+
+def current(value: bytes | memoryview) -> bytes | memoryview:
+    """A record of any version as one of VERSION. Raises RecordFormatError.
+
+    Until version 1 every act counted in the statistics, and none had a mark of it.
+    """
+    if not len(value) or value[0] == VERSION:
+        return value
+    if value[0] != 1:
+        raise RecordFormatError(f"interest record of version {value[0]}, expected {VERSION}")
+    if len(value) < _HEADER_1:
+        raise RecordFormatError(f"interest record of {len(value)} bytes is shorter than its header")
+    raised = bytearray(value[:_HEADER_1]) + bytes(HEADER.itemsize - _HEADER_1) + value[_HEADER_1:]
+    header = np.frombuffer(raised, HEADER, count=1)[0]
+    header["version"], header["flags"], header["kept"], header["half_life_h"] = VERSION, 0, 0, 0
+    at, n = HEADER.itemsize + 4 * int(header["dimensions"]), int(header["interactions"])
+    if len(raised) >= at + INTERACTION.itemsize * n:
+        ring = np.frombuffer(raised, INTERACTION, count=n, offset=at)
+        ring["state"][ring["state"] == APPLIED] |= COUNTED
+        ring["version"] = 0
+    return bytes(raised)
+
+
 def decode(value: bytes | memoryview) -> InterestRecord:
     """Decode one record. Raises RecordFormatError."""
+    value = current(value)
     if len(value) < HEADER.itemsize:
         raise RecordFormatError(f"interest record of {len(value)} bytes is shorter than its header")
     header = np.frombuffer(value, HEADER, count=1)[0]
-    if header["version"] != VERSION:
-        raise RecordFormatError(f"interest record of version {header['version']}, expected {VERSION}")
     d, n, m = int(header["dimensions"]), int(header["interactions"]), int(header["seen_stored"])
     if n != min(header["total"], header["recent"]) or not header["recent"]:
         # the ring's slots are found by these
         raise RecordFormatError(
             f"interest record of {n} interactions, of {header['total']} ever and {header['recent']} at most"
         )
-    ring = HEADER.itemsize + 4 * d
-    tail = ring + INTERACTION.itemsize * n
-    if len(value) != tail + 8 * m:
-        raise RecordFormatError(f"interest record of {len(value)} bytes, its header says {tail + 8 * m}")
+    k = min(int(header["kept_total"]), int(header["kept"]))
+    undone = n + k if header["flags"] & UNDONE_TIMES else 0
+    sizes = (
+        4 * d,
+        32 * n,
+        8 * m,
+        32 * k,
+        8 * undone,
+        4 * min(int(header["long_total"]), int(header["long"])),
+    )
+    _, ring, seen, kept, times, long, end = np.cumsum((HEADER.itemsize, *sizes)).tolist()
+    if len(value) != end:
+        raise RecordFormatError(f"interest record of {len(value)} bytes, its header says {end}")
     return InterestRecord(
         header,
         np.frombuffer(value, "<f4", count=d, offset=HEADER.itemsize),
         np.frombuffer(value, INTERACTION, count=n, offset=ring),
-        np.frombuffer(value, "<u8", count=m, offset=tail),
+        np.frombuffer(value, "<u8", count=m, offset=seen),
+        np.frombuffer(value, INTERACTION, count=k, offset=kept),
+        np.frombuffer(value, "<i8", count=undone, offset=times),
+        np.frombuffer(value, "<u4", offset=long),
     )
+
+
+def turned(slots: NDArray[_T], total: int, size: int) -> NDArray[_T]:
+    """Places that were filled in turn, ``total`` times, ``size`` of them at most: oldest first."""
+    n = len(slots)
+    return slots if total <= n or n < size else np.roll(slots, -(total % size))
 
 
 def by_arrival(record: InterestRecord) -> NDArray[np.void]:
     """A record's interactions, oldest arrival first."""
-    n, total, recent = len(record.interactions), int(record.header["total"]), int(record.header["recent"])
-    if total <= n or n < recent:
-        return record.interactions
-    return np.roll(record.interactions, -(total % recent))
+    return turned(record.interactions, int(record.header["total"]), int(record.header["recent"]))
+
+
+def seen_by_arrival(record: InterestRecord) -> NDArray[np.uint64]:
+    """A record's seen keys, oldest first."""
+    return turned(record.seen, int(record.header["seen_total"]), int(record.header["seen"]))

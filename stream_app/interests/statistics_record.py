@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from stream_app.errors import RecordFormatError
 
 VERSION = 1
-OUTCOMES_KEY = b"\x00outcomes"
+RESERVED = b"\x00"
+"""What keys begin with that are no content's."""
+OUTCOMES_KEY = RESERVED + b"outcomes"
 _HEADER = struct.Struct("<BBBxIq")
 
 

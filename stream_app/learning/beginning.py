@@ -10,7 +10,7 @@ from stream_app.errors import RecordFormatError
 from stream_app.events.decode import LATEST_MS
 from stream_app.hashing import action_code
 from stream_app.interests import statistics_record
-from stream_app.interests.statistics_record import OUTCOMES_KEY, Statistics
+from stream_app.interests.statistics_record import RESERVED, Statistics
 from stream_app.learning.activity import HALF_LIVES_H, WEIGHTED
 from stream_app.learning.counts import EngagementCounts
 from stream_app.observability import metrics
@@ -26,7 +26,7 @@ class ContentCounts:
 
     def take(self, partition: int, content_id: bytes | None, value: bytes | None) -> None:
         """Take note of one record; a null value withdraws the one before it."""
-        if content_id is None or content_id == OUTCOMES_KEY:
+        if content_id is None or content_id.startswith(RESERVED):
             return
         if value is None:
             self._records.pop((content_id, partition), None)

@@ -81,7 +81,7 @@ class ContentStatistics:
         it came from, and what it withdraws has faded: it changes nothing.
         """
         for content_id, value in records:
-            if content_id is None or value is None or content_id == statistics_record.OUTCOMES_KEY:
+            if content_id is None or value is None or content_id.startswith(statistics_record.RESERVED):
                 continue
             try:
                 statistics = statistics_record.decode(value)

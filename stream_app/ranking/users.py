@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.hashing import model_code
-from stream_app.interests.record import APPLIED, INTERACTION, InterestRecord
+from stream_app.interests.record import APPLIED, INTERACTION, InterestRecord, states
 from stream_app.settings import Settings
 
 DAY_MS = 86_400_000.0
@@ -100,7 +100,7 @@ class Interest:
         all_rows = rows_of(seen_keys)
         rows = all_rows[len(all_rows) - len(flat) :]
 
-        counts = (flat["state"] == APPLIED) & (rows >= 0) & personal[users]
+        counts = (states(flat) == APPLIED) & (rows >= 0) & personal[users]
         weight = np.where(counts, flat["weight"], np.float32(0))
         share = weight * np.exp2((flat["time"] - t_refs[users]) / self.half_life_ms)
         age = np.maximum(now_ms - flat["time"], 0)
