@@ -63,12 +63,13 @@ class Counts:
         return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
-def complete(header: np.void, slab: Slab, weight: float, arrival: int) -> bool:
+def complete(slab: Slab, row: int, weight: float, arrival: int) -> bool:
     """Whether the record still holds all acts of such a weight, ``arrival`` of any weight having come."""
     if arrival <= slab.recent:
         return True
     kept = bool(slab.kept) and abs(weight) >= slab.light_weight
-    return kept and not header["flags"] & LOST and bool(header["kept_total"] <= slab.kept)
+    overflowed = slab.extra["kept_total"][row] > slab.kept or slab.header["flags"][row] & LOST
+    return kept and not overflowed
 
 
 def count(
@@ -118,7 +119,7 @@ class _Remembered:
 def _remembered(slab: Slab, rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> _Remembered:
     """Where the contents ``keys`` [A] stand in the records ``rows`` [A]."""
     total = slab.header["total"][rows]
-    kept = int(min(slab.header["kept_total"][rows].max(initial=0), slab.kept))
+    kept = int(min(slab.extra["kept_total"][rows].max(initial=0), slab.kept))
     width = int(min(total.max(initial=0), slab.recent))
     parts = []
     for begin, end in ((0, width), (slab.recent, slab.recent + kept)):
@@ -175,7 +176,7 @@ def _once(
     if slab.kept:
         strong = np.abs(c.weights[at[known]]) >= slab.light_weight
         everything |= (
-            strong & (slab.header["kept_total"][rows] <= slab.kept) & (slab.header["flags"][rows] & LOST == 0)
+            strong & (slab.extra["kept_total"][rows] <= slab.kept) & (slab.header["flags"][rows] & LOST == 0)
         )
     told = any_of(there & (found.states & FIRST != 0))
     told |= any_of(same & (found.states & STATE == UNDONE) & counted) & ~any_of(same & stands)
@@ -202,7 +203,7 @@ def _in_turn(
 ) -> None:
     """Several acts of one user on one content in the batch, one by one."""
     row, size = int(c.rows[at[acts[0]]]), slab.recent
-    header, ring = slab.header[row], slab.interactions[row]
+    ring = slab.interactions[row]
     first = -STAYS
     holder: dict[int, tuple[int, int, int]] = {}  # action → time, arrival, event (slot below zero)
     standing: dict[int, int] = {}  # action → newest arrival
@@ -235,10 +236,7 @@ def _in_turn(
         else:
             free = freed.get(action, -STAYS) >= oldest and standing.get(action, -STAYS) < oldest
             counted = (
-                act == fresh
-                or first >= oldest
-                or free
-                or complete(header, slab, float(c.weights[i]), arrival)
+                act == fresh or first >= oldest or free or complete(slab, row, float(c.weights[i]), arrival)
             )
         if counted:
             signs[act], marks[act] = 1, COUNTED

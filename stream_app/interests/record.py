@@ -2,17 +2,20 @@
 
 Layout, little-endian, version 2 (``n`` = interactions kept, ``m`` = seen keys kept)::
 
-    header        112 bytes   HEADER below
+    header        96 bytes    HEADER below
     vector        4 D bytes   float32: the decayed sum S at t_ref
     interactions  32 n bytes  INTERACTION below; slot i holds the newest arrival ≡ i modulo R
     seen          8 m bytes   64-bit content keys
+
+and, with flag MORE, what few users have a use for::
+
+    extra         16 bytes    EXTRA below
     kept          32 k bytes  INTERACTION: strong ones that left the ring, where light actions fill it
     undone_at     8 (n+k)     ms, newest undo of each of these; only with flag UNDONE_TIMES
     long          4 l bytes   fingerprints of contents that left ``seen``, see :mod:`.seen`
 
 In the slab a row has its full R interactions and M seen keys; on Kafka and on disk the unused tails
-are left out, so a user who has no use for the last three pays nothing for them. Version 1 had a header
-of 96 bytes and ended after ``seen``; :func:`current` is the only place that knows it.
+are left out. Version 1 knew neither flags nor marks; :func:`current` is the only place that knows it.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ _T = TypeVar("_T", bound=np.generic)
 HEADER = np.dtype(
     [
         ("version", "<u1"),
-        ("flags", "<u1"),  # UNDONE_TIMES, LOST
+        ("flags", "<u1"),  # UNDONE_TIMES, LOST, MORE
         ("action", "<u2"),  # code of the action applied last
         ("dimensions", "<u2"),
         ("recent", "<u2"),  # R of the writer: slots wrap at R
@@ -48,20 +51,26 @@ HEADER = np.dtype(
         ("seen_total", "<i8"),  # seen keys ever recorded; the next slot is seen_total mod M
         ("seen", "<u4"),  # M of the writer
         ("interactions", "<u2"),  # n stored here
-        ("kept", "<u2"),  # K of the writer; 0 where no action is light
+        ("reserved", "V2"),
         ("seen_stored", "<u4"),  # m stored here
         ("half_life_h", "<f4"),  # hours, that S and mass were summed under; 0: not said (version 1)
+    ]
+)
+assert HEADER.itemsize == 96
+
+EXTRA = np.dtype(
+    [
         ("kept_total", "<u4"),  # interactions ever kept; the next place is kept_total mod K
         ("long", "<u4"),  # L of the writer
         ("long_total", "<u4"),  # fingerprints ever recorded; the next place is long_total mod L
-        ("padding", "V4"),
+        ("kept", "<u2"),  # K of the writer; 0 where no action is light
+        ("reserved", "V2"),
     ]
 )
-assert HEADER.itemsize == 112
-_HEADER_1 = 96
+assert EXTRA.itemsize == 16
 
-UNDONE_TIMES, LOST = 1, 2
-"""Flags: the record has ``undone_at``; interactions left it before any were kept."""
+UNDONE_TIMES, LOST, MORE = 1, 2, 4
+"""Flags: the record has ``undone_at``; interactions left it before any were kept; it has ``extra``."""
 
 INTERACTION = np.dtype(
     [
@@ -86,13 +95,14 @@ one that did, and none has taken its place. FIRST: its user had not had the cont
 
 
 def row_dtype(dimensions: int, recent: int, seen: int, kept: int = 0, long: int = 0) -> np.dtype[np.void]:
-    """One slab row: header, vector [D], interactions [R + K], seen [M], undone_at [R + K], long [L]."""
+    """One slab row, in this order: R + K interactions, M seen keys, R + K times of undos, L fingerprints."""
     return np.dtype(
         [
             ("header", HEADER),
             ("vector", "<f4", (dimensions,)),
             ("interactions", INTERACTION, (recent + kept,)),
             ("seen", "<u8", (seen,)),
+            ("extra", EXTRA),
             ("undone_at", "<i8", (recent + kept,)),
             ("long", "<u4", (long,)),
         ]
@@ -110,6 +120,7 @@ class InterestRecord:
     """[n], INTERACTION, in slot order."""
     seen: NDArray[np.uint64]
     """[m], content keys."""
+    extra: np.void = field(default_factory=lambda: np.zeros(1, EXTRA)[0])
     kept: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, INTERACTION))
     """[k], INTERACTION, in the order of their places."""
     undone_at: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -143,11 +154,11 @@ def current(value: bytes | memoryview) -> bytes | memoryview:
         return value
     if value[0] != 1:
         raise RecordFormatError(f"interest record of version {value[0]}, expected {VERSION}")
-    if len(value) < _HEADER_1:
+    if len(value) < HEADER.itemsize:
         raise RecordFormatError(f"interest record of {len(value)} bytes is shorter than its header")
-    raised = bytearray(value[:_HEADER_1]) + bytes(HEADER.itemsize - _HEADER_1) + value[_HEADER_1:]
+    raised = bytearray(value)
     header = np.frombuffer(raised, HEADER, count=1)[0]
-    header["version"], header["flags"], header["kept"], header["half_life_h"] = VERSION, 0, 0, 0
+    header["version"], header["flags"], header["half_life_h"] = VERSION, 0, 0
     at, n = HEADER.itemsize + 4 * int(header["dimensions"]), int(header["interactions"])
     if len(raised) >= at + INTERACTION.itemsize * n:
         ring = np.frombuffer(raised, INTERACTION, count=n, offset=at)
@@ -168,28 +179,44 @@ def decode(value: bytes | memoryview) -> InterestRecord:
         raise RecordFormatError(
             f"interest record of {n} interactions, of {header['total']} ever and {header['recent']} at most"
         )
-    k = min(int(header["kept_total"]), int(header["kept"]))
-    undone = n + k if header["flags"] & UNDONE_TIMES else 0
-    sizes = (
-        4 * d,
-        32 * n,
-        8 * m,
-        32 * k,
-        8 * undone,
-        4 * min(int(header["long_total"]), int(header["long"])),
-    )
-    _, ring, seen, kept, times, long, end = np.cumsum((HEADER.itemsize, *sizes)).tolist()
-    if len(value) != end:
+    ring = HEADER.itemsize + 4 * d
+    seen = ring + INTERACTION.itemsize * n
+    end = seen + 8 * m
+    more = _More(header, n, value[end:]) if header["flags"] & MORE and len(value) > end else None
+    if len(value) != end + (0 if more is None else more.size):
         raise RecordFormatError(f"interest record of {len(value)} bytes, its header says {end}")
     return InterestRecord(
         header,
         np.frombuffer(value, "<f4", count=d, offset=HEADER.itemsize),
         np.frombuffer(value, INTERACTION, count=n, offset=ring),
         np.frombuffer(value, "<u8", count=m, offset=seen),
-        np.frombuffer(value, INTERACTION, count=k, offset=kept),
-        np.frombuffer(value, "<i8", count=undone, offset=times),
-        np.frombuffer(value, "<u4", offset=long),
+        *(() if more is None else more.parts()),
     )
+
+
+class _More:
+    """What comes after the seen keys."""
+
+    def __init__(self, header: np.void, interactions: int, tail: bytes | memoryview) -> None:
+        if len(tail) < EXTRA.itemsize:
+            raise RecordFormatError(
+                f"interest record that ends within its extra part, {len(tail)} bytes long"
+            )
+        self._tail, self._extra = tail, np.frombuffer(tail, EXTRA, count=1)[0]
+        self._kept = min(int(self._extra["kept_total"]), int(self._extra["kept"]))
+        self._undone = interactions + self._kept if header["flags"] & UNDONE_TIMES else 0
+        self._undone_at = EXTRA.itemsize + INTERACTION.itemsize * self._kept
+        self._long_at = self._undone_at + 8 * self._undone
+        self.size = self._long_at + 4 * min(int(self._extra["long_total"]), int(self._extra["long"]))
+
+    def parts(self) -> tuple[np.void, NDArray[np.void], NDArray[np.int64], NDArray[np.uint32]]:
+        """extra, kept, undone_at, long."""
+        return (
+            self._extra,
+            np.frombuffer(self._tail, INTERACTION, count=self._kept, offset=EXTRA.itemsize),
+            np.frombuffer(self._tail, "<i8", count=self._undone, offset=self._undone_at),
+            np.frombuffer(self._tail, "<u4", offset=self._long_at),
+        )
 
 
 def turned(slots: NDArray[_T], total: int, size: int) -> NDArray[_T]:

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.interests.record import (
+    EXTRA,
     HEADER,
     INTERACTION,
     LOST,
+    MORE,
     UNDONE_TIMES,
     VERSION,
     InterestRecord,
@@ -56,6 +58,7 @@ class Slab:
         self.interactions: NDArray[np.void] = self.rows["interactions"]
         """[rows, R + K]"""
         self.seen: NDArray[np.uint64] = self.rows["seen"]
+        self.extra: NDArray[np.void] = self.rows["extra"]
         self.undone_at: NDArray[np.int64] = self.rows["undone_at"]
         """[rows, R + K], says something of undone interactions only"""
         self.long: NDArray[np.uint32] = self.rows["long"]
@@ -69,7 +72,7 @@ class Slab:
         self._ring_at = HEADER.itemsize + 4 * dimensions
         self._kept_at = self._ring_at + INTERACTION.itemsize * recent
         self._seen_at = self._kept_at + INTERACTION.itemsize * kept
-        self._undone_at = self._seen_at + 8 * seen
+        self._undone_at = self._seen_at + 8 * seen + EXTRA.itemsize
         self._long_at = self._undone_at + 8 * (recent + kept)
 
     @classmethod
@@ -114,7 +117,7 @@ class Slab:
                 del self.index[user]
                 self.users[row] = None
                 # what was never used need not be cleared, nor take memory
-                used = self._long_at + 4 * min(int(self.header["long_total"][row]), self.long_keys)
+                used = self._long_at + 4 * min(int(self.extra["long_total"][row]), self.long_keys)
                 self._bytes[row * self._size : row * self._size + used] = bytes(used)
                 self.dirty[row] = False
                 self.touched[row] = 0
@@ -136,7 +139,12 @@ class Slab:
         header["recent"][rows] = self.recent
         header["model"][rows] = self.model
         header["seen"][rows] = self.seen_keys
-        header["kept"][rows], header["long"][rows] = self.kept, self.long_keys
+        self.extra["kept"][rows], self.extra["long"][rows] = self.kept, self.long_keys
+        extra, flags = self.extra[rows], header["flags"][rows] & ~np.uint8(MORE)
+        more = extra["kept_total"] | extra["long_total"] | flags
+        if self.kept:
+            more |= header["total"][rows] > self.recent
+        header["flags"][rows] = np.where(more != 0, flags | np.uint8(MORE), flags)
         interactions = np.minimum(header["total"][rows], self.recent)
         seen = np.minimum(header["seen_total"][rows], self.seen_keys)
         header["interactions"][rows] = interactions
@@ -148,18 +156,17 @@ class Slab:
         view = self._bytes
         bounds = zip(start.tolist(), ring_end.tolist(), seen_start.tolist(), seen_end.tolist(), strict=True)
         values = [b"".join((view[a:b], view[c:d])) for a, b, c, d in bounds]
-        more = header["kept_total"][rows] | header["long_total"][rows] | header["flags"][rows]
         for at in np.flatnonzero(more).tolist():
             values[at] += self._tail(int(rows[at]))
         return values
 
     def _tail(self, row: int) -> bytes:
         """What few records have: kept interactions, times of undos, fingerprints."""
-        header, start = self.header[row], row * self._size
-        n, k = min(int(header["total"]), self.recent), min(int(header["kept_total"]), self.kept)
+        header, extra, start = self.header[row], self.extra[row], row * self._size
+        n, k = min(int(header["total"]), self.recent), min(int(extra["kept_total"]), self.kept)
         kept, undone, long = start + self._kept_at, start + self._undone_at, start + self._long_at
-        l = min(int(header["long_total"]), self.long_keys)  # noqa: E741 - as in the layout
-        parts = [self._bytes[kept : kept + INTERACTION.itemsize * k]]
+        l = min(int(extra["long_total"]), self.long_keys)  # noqa: E741 - as in the layout
+        parts = [extra.tobytes(), self._bytes[kept : kept + INTERACTION.itemsize * k]]
         if header["flags"] & UNDONE_TIMES:
             parts.append(self._bytes[undone : undone + 8 * n])
             parts.append(self._bytes[undone + 8 * self.recent : undone + 8 * (self.recent + k)])
@@ -168,25 +175,26 @@ class Slab:
     def _load(self, row: int, value: bytes) -> None:
         value = bytes(current(value))
         record = decode(value)
-        header, own = record.header, self.header[row]
+        header, extra, own = record.header, record.extra, self.header[row]
         if (
             header["dimensions"] == self.dimensions
             and header["recent"] == self.recent
             and header["seen"] == self.seen_keys
-            and (header["kept"] == self.kept or not header["kept_total"])
-            and (header["long"] == self.long_keys or not header["long_total"])
+            and (extra["kept"] == self.kept or not extra["kept_total"])
+            and (extra["long"] == self.long_keys or not extra["long_total"])
         ):
             start, ring_end = row * self._size, self._ring_at + record.interactions.nbytes
             self._bytes[start : start + ring_end] = value[:ring_end]
             self.seen[row, : len(record.seen)] = record.seen
             if len(value) > ring_end + record.seen.nbytes:
                 n = len(record.interactions)
+                self.extra[row] = extra
                 self._place_kept(row, record.kept, record.undone_at[n:])
                 self.undone_at[row, : len(record.undone_at[:n])] = record.undone_at[:n]
                 self.long[row, : len(record.long)] = record.long
         else:
             self._refit(row, record)
-        if header["kept"] != self.kept and own["total"] > self.recent:
+        if extra["kept"] != self.kept and own["total"] > self.recent:
             own["flags"] |= LOST
 
     def _place_kept(self, row: int, kept: NDArray[np.void], times: NDArray[np.int64]) -> None:
@@ -195,7 +203,7 @@ class Slab:
 
     def _refit(self, row: int, record: InterestRecord) -> None:
         """Load a record written under other settings: the newest that fit, oldest first."""
-        old, header = record.header, self.header[row]
+        old, header, before, extra = record.header, self.header[row], record.extra, self.extra[row]
         for name in (
             *("action", "partition", "offset", "occurred_at", "received_at", "t_ref", "model"),
             *("half_life_h", "flags"),
@@ -209,12 +217,12 @@ class Slab:
         self.interactions[row, : len(kept)] = kept
         # slots 0… are filled; a total beyond R says that older ones have left the record
         header["total"] = len(kept) if total <= len(kept) else self.recent + len(kept)
-        strong, k_total, k = record.kept, int(old["kept_total"]), int(old["kept"])
+        strong, k_total, k = record.kept, int(before["kept_total"]), int(before["kept"])
         stay = max(len(strong) - self.kept, 0)
         times = turned(record.undone_at[n:], k_total, k)[stay:]
         strong = turned(strong, k_total, k)[stay:]
         self._place_kept(row, strong, times)
-        header["kept_total"] = len(strong) if k_total <= len(strong) else self.kept + len(strong)
+        extra["kept_total"] = len(strong) if k_total <= len(strong) else self.kept + len(strong)
         if len(record.undone_at):
             self.undone_at[row, : len(kept)] = turned(record.undone_at[:n], total, size)[-self.recent :]
         seen = seen_by_arrival(record)
@@ -222,11 +230,11 @@ class Slab:
         self.seen[row, : len(seen)] = seen
         header["seen_total"] = len(seen)
         long = np.concatenate(
-            [turned(record.long, int(old["long_total"]), int(old["long"])), fingerprints(left)]
+            [turned(record.long, int(before["long_total"]), int(before["long"])), fingerprints(left)]
         )
         long = long[max(len(long) - self.long_keys, 0) :]
         self.long[row, : len(long)] = long
-        header["long_total"] = len(long)
+        extra["long_total"] = len(long)
 
     def models(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Encoder codes the rows' vectors were summed under; 0 for new users."""

@@ -254,7 +254,7 @@ def _known(
     """Whether each event's id stands in its user's record, and in which slot."""
     known = np.zeros(len(events), np.bool_)
     slots = np.zeros(len(events), np.int64)
-    kept = int(min(slab.header["kept_total"][rows].max(initial=0), slab.kept))
+    kept = int(min(slab.extra["kept_total"][rows].max(initial=0), slab.kept))
     width = int(min(slab.header["total"][rows].max(initial=0), slab.recent))
     for begin, end in ((0, width), (slab.recent, slab.recent + kept)):
         step = max(1, _COMPARED // max(end - begin, 1))
@@ -391,10 +391,10 @@ def _keep(
     each = np.diff(np.append(first, len(rows)))
     nth = np.arange(len(rows)) - np.repeat(first, each)
     stay = nth >= np.repeat(each, each) - slab.kept
-    places = slab.recent + (slab.header["kept_total"][rows] + nth)[stay] % slab.kept
+    places = slab.recent + (slab.extra["kept_total"][rows] + nth)[stay] % slab.kept
     slab.interactions[rows[stay], places] = left[stay]
     slab.undone_at[rows[stay], places] = times[stay]
-    slab.header["kept_total"][rows[first]] += each.astype(np.uint32)
+    slab.extra["kept_total"][rows[first]] += each.astype(np.uint32)
 
 
 class _User:
@@ -521,14 +521,14 @@ class _User:
         return slot
 
     def _keep(self, slot: int) -> None:
-        slab, header, ring = self._slab, self._header, self._ring
+        slab, extra, ring = self._slab, self._slab.extra[self._row], self._ring
         if slab.kept and abs(float(ring["weight"][slot])) >= slab.light_weight:
-            place = slab.recent + int(header["kept_total"]) % slab.kept
+            place = slab.recent + int(extra["kept_total"]) % slab.kept
             if ring["state"][place]:
                 self._slots.pop(int(ring["event"][place]), None)
             ring[place], self._undone_at[place] = ring[slot], self._undone_at[slot]
             self._slots[int(ring["event"][place])] = place
-            header["kept_total"] += 1
+            extra["kept_total"] += 1
 
     def _register(self, slot: int) -> tuple[int, int, int]:
         time, undone_at = int(self._ring["time"][slot]), int(self._undone_at[slot])
@@ -555,7 +555,7 @@ class _User:
         return np.flatnonzero(match & (ring["state"] & STATE == APPLIED))
 
     def _complete(self, weight: float) -> bool:
-        return counting.complete(self._header, self._slab, weight, int(self._header["total"]))
+        return counting.complete(self._slab, self._row, weight, int(self._header["total"]))
 
     # -- the sums
 
@@ -704,9 +704,9 @@ def _unseen(
         g = group[some]
         seen = slab.seen[rows[g[0] : g[-1] + 1], :width]
         new[lo : lo + step] = ~(seen[g - g[0]] == c.keys[some, None]).any(axis=1)
-    width = int(min(slab.header["long_total"][rows].max(initial=0), slab.long_keys))
+    width = int(min(slab.extra["long_total"][rows].max(initial=0), slab.long_keys))
     if width:
-        at_long = np.flatnonzero(new & (slab.header["long_total"][c.rows[at]] > 0))
+        at_long = np.flatnonzero(new & (slab.extra["long_total"][c.rows[at]] > 0))
         for lo in range(0, len(at_long), step := max(1, _COMPARED // width)):
             places = at_long[lo : lo + step]
             marks = fingerprints(c.keys[at[places]])
@@ -749,9 +749,9 @@ def _see_long(
     each = np.diff(np.append(first, len(rows)))
     nth = np.arange(len(rows)) - np.repeat(first, each)
     stay = nth >= np.repeat(each, each) - slab.long_keys
-    places = (slab.header["long_total"][rows] + nth)[stay] % slab.long_keys
+    places = (slab.extra["long_total"][rows] + nth)[stay] % slab.long_keys
     slab.long[rows[stay], places] = fingerprints(left[stay])
-    slab.header["long_total"][rows[first]] += each.astype(np.uint32)
+    slab.extra["long_total"][rows[first]] += each.astype(np.uint32)
 
 
 def _mark_last(

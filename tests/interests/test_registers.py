@@ -337,8 +337,8 @@ def test_a_record_of_version_1_is_read_and_its_acts_count_one_by_one() -> None:
     path = Path(recent=8)
     path.take([Act(b"u", n % 2, n + 1, NOW - HOUR + n) for n in range(6)])
     (value,) = path.slab.encode(np.array([path.slab.index[b"u"]]))
-    first = bytearray(value[:96] + value[112:])
-    first[0], first[86:88], first[92:96] = 1, bytes(2), bytes(4)
+    first = bytearray(value)
+    first[0], first[92:96] = 1, bytes(4)
     ring = np.frombuffer(first, "u1", offset=96 + 4 * D)[: 32 * 6].reshape(6, 32)
     ring[:, 30], ring[:, 31] = APPLIED, 0
     record = decode(bytes(first))
