@@ -32,12 +32,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000_MS, YEAR_2200_MS = 946_684_800_000, 7_258_118_400_000
 STATE = 3
 """The bits of an interaction's state that are no marks."""
-UNDONE_TIMES, MORE = 1, 4
+MORE = 4
+"""A flag: more comes after the contents seen."""
 DEEP = 200
 """Nesting beyond this may be refused as too deep: how deep a decoder reads is its own affair."""
 
 _USER = struct.Struct("<BBHHHIIqqqqdqqqIH2xIf")
-_EXTRA = struct.Struct("<IIIH2x")
+_EXTRA = struct.Struct("<IIIHH")
 _ENTRY = struct.Struct("<QQqfHBx")
 _ENTRY_TYPE = np.dtype(
     {
@@ -151,9 +152,8 @@ def user_record(value: bytes) -> User:
     tail = ring + _ENTRY.size * stored
     end = tail + 8 * seen_stored
     if fields[1] & MORE and len(value) >= end + _EXTRA.size:
-        kept_total, long_limit, long_total, kept_limit = _EXTRA.unpack_from(value, end)
+        kept_total, long_limit, long_total, kept_limit, undone = _EXTRA.unpack_from(value, end)
         kept = min(kept_total, kept_limit)
-        undone = stored + kept if fields[1] & UNDONE_TIMES else 0
         end += _EXTRA.size + _ENTRY.size * kept + 8 * undone + 4 * min(long_total, long_limit)
     if fields[0] != 2 or len(value) != end:
         raise ValueError(f"a user's record of {len(value)} bytes does not fit its header")

@@ -11,7 +11,7 @@ and, with flag MORE, what few users have a use for::
 
     extra         16 bytes    EXTRA below
     kept          32 k bytes  INTERACTION: strong ones that left the ring, where light actions fill it
-    undone_at     8 (n+k)     ms, newest undo of each of these; only with flag UNDONE_TIMES
+    undone_at     8 (n+k)     ms, newest undo of each of these; only where one was undone
     long          4 l bytes   fingerprints of contents that left ``seen``, see :mod:`.seen`
 
 In the slab a row has its full R interactions and M seen keys; on Kafka and on disk the unused tails
@@ -64,7 +64,7 @@ EXTRA = np.dtype(
         ("long", "<u4"),  # L of the writer
         ("long_total", "<u4"),  # fingerprints ever recorded; the next place is long_total mod L
         ("kept", "<u2"),  # K of the writer; 0 where no action is light
-        ("reserved", "V2"),
+        ("undone", "<u2"),  # n + k where one was undone, else 0
     ]
 )
 assert EXTRA.itemsize == 16
@@ -182,7 +182,7 @@ def decode(value: bytes | memoryview) -> InterestRecord:
     ring = HEADER.itemsize + 4 * d
     seen = ring + INTERACTION.itemsize * n
     end = seen + 8 * m
-    more = _More(header, n, value[end:]) if header["flags"] & MORE and len(value) > end else None
+    more = _More(value[end:]) if header["flags"] & MORE and len(value) > end else None
     if len(value) != end + (0 if more is None else more.size):
         raise RecordFormatError(f"interest record of {len(value)} bytes, its header says {end}")
     return InterestRecord(
@@ -197,14 +197,14 @@ def decode(value: bytes | memoryview) -> InterestRecord:
 class _More:
     """What comes after the seen keys."""
 
-    def __init__(self, header: np.void, interactions: int, tail: bytes | memoryview) -> None:
+    def __init__(self, tail: bytes | memoryview) -> None:
         if len(tail) < EXTRA.itemsize:
             raise RecordFormatError(
                 f"interest record that ends within its extra part, {len(tail)} bytes long"
             )
         self._tail, self._extra = tail, np.frombuffer(tail, EXTRA, count=1)[0]
         self._kept = min(int(self._extra["kept_total"]), int(self._extra["kept"]))
-        self._undone = interactions + self._kept if header["flags"] & UNDONE_TIMES else 0
+        self._undone = int(self._extra["undone"])
         self._undone_at = EXTRA.itemsize + INTERACTION.itemsize * self._kept
         self._long_at = self._undone_at + 8 * self._undone
         self.size = self._long_at + 4 * min(int(self._extra["long_total"]), int(self._extra["long"]))

@@ -166,8 +166,9 @@ class Slab:
         n, k = min(int(header["total"]), self.recent), min(int(extra["kept_total"]), self.kept)
         kept, undone, long = start + self._kept_at, start + self._undone_at, start + self._long_at
         l = min(int(extra["long_total"]), self.long_keys)  # noqa: E741 - as in the layout
+        extra["undone"] = n + k if header["flags"] & UNDONE_TIMES else 0
         parts = [extra.tobytes(), self._bytes[kept : kept + INTERACTION.itemsize * k]]
-        if header["flags"] & UNDONE_TIMES:
+        if extra["undone"]:
             parts.append(self._bytes[undone : undone + 8 * n])
             parts.append(self._bytes[undone + 8 * self.recent : undone + 8 * (self.recent + k)])
         return b"".join((*parts, self._bytes[long : long + 4 * l]))
