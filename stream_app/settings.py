@@ -106,6 +106,9 @@ class Interests(Section, frozen=True):
     half_life_days: Annotated[Positive, Meta(description="Half-life of an engagement's weight.")] = 7.0
     recent: Annotated[int, Meta(description="Recent interactions kept for each user: the horizon of undo, duplicate recognition and explanations.", ge=1, le=1024)] = 32
     seen: Annotated[int, Meta(description="Content keys kept for each user as already seen.", ge=1, le=65_536)] = 256
+    seen_long: Annotated[int, Meta(description="Contents that a user had before those: a fingerprint of 4 bytes is kept of each, up to so many. With all of them, one content in two million that the user never had is taken for seen.", ge=0, le=65_536)] = 2_048
+    light_weight: Annotated[float, Meta(description="Actions whose weight is nearer to zero than this are light, as a view is: they do not push others out of what is remembered.", ge=0, le=100)] = 0.5
+    kept: Annotated[int, Meta(description="Where some action is light: interactions of others that are remembered after `recent` newer ones have come, for undo and to recognise duplicates.", ge=1, le=1024)] = 32
     min_mass: Annotated[float, Meta(description="Users whose mass has decayed below this are dropped.", ge=0)] = 0.001
     data_dir: Annotated[str, Meta(description="Directory of the RocksDB state; one for each worker.")] = ".stream-app/state"
     slab_rows: Annotated[int, Meta(description="Users of one partition held in memory.", ge=64)] = 50_000
@@ -117,6 +120,10 @@ class Interests(Section, frozen=True):
     cleanup_delay_s: Annotated[float, Meta(description="Directories of partitions that moved to another worker are removed after this time: until then a partition that comes back finds its state. Erased users are taken out of the directories of partitions that are served, and only of these.", ge=0)] = 600.0
     standby_replicas: Annotated[int, Meta(description="Workers that keep a warm copy of each partition.", ge=0, le=8)] = 0
     stats_half_lives_h: Annotated[tuple[Positive, ...], Meta(description="Half-lives of the content statistics, in hours. The learned ranker needs the default ones; with others the fixed blend ranks.", min_length=1, max_length=8)] = (1 / 12, 1 / 3, 1.0, 4.0, 24.0, 96.0, 336.0, 1440.0)
+
+    def is_light(self, action: Action) -> bool:
+        """Whether an action is a passing one."""
+        return abs(action.weight) < self.light_weight
 
 
 class Impressions(Section, frozen=True):

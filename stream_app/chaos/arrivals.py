@@ -61,6 +61,32 @@ class Group:
         """How many of them count as applied; all others are duplicates."""
         return bool(self.originals) + bool(self.undos)
 
+    @property
+    def times(self) -> list[int]:
+        """Event times of the originals."""
+        return [arrival.event.time for arrival in self.originals if isinstance(arrival.event, Event)]
+
+    @property
+    def undone(self) -> list[int]:
+        """Event times of the undos."""
+        return [arrival.event.time for arrival in self.undos if isinstance(arrival.event, Event)]
+
+    @property
+    def stands(self) -> bool:
+        """Whether it counts: never taken back, or sent again, later than it was."""
+        times = set(self.times)
+        return bool(times) and (not self.undos or (len(times) > 1 and max(times) > max(self.undone)))
+
+    @property
+    def counting(self) -> list[Arrival]:
+        """The originals that may be the one that counts: the newest, or any of what was taken back."""
+        newest = max(self.times, default=0)
+        return [
+            one
+            for one, time in zip(self.originals, self.times, strict=True)
+            if not self.stands or time == newest
+        ]
+
     def __len__(self) -> int:
         return len(self.originals) + len(self.undos)
 
@@ -98,6 +124,11 @@ class Arrivals:
                 accounts[arrival.home]["dead_lettered"] += 1
         for groups in self.groups.values():
             for group in groups.values():
+                if group.stands and group.undos:
+                    raise StreamAppError(
+                        f"{group.undos[0]} and a later event of its id: how many of them are repeats "
+                        "depends on the order of arrival, so the oracle cannot judge it"
+                    )
                 partition = (group.originals or group.undos)[0].home
                 accounts[partition]["applied"] += group.applied
                 accounts[partition]["duplicates"] += len(group) - group.applied

@@ -36,10 +36,15 @@ ROUTED = "routed"
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000_MS, YEAR_2200_MS = 946_684_800_000, 7_258_118_400_000
+STATE = 3
+"""The bits of an interaction's state that are no marks."""
+MORE = 4
+"""A flag: more comes after the contents seen."""
 DEEP = 200
 """Nesting beyond this may be refused as too deep: how deep a decoder reads is its own affair."""
 
-_USER = struct.Struct("<BBHHHIIqqqqdqqqIH2xI4x")
+_USER = struct.Struct("<BBHHHIIqqqqdqqqIH2xIf")
+_EXTRA = struct.Struct("<IIIHH")
 _ENTRY = struct.Struct("<QQqfHBx")
 _ENTRY_TYPE = np.dtype(
     {
@@ -148,15 +153,20 @@ def user_record(value: bytes) -> User:
         _,
         seen_limit,
     ) = fields[:16]
-    stored, seen_stored = fields[16:]
+    stored, seen_stored, _ = fields[16:]
     ring = _USER.size + 4 * dimensions
     tail = ring + _ENTRY.size * stored
-    if fields[0] != 1 or len(value) != tail + 8 * seen_stored:
+    end = tail + 8 * seen_stored
+    if fields[1] & MORE and len(value) >= end + _EXTRA.size:
+        kept_total, long_limit, long_total, kept_limit, undone = _EXTRA.unpack_from(value, end)
+        kept = min(kept_total, kept_limit)
+        end += _EXTRA.size + _ENTRY.size * kept + 8 * undone + 4 * min(long_total, long_limit)
+    if fields[0] != 2 or len(value) != end:
         raise ValueError(f"a user's record of {len(value)} bytes does not fit its header")
     return User(
         *(action, partition, offset, t_ref, mass, live, total, recent, seen_limit),
         np.array(struct.unpack_from(f"<{dimensions}f", value, _USER.size)),
-        [Entry(*entry) for entry in _ENTRY.iter_unpack(value[ring:tail])],
+        [Entry(*entry)._replace(state=entry[5] & STATE) for entry in _ENTRY.iter_unpack(value[ring:tail])],
         set(struct.unpack_from(f"<{seen_stored}Q", value, tail)),
     )
 
@@ -171,7 +181,7 @@ def ring(value: bytes) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
     """Event hashes [n] and states [n] of a user's record, in the order of its slots."""
     fields = _USER.unpack_from(value)
     entries = np.frombuffer(value, _ENTRY_TYPE, count=fields[16], offset=_USER.size + 4 * fields[3])
-    return entries["event"], entries["state"]
+    return entries["event"], entries["state"] & np.uint8(STATE)
 
 
 def content_vector(value: bytes) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ the stages. What it holds the product to:
   letter with a reason that is so, or waiting to be tried again; the product's own accounts say the same;
 - every user's vector and mass are the closed form over what stands in the record, t_ref is its newest time;
 - no offset was ever committed before all that its inputs cause was on the topics;
-- contents' counts are what the users' records add up to;
+- contents' counts are what the users' records add up to, each user once for a content and an action;
 - every user's newest slate names the event that was applied last, and no content that is deleted.
 
 For this a record must hold a user's whole history (``interests.recent``), nobody may fade

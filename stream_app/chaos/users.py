@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ def _remaining(half_lives: float) -> float:
 
 
 class Standing(NamedTuple):
-    """One engagement that counts."""
+    """One engagement that counts in its user's sum."""
 
     partition: int
     content: bytes
@@ -45,6 +46,16 @@ class Standing(NamedTuple):
     """Index into ``settings.events.actions``"""
     time: int
     weight: float
+
+
+def _people(engagements: Iterable[Standing]) -> Iterable[Standing]:
+    """Of a user's engagements with a content by an action only the newest: people count, not acts."""
+    newest: dict[tuple[bytes, int], Standing] = {}
+    for one in engagements:
+        held = newest.get((one.content, one.action))
+        if held is None or one.time > held.time:
+            newest[one.content, one.action] = one
+    return newest.values()
 
 
 class UserCheck:
@@ -60,7 +71,7 @@ class UserCheck:
         self._weights = [float(a.weight) for a in settings.events.actions]
         self._vectors: dict[bytes, tuple[NDArray[np.float64], float]] = {}
         self.standing: list[Standing] = []
-        """What counts, over all users."""
+        """What counts in contents' statistics, over all users."""
 
     def judge(self, tolerance: float) -> float:
         """Check every user; the largest relative error."""
@@ -111,12 +122,10 @@ class UserCheck:
         times: set[int] = set()
         for event, group in groups.items():
             at = self._expected(where, entries.get(event), group)
-            times |= {arrival.event.time for arrival in group.undos if isinstance(arrival.event, Event)}
-            if at is not None:
-                times.add(at.time)
-                if not group.undos:
-                    mine.append(at._replace(partition=followed.partition))
-        self.standing += mine
+            times |= set(group.times) | set(group.undone)
+            if at is not None and group.stands:
+                mine.append(at._replace(partition=followed.partition))
+        self.standing += _people(mine)
         counts, should = (record.live, record.total), (len(mine), len(groups))
         if counts != should:
             what = f"{where} counts {counts} live and in total, should {should}"
@@ -147,19 +156,19 @@ class UserCheck:
         members = [*group.originals, *group.undos]
         if entry is None:
             self._findings.add("lost", f"{members[0]} is not in {where}", len(members))
-            return self._standing(group.originals[0]) if group.originals else None
-        expected = AWAITING if not group.originals else UNDONE if group.undos else APPLIED
+            return self._standing(group.counting[0]) if group.originals else None
+        expected = AWAITING if not group.originals else APPLIED if group.stands else UNDONE
         if entry.state != expected:
             missing = entry.state == APPLIED or (entry.state == AWAITING and expected == UNDONE)
             self._findings.add(
                 "lost" if missing else "doubled",
                 f"{members[0]} has state {entry.state} in {where}, not {expected}",
             )
-        for arrival in group.originals or group.undos:
+        for arrival in group.counting or group.undos:
             if self._is(entry, arrival):
                 return self._standing(arrival) if group.originals else None
         self._findings.add("users_wrong", f"{members[0]} stands in {where} with other figures")
-        return self._standing(group.originals[0]) if group.originals else None
+        return self._standing(group.counting[0]) if group.originals else None
 
     def _standing(self, arrival: Arrival) -> Standing:
         event, action = arrival.event, self._place[arrival.origin.topic]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stream_app.hashing import action_code, key64
 from stream_app.interests import record as interest_record
-from stream_app.interests.record import APPLIED, AWAITING, UNDONE, InterestRecord
+from stream_app.interests.record import APPLIED, AWAITING, STATE, UNDONE, InterestRecord, states
 from stream_app.kafka import clients
 from stream_app.recommendations import slate as slates
 from stream_app.recommendations.readable import Titles, heading, lines, printable
@@ -88,7 +88,7 @@ def describe(record: InterestRecord, ids: dict[int, str], settings: Settings) ->
                 "content_id": ids.get(key),
                 "content_key": f"{key:016x}",
                 "action": action.name if action else f"unknown ({int(interaction['action'])})",
-                "state": STATES.get(int(interaction["state"]), "unknown"),
+                "state": STATES.get(int(interaction["state"]) & STATE, "unknown"),
                 "occurred_at": rfc3339(int(interaction["time"])),
                 "age_s": (record.t_ref - int(interaction["time"])) / 1000,
                 "weight": float(interaction["weight"]),
@@ -101,7 +101,7 @@ def describe(record: InterestRecord, ids: dict[int, str], settings: Settings) ->
         "vector_norm": float(np.linalg.norm(record.vector.astype(np.float64))),
         "dimensions": int(header["dimensions"]),
         "contributions": int(header["live"]),
-        "seen": len(record.seen),
+        "seen": len(record.seen) + len(record.long),
         "last_event": {
             "topic": settings.topic_name(last.topic) if last else None,
             "action": last.name if last else None,
@@ -119,7 +119,7 @@ def remaining_weights(record: InterestRecord, half_life_days: float) -> NDArray[
     """[n], what is left at t_ref of each interaction in the sum: w · 2^(−(t_ref − t)/h); 0 when not in it."""
     age = record.t_ref - record.interactions["time"].astype(np.float64)
     left = record.interactions["weight"] * np.exp2(-age / (half_life_days * DAY_MS))
-    return np.where(record.interactions["state"] == APPLIED, left, 0.0)
+    return np.where(states(record.interactions) == APPLIED, left, 0.0)
 
 
 def _learn(settings: Settings, titles: Titles, keys: set[int]) -> dict[int, str]:

@@ -45,6 +45,8 @@ class ContentIndex:
         """[N], ms; 0 where free"""
         self.authors: NDArray[np.uint64] = np.zeros(n, np.uint64)
         """[N], key64(author); 0 = unknown or free"""
+        self.versions: NDArray[np.uint8] = np.zeros(n, np.uint8)
+        """[N], a tag of the vector's bytes, 1 to 255; 0 where free"""
         self.live: NDArray[np.bool_] = np.zeros(n, np.bool_)
         """[N], whether a content stands in the row"""
         self._capacity = n
@@ -92,6 +94,7 @@ class ContentIndex:
             self.live[row] = True
             metrics.CONTENT_INDEXED.set(len(self.rows))
         self.vectors[row] = content.vector
+        self.versions[row] = 1 + key64(content.vector.tobytes()) % 255
         self.created_at[row] = content.created_at
         if aged:
             self._note_age(row)
@@ -120,6 +123,11 @@ class ContentIndex:
     def row_of_key(self, key: int) -> int | None:
         """Row of the content whose id has this 64-bit key; None when it is not known."""
         return self._row_of_key.get(key)
+
+    def row_of_version(self, key: int, version: int) -> int | None:
+        """Row that holds this vector of that content; version 0 is the one that it has now."""
+        row = self._row_of_key.get(key)
+        return row if row is None or version in (0, self.versions[row]) else None
 
     def drain_changes(self) -> NDArray[np.int64]:
         """Rows put, freed or reused since the last call, each once, ascending."""
@@ -179,7 +187,7 @@ class ContentIndex:
         if self._row_of_key.get(key) == row:
             del self._row_of_key[key]
         self.ids[row] = None
-        self.vectors[row] = 0
+        self.vectors[row] = self.versions[row] = 0
         self.keys[row] = self.created_at[row] = self.authors[row] = 0
         self.live[row] = False
         self._changed[row] = True

@@ -76,6 +76,7 @@ class LearnedRanker:
         """What rankers would be told of it: the model, habits and co-engagement"""
         self.trainer = self.learning.trainer
         self._users = _Users(world.users, recent)
+        self._counted: dict[tuple[int, int, int], int] = {}
         self._published = 0
         self._considered: tuple[tuple[int, int, int], Candidates] | None = None
 
@@ -89,9 +90,8 @@ class LearnedRanker:
     def update(self, touch: Touch) -> None:
         """Learn from a first engagement with something known, then count it."""
         row, time, weight = touch.content, touch.time, touch.weight
-        if touch.undo:
-            self.learning.undo(row, time, weight)
-        else:
+        counts = self._recount(touch)
+        if not touch.undo:
             count = int(np.searchsorted(self._world.due, touch.now, side="right"))
             count = max(count, self._published, row + 1)
             among = None
@@ -99,10 +99,22 @@ class LearnedRanker:
                 among = self._considered[1]
             known = np.array(self._users.known(touch.user), np.int64)
             history = self._users.history(touch.user)
-            engagement = Engagement(row, time, weight, touch.first, history, known)
+            engagement = Engagement(row, time, weight, touch.first, history, known, counts)
             self.learning.engage(engagement, touch.now, count, among)
         self._considered = None  # what was said then is no longer so
         self._users.add(touch)
+
+    def _recount(self, touch: Touch) -> bool:
+        """Whether an engagement stands for its user now, who counts once for a content and an action."""
+        who = (touch.user, touch.content, touch.action)
+        before = self._counted.get(who)
+        counts = not touch.undo and (before is None or touch.time > before)
+        if before is not None and (counts or touch.undo):
+            self.learning.recount(touch.content, before, touch.weight, counts=False)
+            del self._counted[who]
+        if counts:
+            self._counted[who] = touch.time
+        return counts
 
 
 class _Users:

@@ -85,13 +85,7 @@ class LiveRanker:
         codes = [action_code(action.name) for action in settings.events.actions]
         self._state = PartitionState(
             PARTITION,
-            Slab(
-                interests.slab_rows,
-                settings.content.dimensions,
-                interests.recent,
-                interests.seen,
-                model_code(self._index.model),
-            ),
+            Slab.configured(settings, model_code(self._index.model)),
             cast(PartitionStore, _NothingStored()),  # the slab holds every user: nothing else is asked of it
             PartitionStatistics(PARTITION, codes, interests.stats_half_lives_h),
         )

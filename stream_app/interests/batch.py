@@ -21,7 +21,7 @@ from stream_app.events.dead_letters import COPIES, Origin, Record, dead_letter, 
 from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.named import users_in
 from stream_app.events.reasons import Reason
-from stream_app.hashing import action_code
+from stream_app.hashing import action_code, key64
 from stream_app.interests import update
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.placement import Placement
@@ -96,8 +96,10 @@ class BatchPreparation:
                 done = away | refused
             with _timed("load"):
                 rows_of_contents = self._contents.rows(batch.contents)
-                known = np.flatnonzero((rows_of_contents >= 0) & ~done)
-                for at in np.flatnonzero((rows_of_contents < 0) & ~done).tolist():
+                # what takes something back needs its original, which the user's record has, and no content
+                needless = (rows_of_contents >= 0) | batch.undo
+                known = np.flatnonzero(needless & ~done)
+                for at in np.flatnonzero(~needless & ~done).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
@@ -105,6 +107,7 @@ class BatchPreparation:
                 columns = self._columns(state, batch, known, rows, rows_of_contents[known], fates)
                 change = update.apply(state.slab, columns, self._contents.vectors, self._half_life_ms)
                 fates.settle(batch, known, change.outcomes)
+                metrics.UNDO_RESIDUES.inc(change.residues)
             with _timed("statistics"):
                 statistics = state.statistics.add(change.contributions, index.ids)
         with _timed("encode"):
@@ -148,6 +151,10 @@ class BatchPreparation:
             if len(foreign):
                 # summed under another encoder: what the record still tells, in today's vectors
                 update.renew(slab, foreign, self._contents.vectors, self._half_life_ms, partial=True)
+            hours = slab.header["half_life_h"][loaded]
+            faded_otherwise = (hours != 0) & (hours != np.float32(self._half_life_ms / update.HOUR_MS))
+            summed_otherwise = np.array(loaded, np.int64)[faded_otherwise]
+            update.rebase(slab, summed_otherwise, self._contents.vectors, self._half_life_ms)
         rows = slab.of(users)
         slab.touched[rows] = state.batches
         return rows
@@ -178,7 +185,7 @@ class BatchPreparation:
         return Columns(
             rows=rows,
             contents=contents,
-            keys=self._contents.index.keys[contents],
+            keys=self._keys(batch, at, contents),
             events=batch.events[at],
             times=batch.times[at],
             received=batch.received[at],
@@ -189,6 +196,18 @@ class BatchPreparation:
             undo=batch.undo[at],
             named=batch.named[at],
         )
+
+    def _keys(
+        self,
+        batch: DecodedBatch,
+        at: np.ndarray[tuple[int], np.dtype[np.int64]],
+        contents: np.ndarray[tuple[int], np.dtype[np.int64]],
+    ) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+        """key64 of the events' contents, whether they are indexed or not."""
+        keys = self._contents.index.keys[contents]
+        for i in np.flatnonzero(contents < 0).tolist():
+            keys[i] = key64(batch.contents[at[i]])
+        return keys
 
     def _outputs(
         self,

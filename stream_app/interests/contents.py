@@ -25,7 +25,7 @@ class IndexedContents:
 
     def __init__(self, index: ContentIndex) -> None:
         self.index = index
-        self.vectors = Vectors(index.vectors, index.row_of_key)
+        self.vectors = Vectors(index.vectors, index.row_of_key, index.versions, index.row_of_version)
         self._pending: deque[tuple[bytes | None, bytes | None]] = deque()
         self._lock = threading.Lock()
 

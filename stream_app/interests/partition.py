@@ -119,13 +119,7 @@ class InterestPartition:
         self._transactions = PartitionTransactions(
             settings, self._owner.transactional_id, settings.group("interests")
         )
-        self._slab = Slab(
-            interests.slab_rows,
-            settings.content.dimensions,
-            interests.recent,
-            interests.seen,
-            model_code(model),
-        )
+        self._slab = Slab.configured(settings, model_code(model))
         self._statistics = PartitionStatistics(
             partition, [action_code(a.name) for a in settings.events.actions], interests.stats_half_lives_h
         )

@@ -1,31 +1,41 @@
 """The binary record of one user: what stands on ``interests``, in RocksDB and in the slab.
 
-Layout, little-endian, version 1 (``n`` = interactions kept, ``m`` = seen keys kept)::
+Layout, little-endian, version 2 (``n`` = interactions kept, ``m`` = seen keys kept)::
 
     header        96 bytes    HEADER below
     vector        4 D bytes   float32: the decayed sum S at t_ref
     interactions  32 n bytes  INTERACTION below; slot i holds the newest arrival ≡ i modulo R
     seen          8 m bytes   64-bit content keys
 
+and, with flag MORE, what few users have a use for::
+
+    extra         16 bytes    EXTRA below
+    kept          32 k bytes  INTERACTION: strong ones that left the ring, where light actions fill it
+    undone_at     8 (n+k)     ms, newest undo of each of these; only where one was undone
+    long          4 l bytes   fingerprints of contents that left ``seen``, see :mod:`.seen`
+
 In the slab a row has its full R interactions and M seen keys; on Kafka and on disk the unused tails
-are left out.
+are left out. Version 1 knew neither flags nor marks; :func:`current` is the only place that knows it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.errors import RecordFormatError
 
-VERSION = 1
+VERSION = 2
+
+_T = TypeVar("_T", bound=np.generic)
 
 HEADER = np.dtype(
     [
         ("version", "<u1"),
-        ("flags", "<u1"),  # none yet
+        ("flags", "<u1"),  # UNDONE_TIMES, LOST, MORE
         ("action", "<u2"),  # code of the action applied last
         ("dimensions", "<u2"),
         ("recent", "<u2"),  # R of the writer: slots wrap at R
@@ -43,20 +53,34 @@ HEADER = np.dtype(
         ("interactions", "<u2"),  # n stored here
         ("reserved", "V2"),
         ("seen_stored", "<u4"),  # m stored here
-        ("padding", "V4"),
+        ("half_life_h", "<f4"),  # hours, that S and mass were summed under; 0: not said (version 1)
     ]
 )
 assert HEADER.itemsize == 96
 
+EXTRA = np.dtype(
+    [
+        ("kept_total", "<u4"),  # interactions ever kept; the next place is kept_total mod K
+        ("long", "<u4"),  # L of the writer
+        ("long_total", "<u4"),  # fingerprints ever recorded; the next place is long_total mod L
+        ("kept", "<u2"),  # K of the writer; 0 where no action is light
+        ("undone", "<u2"),  # n + k where one was undone, else 0
+    ]
+)
+assert EXTRA.itemsize == 16
+
+UNDONE_TIMES, LOST, MORE = 1, 2, 4
+"""Flags: the record has ``undone_at``; interactions left it before any were kept; it has ``extra``."""
+
 INTERACTION = np.dtype(
     [
         ("content", "<u8"),  # key64(content_id)
-        ("event", "<u8"),  # key64(event_id)
-        ("time", "<i8"),  # ms, event time
+        ("event", "<u8"),  # key64 of the event id
+        ("time", "<i8"),  # ms, event time; of an undo in wait, its own
         ("weight", "<f4"),
         ("action", "<u2"),
-        ("state", "<u1"),
-        ("padding", "V1"),
+        ("state", "<u1"),  # APPLIED, UNDONE or AWAITING, with the marks below
+        ("version", "<u1"),  # which vector of the content was summed; 0: the one it has now
     ]
 )
 assert INTERACTION.itemsize == 32
@@ -64,15 +88,23 @@ assert INTERACTION.itemsize == 32
 APPLIED, UNDONE, AWAITING = 1, 2, 3
 """States of an interaction: in the sum; cancelled by an undo; an undo that awaits its original."""
 
+STATE, AGAIN, BARE, COUNTED, FIRST = 3, 4, 8, 16, 32
+"""``state & STATE`` is the state. AGAIN: its id was sent with several times, ``time`` is the newest. BARE:
+its content had no vector. COUNTED: this act stands for its user in the content's statistics; once undone: the
+one that did, and none has taken its place. FIRST: its user had not had the content before."""
 
-def row_dtype(dimensions: int, recent: int, seen: int) -> np.dtype[np.void]:
-    """One slab row: header, vector [D], interactions [R], seen [M]."""
+
+def row_dtype(dimensions: int, recent: int, seen: int, kept: int = 0, long: int = 0) -> np.dtype[np.void]:
+    """One slab row, in this order: R + K interactions, M seen keys, R + K times of undos, L fingerprints."""
     return np.dtype(
         [
             ("header", HEADER),
             ("vector", "<f4", (dimensions,)),
-            ("interactions", INTERACTION, (recent,)),
+            ("interactions", INTERACTION, (recent + kept,)),
             ("seen", "<u8", (seen,)),
+            ("extra", EXTRA),
+            ("undone_at", "<i8", (recent + kept,)),
+            ("long", "<u4", (long,)),
         ]
     )
 
@@ -88,6 +120,13 @@ class InterestRecord:
     """[n], INTERACTION, in slot order."""
     seen: NDArray[np.uint64]
     """[m], content keys."""
+    extra: np.void = field(default_factory=lambda: np.zeros(1, EXTRA)[0])
+    kept: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, INTERACTION))
+    """[k], INTERACTION, in the order of their places."""
+    undone_at: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """[n + k] or [0], ms."""
+    long: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """[l], fingerprints."""
 
     @property
     def t_ref(self) -> int:
@@ -100,13 +139,40 @@ class InterestRecord:
         return float(self.header["mass"])
 
 
+def states(interactions: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The interactions' states without their marks."""
+    found: NDArray[np.uint8] = interactions["state"] & np.uint8(STATE)
+    return found
+
+
+def current(value: bytes | memoryview) -> bytes | memoryview:
+    """A record of any version as one of VERSION. Raises RecordFormatError.
+
+    Until version 1 every act counted in the statistics, and none had a mark of it.
+    """
+    if not len(value) or value[0] == VERSION:
+        return value
+    if value[0] != 1:
+        raise RecordFormatError(f"interest record of version {value[0]}, expected {VERSION}")
+    if len(value) < HEADER.itemsize:
+        raise RecordFormatError(f"interest record of {len(value)} bytes is shorter than its header")
+    raised = bytearray(value)
+    header = np.frombuffer(raised, HEADER, count=1)[0]
+    header["version"], header["flags"], header["half_life_h"] = VERSION, 0, 0
+    at, n = HEADER.itemsize + 4 * int(header["dimensions"]), int(header["interactions"])
+    if len(raised) >= at + INTERACTION.itemsize * n:
+        ring = np.frombuffer(raised, INTERACTION, count=n, offset=at)
+        ring["state"][ring["state"] == APPLIED] |= COUNTED
+        ring["version"] = 0
+    return bytes(raised)
+
+
 def decode(value: bytes | memoryview) -> InterestRecord:
     """Decode one record. Raises RecordFormatError."""
+    value = current(value)
     if len(value) < HEADER.itemsize:
         raise RecordFormatError(f"interest record of {len(value)} bytes is shorter than its header")
     header = np.frombuffer(value, HEADER, count=1)[0]
-    if header["version"] != VERSION:
-        raise RecordFormatError(f"interest record of version {header['version']}, expected {VERSION}")
     d, n, m = int(header["dimensions"]), int(header["interactions"]), int(header["seen_stored"])
     if n != min(header["total"], header["recent"]) or not header["recent"]:
         # the ring's slots are found by these
@@ -114,20 +180,56 @@ def decode(value: bytes | memoryview) -> InterestRecord:
             f"interest record of {n} interactions, of {header['total']} ever and {header['recent']} at most"
         )
     ring = HEADER.itemsize + 4 * d
-    tail = ring + INTERACTION.itemsize * n
-    if len(value) != tail + 8 * m:
-        raise RecordFormatError(f"interest record of {len(value)} bytes, its header says {tail + 8 * m}")
+    seen = ring + INTERACTION.itemsize * n
+    end = seen + 8 * m
+    more = _More(value[end:]) if header["flags"] & MORE and len(value) > end else None
+    if len(value) != end + (0 if more is None else more.size):
+        raise RecordFormatError(f"interest record of {len(value)} bytes, its header says {end}")
     return InterestRecord(
         header,
         np.frombuffer(value, "<f4", count=d, offset=HEADER.itemsize),
         np.frombuffer(value, INTERACTION, count=n, offset=ring),
-        np.frombuffer(value, "<u8", count=m, offset=tail),
+        np.frombuffer(value, "<u8", count=m, offset=seen),
+        *(() if more is None else more.parts()),
     )
+
+
+class _More:
+    """What comes after the seen keys."""
+
+    def __init__(self, tail: bytes | memoryview) -> None:
+        if len(tail) < EXTRA.itemsize:
+            raise RecordFormatError(
+                f"interest record that ends within its extra part, {len(tail)} bytes long"
+            )
+        self._tail, self._extra = tail, np.frombuffer(tail, EXTRA, count=1)[0]
+        self._kept = min(int(self._extra["kept_total"]), int(self._extra["kept"]))
+        self._undone = int(self._extra["undone"])
+        self._undone_at = EXTRA.itemsize + INTERACTION.itemsize * self._kept
+        self._long_at = self._undone_at + 8 * self._undone
+        self.size = self._long_at + 4 * min(int(self._extra["long_total"]), int(self._extra["long"]))
+
+    def parts(self) -> tuple[np.void, NDArray[np.void], NDArray[np.int64], NDArray[np.uint32]]:
+        """extra, kept, undone_at, long."""
+        return (
+            self._extra,
+            np.frombuffer(self._tail, INTERACTION, count=self._kept, offset=EXTRA.itemsize),
+            np.frombuffer(self._tail, "<i8", count=self._undone, offset=self._undone_at),
+            np.frombuffer(self._tail, "<u4", offset=self._long_at),
+        )
+
+
+def turned(slots: NDArray[_T], total: int, size: int) -> NDArray[_T]:
+    """Places that were filled in turn, ``total`` times, ``size`` of them at most: oldest first."""
+    n = len(slots)
+    return slots if total <= n or n < size else np.roll(slots, -(total % size))
 
 
 def by_arrival(record: InterestRecord) -> NDArray[np.void]:
     """A record's interactions, oldest arrival first."""
-    n, total, recent = len(record.interactions), int(record.header["total"]), int(record.header["recent"])
-    if total <= n or n < recent:
-        return record.interactions
-    return np.roll(record.interactions, -(total % recent))
+    return turned(record.interactions, int(record.header["total"]), int(record.header["recent"]))
+
+
+def seen_by_arrival(record: InterestRecord) -> NDArray[np.uint64]:
+    """A record's seen keys, oldest first."""
+    return turned(record.seen, int(record.header["seen_total"]), int(record.header["seen"]))

@@ -1,8 +1,8 @@
 """Decayed engagement counts of contents, as one user partition sees them. Pure NumPy.
 
-``count[a, h] = Σ ± 2^(-(t_ref - t)/h)`` over the events of action ``a``: order-free, like the users'
-vectors, and undone the same way. Held whole in memory (contents are few) and written to
-``content-stats`` in the same transactions as the users.
+``count[a, h] = Σ 2^(-(t_ref - t)/h)`` over the users who have engaged by action ``a``, t being the time of
+each one's newest act that stands (:mod:`.counting`): order-free, like the users' vectors. Held whole in
+memory (contents are few) and written to ``content-stats`` in the same transactions as the users.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.hashing import key64
 from stream_app.interests import statistics_record
 from stream_app.interests.decay import remaining
 from stream_app.interests.update import Contributions
@@ -34,6 +35,7 @@ class PartitionStatistics:
         self._place[self.actions] = np.arange(len(actions))
         self.rows: dict[bytes, int] = {}
         self._ids: list[bytes] = []
+        self._by_key: dict[int, bytes] = {}
         self._t_ref = np.zeros(0, np.int64)
         self._counts = np.zeros((0, len(actions), len(half_lives_h)), np.float64)
         self._head, self._middle = statistics_record.prefix(partition, self.actions, self.half_lives_h)
@@ -70,6 +72,7 @@ class PartitionStatistics:
         row = self.rows.pop(content_id, None)
         if row is None:
             return False
+        self._by_key.pop(key64(content_id), None)
         last = len(self._ids) - 1
         moved = self._ids.pop()
         if row != last:
@@ -102,18 +105,15 @@ class PartitionStatistics:
         Returns the changed records, each content once: (content id, value).
         """
         place = self._place[moved.actions]
-        counted = place >= 0
+        own = self._rows_of(moved, ids)
+        counted = (place >= 0) & (own >= 0)
         if not counted.any():
             return []
-        contents, times, place = moved.contents[counted], moved.times[counted], place[counted]
-        signs = moved.signs[counted]
-        unique, inverse = np.unique(contents, return_inverse=True)
-        names = [name for name in (ids[c] for c in unique.tolist()) if name is not None]
-        if len(names) != len(unique):  # the index changes only between batches
-            raise AssertionError("a contribution names a content that is not indexed")
-        rows = np.array([self._row(name) for name in names], np.int64)
+        own, times, place, signs = own[counted], moved.times[counted], place[counted], moved.signs[counted]
+        rows, inverse = np.unique(own, return_inverse=True)
+        names = [self._ids[row] for row in rows.tolist()]
 
-        newest = np.full(len(unique), np.iinfo(np.int64).min)
+        newest = np.full(len(rows), np.iinfo(np.int64).min)
         np.maximum.at(newest, inverse, times)
         old = self._t_ref[rows]
         t_ref = np.maximum(old, newest)
@@ -127,6 +127,20 @@ class PartitionStatistics:
             counts[:, :, h] += added.reshape(counts.shape[:2])
         self._counts[rows] = counts
         return self._records(names, t_ref, counts)
+
+    def _rows_of(self, moved: Contributions, ids: Sequence[bytes | None]) -> NDArray[np.int64]:
+        """Own row of each contribution's content; -1 where it is neither indexed nor counted here."""
+        unique, inverse = np.unique(moved.contents, return_inverse=True)
+        names = [ids[c] if c >= 0 else None for c in unique.tolist()]
+        if any(name is None for name, c in zip(names, unique.tolist(), strict=True) if c >= 0):
+            # the index changes only between batches
+            raise AssertionError("a contribution names a content that is not indexed")
+        rows = np.array([-1 if name is None else self._row(name) for name in names], np.int64)[inverse]
+        if moved.keys is not None:
+            for at in np.flatnonzero(moved.contents < 0).tolist():
+                gone = self._by_key.get(int(moved.keys[at]))
+                rows[at] = -1 if gone is None else self.rows[gone]
+        return rows
 
     def _records(
         self, names: Sequence[bytes], t_ref: NDArray[np.int64], counts: NDArray[np.float64]
@@ -145,6 +159,7 @@ class PartitionStatistics:
         if row is None:
             row = self.rows[content_id] = len(self._ids)
             self._ids.append(content_id)
+            self._by_key[key64(content_id)] = content_id
             if row >= len(self._t_ref):
                 more = max(1024, row)
                 self._t_ref = np.concatenate([self._t_ref, np.zeros(more, np.int64)])

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
 from stream_app.events.decode import LATEST_MS
-from stream_app.interests.record import APPLIED, UNDONE, InterestRecord, by_arrival
+from stream_app.interests.record import (
+    APPLIED,
+    COUNTED,
+    InterestRecord,
+    by_arrival,
+    seen_by_arrival,
+    states,
+)
 from stream_app.learning.history import UserHistory
 from stream_app.learning.online import Engagement
 
@@ -26,13 +33,15 @@ LARGEST_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
-class Undone:
-    """An engagement that was taken back."""
+class Recounted:
+    """An earlier engagement that stands for its user in the content's counts from now on, or no longer does:
+    it was taken back, or the user engaged with the content again."""
 
     row: int
     time: int
-    """ms, event time of what was taken back"""
+    """ms, its event time"""
     weight: float
+    counts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +50,8 @@ class _Known:
 
     total: int
     seen_total: int
-    undone: bytes
-    """Bits, by slot of the ring: interactions that were taken back"""
+    counted: bytes
+    """Bits, by slot of the ring: interactions that stand for the user in their contents' counts"""
 
 
 class RememberedUsers:
@@ -56,7 +65,9 @@ class RememberedUsers:
         """The user was erased or has faded."""
         self._users.pop(user, None)
 
-    def news(self, user: bytes, record: InterestRecord, index: ContentIndex) -> Iterator[Engagement | Undone]:
+    def news(
+        self, user: bytes, record: InterestRecord, index: ContentIndex
+    ) -> Iterator[Engagement | Recounted]:
         """What is new in a user's record, in the order of arrival; contents that ``index`` does not know
         are left out, as are numbers that no worker writes. Raises RecordFormatError when the record's
         header contradicts it."""
@@ -64,14 +75,14 @@ class RememberedUsers:
         header = record.header
         total, seen_total = int(header["total"]), int(header["seen_total"])
         before = self._users.pop(user, None)
-        undone = np.packbits(record.interactions["state"] == UNDONE).tobytes()
-        self._users[user] = _Known(total, seen_total, undone)
+        counted = np.packbits(_counted(record.interactions)).tobytes()
+        self._users[user] = _Known(total, seen_total, counted)
         if len(self._users) > self._capacity:
             self._users.popitem(last=False)
         if before is not None and total < before.total:
             before = None  # erased and begun anew, or the topic was
-        if before is not None and undone != before.undone:
-            yield from _taken_back(record, before, index)
+        if before is not None and counted != before.counted:
+            yield from _recounted(record, before, index)
         yield from _engagements(record, before, index)
 
 
@@ -85,7 +96,7 @@ def _check(record: InterestRecord) -> None:
 
 def standing(ring: NDArray[np.void], t_ref: int) -> NDArray[np.bool_]:
     """[n], interactions that were applied, not taken back since, and whose numbers can be."""
-    stands: NDArray[np.bool_] = (ring["state"] == APPLIED) & _possible(ring, t_ref)
+    stands: NDArray[np.bool_] = (states(ring) == APPLIED) & _possible(ring, t_ref)
     return stands
 
 
@@ -122,22 +133,28 @@ def _engagements(record: InterestRecord, before: _Known | None, index: ContentIn
                     ring[:place], rows[:place], stands[:place], seen[:so_far], seen_total - unseen
                 ),
                 known=known[known >= 0],
+                counts=bool(entry["state"] & COUNTED),
             )
         if len(found):
             unseen -= int(found[0]) + 1
 
 
-def _taken_back(record: InterestRecord, before: _Known, index: ContentIndex) -> Iterator[Undone]:
+def _counted(ring: NDArray[np.void]) -> NDArray[np.bool_]:
+    counted: NDArray[np.bool_] = (states(ring) == APPLIED) & (ring["state"] & COUNTED != 0)
+    return counted
+
+
+def _recounted(record: InterestRecord, before: _Known, index: ContentIndex) -> Iterator[Recounted]:
     ring, total, size = record.interactions, int(record.header["total"]), int(record.header["recent"])
     slots = np.arange(len(ring))
     arrivals = total - 1 - (total - 1 - slots) % max(size, 1)
-    bits = np.unpackbits(np.frombuffer(before.undone, np.uint8), count=len(ring))
-    back = (ring["state"] == UNDONE) & (bits == 0) & (arrivals < before.total)
-    back &= _possible(ring, record.t_ref)
-    rows = _rows(index, ring["content"][back])
-    for row, entry in zip(rows.tolist(), ring[back], strict=True):
+    bits = np.unpackbits(np.frombuffer(before.counted, np.uint8), count=len(ring))
+    counted = _counted(ring)
+    other = (counted != bits) & (arrivals < before.total) & _possible(ring, record.t_ref)
+    rows = _rows(index, ring["content"][other])
+    for row, entry, counts in zip(rows.tolist(), ring[other], counted[other].tolist(), strict=True):
         if row >= 0:
-            yield Undone(row, int(entry["time"]), float(entry["weight"]))
+            yield Recounted(row, int(entry["time"]), float(entry["weight"]), counts)
 
 
 def history_of(
@@ -158,11 +175,3 @@ def _rows(index: ContentIndex, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """[n], row of each content key, -1 where it is not known."""
     found = (index.row_of_key(key) for key in keys.tolist())
     return np.fromiter((-1 if row is None else row for row in found), np.int64, len(keys))
-
-
-def seen_by_arrival(record: InterestRecord) -> NDArray[np.uint64]:
-    """A record's seen keys, oldest first."""
-    m, total, size = len(record.seen), int(record.header["seen_total"]), int(record.header["seen"])
-    if total <= m or m < size:
-        return record.seen
-    return np.roll(record.seen, -(total % size))

@@ -55,6 +55,8 @@ class Engagement:
     history: UserHistory
     known: NDArray[np.int64]
     """[k], rows of contents that the user has engaged with"""
+    counts: bool = True
+    """It stands for the user in the content's counts, which are of people and not of acts"""
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,9 @@ class OnlineLearning:
             return None
         finally:
             self.associate(engagement, now)
-            self.counts.count(engagement.row, engagement.time, engagement.weight)
-            self._changes += 1
+            if engagement.counts:
+                self.counts.count(engagement.row, engagement.time, engagement.weight)
+                self._changes += 1
 
     def associate(self, engagement: Engagement, now: int) -> None:
         """Learn what is engaged with together and how old contents are by then; no step, no count."""
@@ -214,9 +217,9 @@ class OnlineLearning:
             if len(place) and not history.strong[place[0]]:
                 self.together.strengthen(row, history.rows[others], history.strong[others])
 
-    def undo(self, row: int, time: int, weight: float) -> None:
-        """Take an engagement back that was counted."""
-        self.counts.count(row, time, weight, undo=True)
+    def recount(self, row: int, time: int, weight: float, *, counts: bool) -> None:
+        """An earlier engagement counts from now on, or no longer does."""
+        self.counts.count(row, time, weight, undo=not counts)
         self._changes += 1
 
     def _step(

@@ -187,7 +187,7 @@ class Training:
             if isinstance(news, Engagement):
                 self._engage(user, news, index, counted)
             elif not counted:
-                self._online.undo(news.row, news.time, news.weight)
+                self._online.recount(news.row, news.time, news.weight, counts=news.counts)
 
     def _engage(self, user: bytes, engagement: Engagement, index: ContentIndex, counted: bool) -> None:
         shown = self._impressions.chosen_from(user, engagement, index)

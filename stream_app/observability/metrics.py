@@ -20,6 +20,7 @@ BATCH_RECORDS = Histogram("stream_app_batch_records", "Records in one batch.", [
 STATE_SECONDS = Histogram("stream_app_state_seconds", "Seconds of one batch's step on the state path.", ["step"], buckets=_FAST)
 USERS_TOUCHED = Counter("stream_app_users_touched", "User records changed (changelog records).")
 CHANGELOG_BYTES = Counter("stream_app_changelog_bytes", "Bytes of changelog values sent.")
+UNDO_RESIDUES = Counter("stream_app_undo_residues", "Undos whose content's former vector is nowhere any more, of users whose whole history their record does not hold: counts and mass are taken back, the vector stays in the sum.")
 USERS_EXPIRED = Counter("stream_app_users_expired", "Faded users dropped.")
 ERASURES = Counter("stream_app_erasures", "Requests to erase a user by result: erased, rejected as a dead letter, or routed to the user's partition.", ["result"])
 ERASURES_UNSWEPT = Gauge("stream_app_erasures_unswept", "Erased users whose copies on events-retry, events-routed and events-dlq are still there.", ["partition"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import ConfigurationError
+from stream_app.interests.seen import meeting
 from stream_app.observability import metrics
 
 _GRID = 2.0**20
@@ -159,6 +160,11 @@ class DeviceIndex:
             return np.full(keys.shape, -1, np.int64)
         places = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self._sorted_keys) - 1)
         return np.where(self._sorted_keys[places] == keys, self._sorted_rows[places], -1)
+
+    def rows_like(self, remembered: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which of these fingerprints are of which rows: pairs of a place among them and a row."""
+        places, at = meeting(remembered, self._sorted_keys)
+        return places, self._sorted_rows[at]
 
     def _resort(self, rows: NDArray[np.int64]) -> None:
         """Replace the changed rows in the sorted lookup; a stable sort merges the two runs in O(N)."""

@@ -27,6 +27,7 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import DeviceError
 from stream_app.hashing import action_code
 from stream_app.interests.record import InterestRecord
+from stream_app.interests.seen import fingerprints
 from stream_app.learning.shown import ShownContents
 from stream_app.observability import metrics
 from stream_app.ranking.arms import Arms
@@ -234,6 +235,7 @@ class RankingEngine:
             unseen = np.ones(len(rows), np.bool_)
             if record is not None:
                 unseen = ~np.isin(keys, np.concatenate([record.seen, record.interactions["content"]]))
+                unseen &= ~np.isin(fingerprints(keys), record.long)
             chosen = _capped(np.flatnonzero(unseen), authors, ranking.author_cap, ranking.slate_size)
             items = self._items(rows[chosen].tolist(), np.round(parts[chosen], 6))
             found.append(Ranked(user_id, record, "fallback", items))
@@ -257,7 +259,8 @@ class RankingEngine:
     def _popular_rows(self, known: Priors) -> NDArray[np.intp]:
         """The rows with the largest priors, best first; enough for one who has seen what is on top."""
         ranking = self.settings.ranking
-        count = min(ranking.candidates + self.settings.interests.seen, len(known.bias))
+        interests = self.settings.interests
+        count = min(ranking.candidates + interests.seen + interests.seen_long, len(known.bias))
         if not count:
             return np.zeros(0, np.intp)
         rows = np.argpartition(-known.bias, count - 1)[:count]
@@ -275,7 +278,7 @@ class RankingEngine:
         records = [record for _, record in users]
         ranking, mirror = self.settings.ranking, self._mirror
         with metrics.RANK_SECONDS.labels("gather").time():
-            batch = self._interest.gather(records, self._known_priors().now, mirror.rows_of)
+            batch = self._interest.gather(records, self._known_priors().now, mirror.rows_of, mirror.rows_like)
             personal, ranker, read = batch.personal, BLEND, None
             if learned is not None:
                 known, ranker = learned.catalogue, f"{LEARNED}-{learned.model.version}"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.interests.record import InterestRecord, by_arrival
+from stream_app.interests.record import InterestRecord, by_arrival, seen_by_arrival
 from stream_app.learning.activity import log_minutes
-from stream_app.learning.engagements import history_of, seen_by_arrival, standing
+from stream_app.learning.engagements import history_of, standing
 from stream_app.learning.features import LONG, MIDDLE, SHORT, SHRINK, STRONG_DECAY, bands
 from stream_app.learning.habits import BANDS, AgeHabits
 from stream_app.learning.history import NOBODY, UserHistory

@@ -13,13 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.hashing import model_code
-from stream_app.interests.record import APPLIED, INTERACTION, InterestRecord
+from stream_app.interests.record import APPLIED, INTERACTION, InterestRecord, states
 from stream_app.settings import Settings
 
 DAY_MS = 86_400_000.0
 
 RowsOf = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 """Content keys → rows of the index, -1 where unknown; any shape."""
+
+RowsLike = Callable[[NDArray[np.uint32]], tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Fingerprints of content keys → pairs of a place among them and a row."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,13 @@ class Interest:
         age = max(now_ms - record.t_ref, 0)
         return record.mass * 2.0 ** (-age / self.half_life_ms) >= self.min_mass and bool(record.vector.any())
 
-    def gather(self, records: Sequence[InterestRecord | None], now_ms: int, rows_of: RowsOf) -> UserBatch:
+    def gather(
+        self,
+        records: Sequence[InterestRecord | None],
+        now_ms: int,
+        rows_of: RowsOf,
+        rows_like: RowsLike,
+    ) -> UserBatch:
         """The batch of these users (None = nothing is known of the user)."""
         b = len(records)
         personal = np.array([self.is_personal(r, now_ms) for r in records], np.bool_)
@@ -99,8 +108,11 @@ class Interest:
         seen_users = np.concatenate([np.repeat(np.arange(b), [len(keys) for keys in seen]), users])
         all_rows = rows_of(seen_keys)
         rows = all_rows[len(all_rows) - len(flat) :]
+        long = [r.long if r is not None else _NO_FINGERPRINTS for r in records]
+        places, long_rows = rows_like(np.concatenate([*long, _NO_FINGERPRINTS]))
+        long_users = np.repeat(np.arange(b), [len(marks) for marks in long])[places]
 
-        counts = (flat["state"] == APPLIED) & (rows >= 0) & personal[users]
+        counts = (states(flat) == APPLIED) & (rows >= 0) & personal[users]
         weight = np.where(counts, flat["weight"], np.float32(0))
         share = weight * np.exp2((flat["time"] - t_refs[users]) / self.half_life_ms)
         age = np.maximum(now_ms - flat["time"], 0)
@@ -111,8 +123,8 @@ class Interest:
             personal=personal,
             interests=interests,
             norms=norms,
-            seen_users=seen_users[all_rows >= 0],
-            seen_rows=all_rows[all_rows >= 0],
+            seen_users=np.concatenate([seen_users[all_rows >= 0], long_users]),
+            seen_rows=np.concatenate([all_rows[all_rows >= 0], long_rows]),
             recent_rows=np.zeros(shape, np.int64),
             recent_share=np.zeros(shape, np.float32),
             recent_match=np.zeros(shape, np.float32),
@@ -127,3 +139,4 @@ class Interest:
 
 _NO_INTERACTIONS: NDArray[np.void] = np.zeros(0, INTERACTION)
 _NO_KEYS: NDArray[np.uint64] = np.zeros(0, np.uint64)
+_NO_FINGERPRINTS: NDArray[np.uint32] = np.zeros(0, np.uint32)

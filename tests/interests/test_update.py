@@ -21,7 +21,8 @@ D = 16
 RNG = np.random.default_rng(7)
 MATRIX = RNG.standard_normal((12, D)).astype(np.float32)
 MATRIX /= np.linalg.norm(MATRIX, axis=1, keepdims=True)
-VECTORS = Vectors(MATRIX, {1000 + i: i for i in range(12)}.get)
+ROWS = {1000 + i: i for i in range(12)}
+VECTORS = Vectors(MATRIX, ROWS.get, np.ones(12, np.uint8), lambda key, _: ROWS.get(key))
 
 
 def slab(capacity: int = 64, recent: int = 64, seen: int = 64) -> Slab:
@@ -167,7 +168,7 @@ def test_records_survive_encoding_and_other_ring_sizes() -> None:
     for other in (same, smaller, larger):
         row = other.add(b"u", value)
         np.testing.assert_array_equal(other.vector[row], record.vector)
-        known = Sent(b"u", 10, 11, NOW)  # the newest event: in every ring
+        known = Sent(b"u", 10, 11, NOW + 10 * HOUR)  # the newest event: in every ring
         assert run(other, [[known]]) == [REPEATED]
     assert same.encode(np.array([same.index[b"u"]])) == [value]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from stream_app.interests.record import decode
-from stream_app.learning.engagements import RememberedUsers, Undone
+from stream_app.learning.engagements import Recounted, RememberedUsers
 from stream_app.learning.online import Engagement
 from tests.interests.test_batch import CONTENTS, NOW_MS, WEIGHTS, World, configured
 
@@ -39,18 +40,34 @@ class Truth:
         for done in self.done[user]:
             if done[4] == event:
                 done[3] = False
-                self.expected.append((user, done[0], done[1], done[2]))
+
+    def counted(self) -> Counter[tuple[object, ...]]:
+        """Each user's newest standing engagement with a content by an action."""
+        newest: dict[tuple[object, ...], int] = {}
+        for user, engagements in self.done.items():
+            for content, time, weight, stands, _ in engagements:
+                if stands:
+                    who = (user, content, weight)
+                    newest[who] = max(int(str(time)), newest.get(who, 0))
+        return Counter((*who, time) for who, time in newest.items())
 
 
-def read(world: World, users: RememberedUsers, changed: set[str]) -> list[tuple[object, ...]]:
-    """What the records of these users say that is new."""
+def read(
+    world: World,
+    users: RememberedUsers,
+    changed: set[str],
+    counted: Counter[tuple[object, ...]] | None = None,
+) -> list[tuple[object, ...]]:
+    """What the records of these users say that is new; ``counted`` follows who counts."""
+    counted = Counter() if counted is None else counted
     found: list[tuple[object, ...]] = []
     index = world.contents.index
     names = {row: int(name[1:]) for name, row in index.rows.items()}
     for user in sorted(changed):
         for news in users.news(user.encode(), decode(world.table[user.encode()]), index):
-            if isinstance(news, Undone):
-                found.append((user, names[news.row], news.time, news.weight))
+            if news.counts or isinstance(news, Recounted):
+                counted[user, names[news.row], news.weight, news.time] += 1 if news.counts else -1
+            if isinstance(news, Recounted):
                 continue
             history = tuple(names[row] for row in news.history.rows.tolist())
             known = frozenset(names[row] for row in news.known.tolist())
@@ -69,10 +86,11 @@ def test_each_engagement_comes_once_and_knows_only_what_was_before_it(seed: int,
     )
     world.know(*range(CONTENTS))
     found: list[tuple[object, ...]] = []
+    counted: Counter[tuple[object, ...]] = Counter()
     for user in USERS:  # someone who is not remembered has but one interaction that is new
         world.take("likes", [world.event(user, 0, 10_000 * MINUTE, event_id=f"{user}-0")])
         truth.engage(user, 0, NOW_MS - 10_000 * MINUTE, 1.0, f"{user}-0")
-    found += read(world, users, set(USERS))
+    found += read(world, users, set(USERS), counted)
     for number in range(1, 60):
         topic = rng.choice(list(WEIGHTS))
         records, changed = [], set()
@@ -84,7 +102,7 @@ def test_each_engagement_comes_once_and_knows_only_what_was_before_it(seed: int,
             truth.engage(user, content, NOW_MS - age, WEIGHTS[topic], event)
             changed.add(user)
         world.take(topic, records)
-        found += read(world, users, changed)
+        found += read(world, users, changed, counted)
         standing = [(u, d) for u in USERS for d in truth.done[u] if d[3] and str(d[4]).endswith("-0")]
         if number % 5 == 0 and len(standing) > 1:
             user, done = rng.choice(standing)
@@ -92,11 +110,11 @@ def test_each_engagement_comes_once_and_knows_only_what_was_before_it(seed: int,
             content = int(str(done[0]))
             world.take(topic, [world.event(user, content, 0, event_id=done[4], undo=True)])
             truth.undo(user, str(done[4]))
-            found += read(world, users, {user})
+            found += read(world, users, {user}, counted)
+        assert +counted == truth.counted(), "people count, not acts"
     key = [(user, *rest) for user in USERS for user_, *rest in found if user_ == user]
     expected = [(user, *rest) for user in USERS for user_, *rest in truth.expected if user_ == user]
     assert key == expected
-    assert sum(len(one) == 4 for one in found) > 3
     assert not read(world, users, set(USERS))  # and nothing is new a second time
 
 

@@ -17,7 +17,7 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError, StreamAppError
 from stream_app.hashing import action_code
 from stream_app.interests import record as interest_record
-from stream_app.interests.record import APPLIED, AWAITING, UNDONE
+from stream_app.interests.record import APPLIED, AWAITING, STATE, UNDONE
 from stream_app.observability.access import Access
 from stream_app.observability.web import listening
 from stream_app.recommendations.inspect import page
@@ -175,7 +175,7 @@ class Inspection:
 
     def _interaction(self, one: Any, now_ms: int, half_life_ms: float) -> Interaction:
         at_ms, weight, code = int(one["time"]), float(one["weight"]), int(one["action"])
-        in_sum = int(one["state"]) == APPLIED
+        in_sum = int(one["state"]) & STATE == APPLIED
         left = weight * 2.0 ** (-(now_ms - at_ms) / half_life_ms) if in_sum else 0.0
         row = self._index.row_of_key(int(one["content"]))
         known = None if row is None else self._index.ids[row]
@@ -186,7 +186,7 @@ class Inspection:
             at_ms,
             weight,
             left,
-            STATES.get(int(one["state"]), "unknown"),
+            STATES.get(int(one["state"]) & STATE, "unknown"),
         )
 
 

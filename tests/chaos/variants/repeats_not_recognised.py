@@ -12,8 +12,8 @@ from tests.chaos.variants import broken
 
 def nothing_known(
     _slab: Slab, _rows: NDArray[np.int64], _group: NDArray[np.int64], events: NDArray[np.uint64]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    return np.zeros(len(events), np.bool_), np.zeros(len(events), np.bool_)
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    return np.zeros(len(events), np.bool_), np.zeros(len(events), np.int64)
 
 
 def break_it() -> None:

@@ -1,0 +1,253 @@
+"""Whom contents' statistics count: people, not acts. Pure NumPy.
+
+Each user counts once for a content and an action, with the newest act that stands. The record marks that
+act (COUNTED), so an undo of it lets the next newest stand in. It is exact for as long as the record
+remembers all of the user's acts on the content: the first one (FIRST) or everything. Of later acts on a
+content whose first one has left the record it is not known whether their user counts already: they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream_app.interests.record import APPLIED, COUNTED, FIRST, LOST, STATE, UNDONE
+from stream_app.interests.slab import Slab
+
+if TYPE_CHECKING:
+    from stream_app.interests.update import Columns
+
+STAYS = 1 << 62
+"""Arrival of what does not leave the record with the ring."""
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
+
+
+class Counts:
+    """Contributions to contents' statistics being collected."""
+
+    def __init__(
+        self,
+        contents: NDArray[np.int64],
+        times: NDArray[np.int64],
+        actions: NDArray[np.uint16],
+        signs: NDArray[np.int8],
+        keys: NDArray[np.uint64],
+    ) -> None:
+        self._parts: list[tuple[NDArray[Any], ...]] = [(contents, times, actions, signs, keys)]
+        self._single: list[tuple[int, int, int, int, int]] = []
+
+    def add(self, content: int, time: int, action: int, sign: int, key: int) -> None:
+        """One more; ``content`` -1 where only the key is known."""
+        self._single.append((content, time, action, sign, key))
+
+    def take_back(
+        self,
+        contents: NDArray[np.int64],
+        times: NDArray[np.int64],
+        actions: NDArray[np.uint16],
+        keys: NDArray[np.uint64],
+    ) -> None:
+        """Several that count no longer."""
+        self._parts.append((contents, times, actions, np.full(len(times), -1, np.int8), keys))
+
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """contents, times, actions, signs, keys."""
+        parts = list(self._parts)
+        if self._single:
+            single = zip(zip(*self._single, strict=True), parts[0], strict=True)
+            parts.append(tuple(np.array(values, like.dtype) for values, like in single))
+        return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
+
+
+def complete(slab: Slab, row: int, weight: float, arrival: int) -> bool:
+    """Whether the record still holds all acts of such a weight, ``arrival`` of any weight having come."""
+    if arrival <= slab.recent:
+        return True
+    kept = bool(slab.kept) and abs(weight) >= slab.light_weight
+    overflowed = slab.extra["kept_total"][row] > slab.kept or slab.header["flags"][row] & LOST
+    return kept and not overflowed
+
+
+def count(
+    slab: Slab,
+    c: Columns,
+    at: NDArray[np.int64],
+    arrivals: NDArray[np.int64],
+    unseen: NDArray[np.bool_],
+) -> tuple[Counts, NDArray[np.uint8]]:
+    """Count the new events ``at`` [A] (user by user, in order of arrival, none an undo), before they are put
+    into the rings. Returns the contributions and the marks [A] of their interactions."""
+    keys, rows = c.keys[at], c.rows[at]
+    signs, marks = np.zeros(len(at), np.int8), np.zeros(len(at), np.uint8)
+    counts = Counts(c.contents[at], c.times[at], c.actions[at], signs, keys)
+    mixed = keys ^ (rows.astype(np.uint64) * _MIX)
+    order = np.argsort(mixed, kind="stable")
+    begins = np.ones(len(at) + 1, np.bool_)  # where another user or content begins
+    begins[1:-1] = mixed[order][1:] != mixed[order][:-1]
+    alone = np.empty(len(at), np.bool_)
+    alone[order] = begins[:-1] & begins[1:]
+    new = alone & unseen[at]
+    signs[new], marks[new] = 1, COUNTED | FIRST
+
+    known = np.flatnonzero(alone & ~unseen[at])
+    if len(known):
+        _once(slab, c, at, arrivals, known, signs, marks, counts)
+    several = order[~alone[order]]
+    if len(several):
+        first = np.flatnonzero(begins[:-1][~alone[order]])
+        for acts in np.split(several, first[1:]):
+            _in_turn(slab, c, at, arrivals, acts.tolist(), unseen, signs, marks, counts)
+    return counts, marks
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """Interactions in records, with what is told of by each of A events; H in all, event by event."""
+
+    events: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    states: NDArray[np.uint8]
+    times: NDArray[np.int64]
+    actions: NDArray[np.uint16]
+    arrivals: NDArray[np.int64]
+
+
+def _remembered(slab: Slab, rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> _Remembered:
+    """Where the contents ``keys`` [A] stand in the records ``rows`` [A]."""
+    total = slab.header["total"][rows]
+    kept = int(min(slab.extra["kept_total"][rows].max(initial=0), slab.kept))
+    width = int(min(total.max(initial=0), slab.recent))
+    parts = []
+    for begin, end in ((0, width), (slab.recent, slab.recent + kept)):
+        ring = slab.interactions["content"][rows, begin:end]
+        found = np.nonzero(ring == keys[:, None])
+        parts.append((found[0], found[1] + begin))
+    events = np.concatenate([part[0] for part in parts])
+    slots = np.concatenate([part[1] for part in parts])
+    owners = rows[events]
+    arrivals = total[events] - 1 - (total[events] - 1 - slots) % slab.recent
+    arrivals[slots >= slab.recent] = STAYS
+    entries = slab.interactions[owners, slots]
+    keep = entries["state"] != 0
+    return _Remembered(
+        events[keep],
+        slots[keep],
+        entries["state"][keep],
+        entries["time"][keep],
+        entries["action"][keep],
+        arrivals[keep],
+    )
+
+
+def _once(
+    slab: Slab,
+    c: Columns,
+    at: NDArray[np.int64],
+    arrivals: NDArray[np.int64],
+    known: NDArray[np.int64],
+    signs: NDArray[np.int8],
+    marks: NDArray[np.uint8],
+    counts: Counts,
+) -> None:
+    """Events ``known`` [A] among ``at``, each the only one of its user and content in the batch, whose
+    user has had the content before."""
+    rows, arrival, times = c.rows[at[known]], arrivals[known], c.times[at[known]]
+    found = _remembered(slab, rows, c.keys[at[known]])
+    there = arrival[found.events] - found.arrivals <= slab.recent
+    same = there & (found.actions == c.actions[at[known]][found.events])
+    stands, counted = found.states & STATE == APPLIED, found.states & COUNTED != 0
+
+    def any_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        told = np.zeros(len(known), np.bool_)
+        told[found.events[mask]] = True
+        return told
+
+    holders = np.flatnonzero(same & stands & counted)
+    holders = holders[np.lexsort((found.times[holders], found.events[holders]))]
+    last = np.ones(len(holders), np.bool_)
+    last[:-1] = found.events[holders][1:] != found.events[holders][:-1]
+    holders = holders[last]  # the newest of each event's
+    held = any_of(same & stands & counted)
+    everything = arrival <= slab.recent
+    if slab.kept:
+        strong = np.abs(c.weights[at[known]]) >= slab.light_weight
+        everything |= (
+            strong & (slab.extra["kept_total"][rows] <= slab.kept) & (slab.header["flags"][rows] & LOST == 0)
+        )
+    told = any_of(there & (found.states & FIRST != 0))
+    told |= any_of(same & (found.states & STATE == UNDONE) & counted) & ~any_of(same & stands)
+    newer = times[found.events[holders]] > found.times[holders]
+    counts_now = ~held & (everything | told)
+    counts_now[found.events[holders][newer]] = True
+    signs[known[counts_now]] = 1
+    marks[known[counts_now]] = COUNTED
+    moved, now = holders[newer], at[known[found.events[holders[newer]]]]
+    slab.interactions["state"][c.rows[now], found.slots[moved]] &= ~np.uint8(COUNTED)
+    counts.take_back(c.contents[now], found.times[moved], c.actions[now], c.keys[now])
+
+
+def _in_turn(
+    slab: Slab,
+    c: Columns,
+    at: NDArray[np.int64],
+    arrivals: NDArray[np.int64],
+    acts: list[int],
+    unseen: NDArray[np.bool_],
+    signs: NDArray[np.int8],
+    marks: NDArray[np.uint8],
+    counts: Counts,
+) -> None:
+    """Several acts of one user on one content in the batch, one by one."""
+    row, size = int(c.rows[at[acts[0]]]), slab.recent
+    ring = slab.interactions[row]
+    first = -STAYS
+    holder: dict[int, tuple[int, int, int]] = {}  # action → time, arrival, event (slot below zero)
+    standing: dict[int, int] = {}  # action → newest arrival
+    freed: dict[int, int] = {}
+    if unseen[at[acts[0]]]:
+        fresh = acts[0]
+    else:
+        fresh = -1
+        for slot, state, time, action, arrival in _told(slab, row, c.keys[at[acts[0]]]):
+            if state & FIRST:
+                first = max(first, arrival)
+            if state & STATE == APPLIED:
+                standing[action] = max(arrival, standing.get(action, -STAYS))
+                if state & COUNTED and (action not in holder or time > holder[action][0]):
+                    holder[action] = time, arrival, -1 - slot
+            elif state & STATE == UNDONE and state & COUNTED:
+                freed[action] = max(arrival, freed.get(action, -STAYS))
+    for act in acts:
+        i, arrival = at[act], int(arrivals[act])
+        action, time = int(c.actions[i]), int(c.times[i])
+        oldest = arrival - size  # what came before it has left the record
+        held = holder.get(action)
+        if held is not None and held[1] >= oldest:
+            counted = time > held[0]
+            if counted and held[2] >= 0:
+                signs[held[2]], marks[held[2]] = 0, marks[held[2]] & ~np.uint8(COUNTED)
+            elif counted:
+                ring["state"][-1 - held[2]] &= ~np.uint8(COUNTED)
+                counts.add(int(c.contents[i]), held[0], action, -1, int(c.keys[i]))
+        else:
+            free = freed.get(action, -STAYS) >= oldest and standing.get(action, -STAYS) < oldest
+            counted = (
+                act == fresh or first >= oldest or free or complete(slab, row, float(c.weights[i]), arrival)
+            )
+        if counted:
+            signs[act], marks[act] = 1, COUNTED
+            holder[action] = time, arrival, act
+        if act == fresh:
+            marks[act] |= FIRST
+            first = arrival
+        standing[action] = arrival
+
+
+def _told(slab: Slab, row: int, key: np.uint64) -> Iterator[tuple[int, int, int, int, int]]:
+    found = _remembered(slab, np.array([row]), np.array([key]))
+    columns = (found.slots, found.states, found.times, found.actions, found.arrivals)
+    return zip(*(column.tolist() for column in columns), strict=True)
