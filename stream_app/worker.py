@@ -22,7 +22,7 @@ from stream_app.observability.health import Health
 from stream_app.observability.watchdog import Watchdog
 from stream_app.observability.web import StatusServer
 from stream_app.processes import end_on_signals
-from stream_app.settings import Settings
+from stream_app.settings import Events, Settings
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from stream_app.observability.tracing import Tracing
@@ -87,6 +87,7 @@ async def run_worker(settings: Settings, role: str) -> int:
     series.begin(settings, role)
     server = StatusServer(settings, health)
     await server.start()
+    log.info("actions: %s", _actions(settings.events))
     try:
         await _wait_for_broker(settings, health)
         if role in ONE_THREAD:
@@ -103,6 +104,15 @@ async def run_worker(settings: Settings, role: str) -> int:
     return 0
 
 
+def _actions(events: Events) -> str:
+    """In words, with the default ones that are not among them: a list of one's own replaces those."""
+    shown = ", ".join(f"{a.name} ({a.topic}, weight {a.weight:g})" for a in events.actions)
+    left_out = {a.name for a in Events().actions} - {a.name for a in events.actions}
+    if left_out:
+        shown += f"; without the default {', '.join(sorted(left_out))} (events.extra_actions would add to them)"
+    return shown
+
+
 def _tracing(settings: Settings, role: str) -> Tracing | None:
     if not settings.observability.tracing or role not in TRACED:
         return None
@@ -111,7 +121,7 @@ def _tracing(settings: Settings, role: str) -> Tracing | None:
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"observability.tracing is on, but OpenTelemetry is not installed ({error.name} is missing): "
-            "pip install 'stream-app[tracing]', or turn it off"
+            "pip install '.[tracing]' in a checkout of stream-app, or turn it off"
         ) from None
     return Tracing(settings, role)
 
