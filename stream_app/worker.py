@@ -89,7 +89,7 @@ async def run_worker(settings: Settings, role: str) -> int:
     await server.start()
     log.info("actions: %s", _actions(settings.events))
     try:
-        await _wait_for_broker(settings, health)
+        await _wait_for_broker(settings, role, health)
         if role in ONE_THREAD:
             os.environ.setdefault(BLAS_THREADS, "1")  # read when the role's module loads NumPy
         traced = {} if tracing is None else {"tracing": tracing}
@@ -109,7 +109,7 @@ def _actions(events: Events) -> str:
     shown = ", ".join(f"{a.name} ({a.topic}, weight {a.weight:g})" for a in events.actions)
     left_out = {a.name for a in Events().actions} - {a.name for a in events.actions}
     if left_out:
-        shown += f"; without the default {', '.join(sorted(left_out))} (events.extra_actions would add to them)"
+        shown += f"; without the default {', '.join(sorted(left_out))} (events.extra_actions only adds)"
     return shown
 
 
@@ -203,14 +203,14 @@ async def _crashed(app: RoleApp) -> None:
     raise app.crash_reason or StreamAppError("the worker crashed")
 
 
-async def _wait_for_broker(settings: Settings, health: Health) -> None:
-    """Create and check the topics as soon as the broker answers."""
+async def _wait_for_broker(settings: Settings, role: str, health: Health) -> None:
+    """Create and check the role's topics as soon as the broker answers."""
     health.waiting_for = "the broker"
     loop = asyncio.get_running_loop()
     limit = settings.kafka.connect_timeout_s
     deadline = loop.time() + limit if limit else float("inf")
     while True:
-        asking = asyncio.create_task(asyncio.to_thread(ensure_topics, settings))
+        asking = asyncio.create_task(asyncio.to_thread(ensure_topics, settings, role))
         began = loop.time()
         while not (await asyncio.wait([asking], timeout=WAITING_S))[0]:
             log.warning(
