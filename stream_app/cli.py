@@ -32,6 +32,7 @@ COMMANDS = {
     "dlq": "stream_app.commands.dlq",
     "erase": "stream_app.commands.erase",
     "doctor": "stream_app.commands.doctor",
+    "config": "stream_app.commands.config",
     "tail": "stream_app.commands.tail",
     "show": "stream_app.commands.show",
     "broker": "stream_app.commands.broker",

@@ -16,6 +16,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -258,8 +259,11 @@ class Subscriber:
     """Iterates over slates as they are published, and over their withdrawals. For one thread.
 
     Without a ``group`` it starts with everybody's newest slate, each time; that is for a program that holds
-    them all. The members of a group share the users among them and go on where the group was. An update
-    counts as done when the next one is asked for: after a crash, those that were not come again.
+    them all. The members of a group share the users among them and go on where the group was.
+
+    An update counts as done when the next one is asked for, also when that is in a later loop: a loop may
+    be left and entered again, and goes on with the update after the last one. What is done is committed;
+    after a crash or ``close`` the others come again, the last one in hand among them.
     """
 
     def __init__(
@@ -272,6 +276,8 @@ class Subscriber:
         settings = load() if settings is None else settings
         self._topic = settings.topic_name("recommendations")
         self._group, self._idle_s = group, idle_s
+        self._waiting: deque[ConsumerRecord] = deque()  # fetched, and not handed out yet
+        self._in_hand: ConsumerRecord | None = None
         self._done: dict[TopicPartition, OffsetAndMetadata] = {}
         self._committed = time.monotonic()
         self.rejected = 0
@@ -281,15 +287,18 @@ class Subscriber:
 
     def __iter__(self) -> Iterator[Update]:
         """Updates, one user's in their order."""
+        self._finish()  # the last one of an earlier loop
         moved = time.monotonic()
-        while self._idle_s is None or time.monotonic() - moved < self._idle_s:
-            for tp, records in self._consumer.poll(timeout_ms=POLL_MS).items():
-                for record in records:
-                    if (update := self._update(record)) is not None:
-                        yield update
-                    self._done[tp] = OffsetAndMetadata(record.offset + 1, "", -1)
-                    self._commit(COMMIT_INTERVAL_S)
+        while self._waiting or self._idle_s is None or time.monotonic() - moved < self._idle_s:
+            while self._waiting:
+                self._in_hand = self._waiting.popleft()
+                if (update := self._update(self._in_hand)) is not None:
+                    yield update
+                self._finish()
                 moved = time.monotonic()
+            # nothing is in hand, nor waits: partitions may go to another member here
+            for records in self._consumer.poll(timeout_ms=POLL_MS).values():
+                self._waiting.extend(records)
             self._commit(COMMIT_INTERVAL_S)
 
     def close(self) -> None:
@@ -297,7 +306,8 @@ class Subscriber:
         try:
             self._commit(0.0)
         finally:
-            self._done = {}
+            self._waiting.clear()
+            self._in_hand, self._done = None, {}
             self._consumer.close(autocommit=False)
 
     def __enter__(self) -> Self:
@@ -317,6 +327,14 @@ class Subscriber:
             self.rejected += 1
             log.warning("%s[%d] offset %d is no slate", record.topic, record.partition, record.offset)
             return None
+
+    def _finish(self) -> None:
+        """What is in hand is done."""
+        if self._in_hand is not None:
+            record, self._in_hand = self._in_hand, None
+            tp = TopicPartition(record.topic, record.partition)
+            self._done[tp] = OffsetAndMetadata(record.offset + 1, "", -1)
+            self._commit(COMMIT_INTERVAL_S)
 
     def _commit(self, interval_s: float) -> None:
         """What is done, unless that was less than ``interval_s`` ago. A commit that fails is tried again
@@ -338,7 +356,7 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # untyped ba
         self._subscriber = subscriber
 
     def on_partitions_revoked(self, revoked: Any) -> None:
-        """Called while nothing is in hand: within the poll."""
+        """Called while nothing is in hand, nor waits: within the poll."""
         self._subscriber._commit(0.0)
         self._subscriber._done.clear()
 

@@ -22,7 +22,7 @@ class ConfigurationError(StreamAppError):
 
 
 class TopicMismatchError(ConfigurationError):
-    """Topics that must share their partition count do not, or a topic is missing."""
+    """Topics that must share their partition count do not, or a topic is missing or would lose data."""
 
     code = "topic_mismatch"
 

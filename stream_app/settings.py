@@ -9,21 +9,25 @@ Passwords come from the environment or from files of their own only.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from stream_app import sources
+from stream_app.addresses import addresses
 from stream_app.errors import ConfigurationError
 from stream_app.hashing import action_code
 from stream_app.secret import Secret
 
-ENV_PREFIX = "STREAM_APP_"
+ENV_PREFIX = sources.ENV_PREFIX
 OWN_TOPICS = ("events-retry", "events-routed", "events-dlq", "erasures", "impressions", "content", "content-vectors", "interests", "content-stats", "erasure-receipts", "models", "co-engagement", "recommendations")
+
+MOST_ACTIONS = 16
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -36,7 +40,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Kafka(Section, frozen=True):
     """Connection, consumer and topics."""
 
-    broker: Annotated[str, Meta(description="Bootstrap servers, `host:port[,host:port]`. Also `STREAM_APP_BROKER`.")] = "127.0.0.1:9092"
+    broker: Annotated[str, Meta(description="Bootstrap servers, `host:port[,host:port]`; an IPv6 address stands in brackets. Also `STREAM_APP_BROKER`.")] = "127.0.0.1:9092"
     security_protocol: Annotated[str, Meta(description="`PLAINTEXT`, `SSL` (TLS, with or without a client certificate), `SASL_PLAINTEXT` (user and password, unencrypted) or `SASL_SSL` (user and password over TLS).", pattern="^(PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)$")] = "PLAINTEXT"
     ssl_ca_file: Annotated[str, Meta(description="Certificates (PEM) of the authorities that may vouch for the broker; empty: those that the system trusts.")] = ""
     ssl_check_hostname: Annotated[bool, Meta(description="The broker's certificate must name the host that was connected to.")] = True
@@ -87,11 +91,12 @@ class Action(Section, frozen=True):
 class Events(Section, frozen=True):
     """Decoding and validation of events."""
 
-    actions: Annotated[tuple[Action, ...], Meta(description="Actions; in the environment `name:topic:weight,…`.", min_length=1, max_length=16)] = (
+    actions: Annotated[tuple[Action, ...], Meta(description="Actions; in the environment `name:topic:weight,…`.", min_length=1, max_length=MOST_ACTIONS)] = (
         Action(name="like", topic="likes", weight=1.0),
         Action(name="comment", topic="comments", weight=2.0),
         Action(name="share", topic="shares", weight=3.0),
     )
+    extra_actions: Annotated[tuple[Action, ...], Meta(description="Actions beside those of `events.actions`, so that the default ones need not be repeated; one with a name that is there already replaces it. In the environment `name:topic:weight,…`.", max_length=MOST_ACTIONS)] = ()
     max_bytes: Annotated[Count, Meta(description="Largest event in bytes; larger ones get `oversized`.")] = 65_536
     max_id_bytes: Annotated[int, Meta(description="Largest user, content or event id in bytes.", ge=1, le=1024)] = 256
     max_future_s: Annotated[float, Meta(description="How far `occurred_at` may be ahead of the Kafka timestamp. Contents created after stream time by more than this are not recommended yet: a replay must not know its future.", ge=0)] = 300.0
@@ -297,19 +302,27 @@ SECTIONS: dict[str, type[Section]] = {
 
 def load(path: str | None = None, environment: Mapping[str, str] | None = None) -> Settings:
     """Read the configuration. Raises ConfigurationError naming setting, value and what is allowed."""
+    return build(_gathered(path, environment)[0])
+
+
+def origins(path: str | None = None, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Where each setting (``section.name``) that is not the default comes from: the file's name, or the
+    environment variable's. Raises ConfigurationError as ``load`` does."""
+    return _gathered(path, environment)[1]
+
+
+def _gathered(path: str | None, environment: Mapping[str, str] | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tree of what is given, and where it comes from."""
     env = os.environ if environment is None else environment
-    tree = _from_file(path or env.get(f"{ENV_PREFIX}CONFIG"))
+    file = path or env.get(sources.CONFIG)
+    tree = sources.from_file(file)
     _refuse_secrets(tree)
-    for section, kind in SECTIONS.items():
-        for field in msgspec.structs.fields(kind):
-            value = env.get(f"{ENV_PREFIX}{section}_{field.name}".upper())
-            if value is not None and isinstance(tree.setdefault(section, {}), dict):
-                secret = isinstance(field.default, Secret)
-                tree[section][field.name] = Secret(value) if secret else _parse(field.name, value)
-    broker = env.get(f"{ENV_PREFIX}BROKER")
-    if broker and isinstance(tree.get("kafka", {}), dict):
-        tree.setdefault("kafka", {})["broker"] = broker
-    return build(tree)
+    given = {f"{section}.{name}": str(file) for section, fields in tree.items() if isinstance(fields, Mapping) for name in fields}
+    for section, name, variable, value in sources.from_environment(env, SECTIONS):
+        if isinstance(tree.setdefault(section, {}), dict):
+            tree[section][name] = value
+            given[f"{section}.{name}"] = variable
+    return tree, given
 
 
 def external_broker(environment: Mapping[str, str] | None = None) -> str | None:
@@ -326,17 +339,22 @@ def cache_directory(environment: Mapping[str, str] | None = None) -> Path:
 
 def build(tree: Mapping[str, Any]) -> Settings:
     """Settings from a tree of sections; the checks that span fields are here."""
+    sources.refuse_unknown(tree, SECTIONS)
     try:
         settings = msgspec.convert(dict(tree), Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise ConfigurationError(_explain(str(error), tree)) from None
+        raise ConfigurationError(sources.explained(str(error), tree)) from None
+    for setting, number in _numbers("", settings):
+        if not math.isfinite(number):
+            raise ConfigurationError(f"{setting} = {number}: expected a finite number")
+    addresses(settings.kafka.broker)
+    settings = msgspec.structs.replace(settings, events=_with_extra_actions(settings.events))
     _check_security(settings.kafka)
     _check_exposure("serving", settings.serving)
     _check_exposure("inspect", settings.inspect)
     actions = settings.events.actions
-    for what in ("name", "topic"):
-        if len({getattr(a, what) for a in actions}) < len(actions):
-            raise ConfigurationError(f"events.actions: each {what} must be given once")
+    if len({action.topic for action in actions}) < len(actions):
+        raise ConfigurationError("events.actions: each topic must be given once")
     for action in actions:
         if action.topic in OWN_TOPICS or action.topic.endswith(("events-retry", "events-routed")):
             raise ConfigurationError(
@@ -365,16 +383,27 @@ def build(tree: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _from_file(path: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        with Path(path).open("rb") as file:
-            return tomllib.load(file)
-    except OSError as error:
-        raise ConfigurationError(f"--config {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"--config {path}: not TOML: {error}") from None
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Each number in a structure of settings, with its name. msgspec lets NaN pass all bounds."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            yield from _numbers(f"{name}.{field}".lstrip("."), getattr(value, field))
+    elif isinstance(value, tuple):
+        for place, item in enumerate(value):
+            yield from _numbers(f"{name}[{place}]", item)
+
+
+def _with_extra_actions(events: Events) -> Events:
+    for setting in ("actions", "extra_actions"):
+        given = getattr(events, setting)
+        if len({action.name for action in given}) < len(given):
+            raise ConfigurationError(f"events.{setting}: each name must be given once")
+    merged = {action.name: action for action in (*events.actions, *events.extra_actions)}
+    if len(merged) > MOST_ACTIONS:
+        raise ConfigurationError(f"events.actions and events.extra_actions: {len(merged)} actions, at most {MOST_ACTIONS} are allowed")
+    return msgspec.structs.replace(events, actions=tuple(merged.values()))
 
 
 def _refuse_secrets(tree: Mapping[str, Any]) -> None:
@@ -437,31 +466,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _parse(field: str, text: str) -> Any:
-    """A value from the environment: lists are comma-separated, their entries' fields separated by colons."""
-    for setting, names in (("events.actions", Action.__struct_fields__), ("ranking.arms", Arm.__struct_fields__)):
-        if setting.endswith(f".{field}"):
-            parts = [item.split(":") for item in text.split(",") if item]
-            if any(len(p) != len(names) for p in parts):
-                raise ConfigurationError(f"{setting} = {text!r}: expected {':'.join(names)},…")
-            return [dict(zip(names, p, strict=True)) for p in parts]
-    if field in ("retry_delays_s", "stats_half_lives_h"):
-        return [item for item in text.split(",") if item]
-    return text
-
-
-def _explain(message: str, tree: Mapping[str, Any]) -> str:
-    """``Expected `int` >= 1 - at `$.kafka.partitions``` → ``kafka.partitions = 0: expected …``."""
-    what, _, where = message.partition(" - at `$.")
-    path = where.rstrip("`")
-    if not path:
-        return message
-    value: Any = tree
-    for step in path.replace("[", ".").replace("]", "").split("."):
-        try:
-            value = value[int(step)] if isinstance(value, list) else value[step]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return f"{path}: {what}"
-    return f"{path} = {value!r}: {what[0].lower()}{what[1:]}"

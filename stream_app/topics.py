@@ -1,4 +1,4 @@
-"""Every topic on one screen: name, key, value, partitions, cleanup, retention.
+"""Every topic on one screen: name, key, value, partitions, cleanup, retention, who uses it.
 
 ``partitioned`` topics share one partition count with the ``interests`` table, so that partition p
 of each is handled by the same worker. :mod:`stream_app.kafka.admin` creates and checks them.
@@ -31,6 +31,18 @@ class Topic:
     """Compacted topics: how long a tombstone is kept for readers who have not seen it."""
     gone_after_ms: int = 0
     """Users' records: when the broker is to rid its log of what was deleted; 0: when it likes."""
+    roles: tuple[str, ...] = ()
+    """Roles that read or write it. A worker needs no right on any other topic."""
+    in_sync: int = 0
+    """State, that is, what stands nowhere else: a record must stand on so many replicas before it counts
+    as written. 0: no state, and as the broker likes."""
+    held_ms: int = 0
+    """Records wait here for so long before they are read: with a shorter retention they would be lost."""
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether something would be lost for good with what stands here."""
+        return self.in_sync > 0
 
     @property
     def config(self) -> dict[str, str]:
@@ -45,33 +57,45 @@ class Topic:
         if self.cleanup == "delete":
             # a recorded log may carry old CreateTime timestamps: retention counts from arrival
             entries["message.timestamp.type"] = "LogAppendTime"
+        if self.keeps_state:
+            entries["min.insync.replicas"] = str(self.in_sync)
         return entries
 
 
-def declare(settings: Settings) -> tuple[Topic, ...]:
-    """All topics of this configuration, in the order of the data flow."""
+INTERESTS, CONTENT, RANKER, TRAINER, SERVE = "interests", "content", "ranker", "trainer", "serve"
+
+
+def declare(settings: Settings, role: str | None = None) -> tuple[Topic, ...]:
+    """The topics of this configuration, in the order of the data flow: all, or those that a role uses."""
     p = settings.kafka.partitions
     few = settings.kafka.shared_partitions
     week = settings.kafka.event_retention_days * DAY_MS
     kept = max(1, int(settings.kafka.delete_retention_h * HOUR_MS))
     soon = max(1, int(settings.kafka.compaction_lag_h * HOUR_MS))
+    wait = int(max(settings.events.retry_delays_s, default=0.0) * 1000)
+    safe = max(1, settings.kafka.replication_factor - 1)  # one broker may be away, and writing goes on
     name = settings.topic_name
-    return (
+    # titles for the inspection page
+    read_contents = (CONTENT, RANKER) if settings.inspect.enabled else (CONTENT,)
+    ranked = (INTERESTS, RANKER, TRAINER)
+    shown = (RANKER, TRAINER)
+    topics = (
         *(
-            Topic(name(a.topic), "user_id", "event (JSON)", p, "delete", week, True)
+            Topic(name(a.topic), "user_id", "event (JSON)", p, "delete", week, True, roles=(INTERESTS,))
             for a in settings.events.actions
         ),
-        Topic(name("events-retry"), "user_id", "original event; headers", p, "delete", week, True, 0, soon),
-        Topic(name("events-routed"), "user_id", "original event; headers", p, "delete", week, True, 0, soon),
-        Topic(name("events-dlq"), "original key", "original bytes; headers", few, "delete", week, False, 0, soon),
-        Topic(name("erasures"), "user_id", "erasure (JSON)", p, "delete", week, True, 0, soon),
-        Topic(name("impressions"), "user_id", "impression (JSON)", p, "delete", week, True),
-        Topic(name("content"), "content_id", "content (JSON); null deletes", few, "compact", FOREVER, False, kept),
-        Topic(name("content-vectors"), "content_id", "vector record", few, "compact", FOREVER, False, kept),
-        Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True, kept, soon),
-        Topic(name("content-stats"), "content_id", "statistics record", p, "compact", FOREVER, True, kept),
-        Topic(name("erasure-receipts"), "hash of user_id", "receipt (JSON)", p, "compact", FOREVER, True, kept, soon),
-        Topic(name("models"), "ranker or online", "checkpoint (safetensors); headers", 1, "compact", FOREVER, False, kept),
-        Topic(name("co-engagement"), "content_id", "neighbours record", few, "compact", FOREVER, False, kept),
-        Topic(name("recommendations"), "user_id", "slate (JSON)", few, "compact,delete", 4 * week, False, kept, soon),
+        Topic(name("events-retry"), "user_id", "original event; headers", p, "delete", week, True, 0, soon, (INTERESTS,), safe, wait),
+        Topic(name("events-routed"), "user_id", "original event; headers", p, "delete", week, True, 0, soon, (INTERESTS,), safe, wait),
+        Topic(name("events-dlq"), "original key", "original bytes; headers", few, "delete", week, False, 0, soon, (INTERESTS, CONTENT), safe),
+        Topic(name("erasures"), "user_id", "erasure (JSON)", p, "delete", week, True, 0, soon, (INTERESTS,), safe),
+        Topic(name("impressions"), "user_id", "impression (JSON)", p, "delete", week, True, roles=shown),
+        Topic(name("content"), "content_id", "content (JSON); null deletes", few, "compact", FOREVER, False, kept, 0, read_contents, safe),
+        Topic(name("content-vectors"), "content_id", "vector record", few, "compact", FOREVER, False, kept, 0, (*ranked, CONTENT, SERVE), safe),
+        Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True, kept, soon, ranked, safe),
+        Topic(name("content-stats"), "content_id", "statistics record", p, "compact", FOREVER, True, kept, 0, (*ranked, SERVE), safe),
+        Topic(name("erasure-receipts"), "hash of user_id", "receipt (JSON)", p, "compact", FOREVER, True, kept, soon, (INTERESTS,), safe),
+        Topic(name("models"), "ranker or online", "checkpoint (safetensors); headers", 1, "compact", FOREVER, False, kept, 0, shown, safe),
+        Topic(name("co-engagement"), "content_id", "neighbours record", few, "compact", FOREVER, False, kept, 0, shown, safe),
+        Topic(name("recommendations"), "user_id", "slate (JSON)", few, "compact,delete", 4 * week, False, kept, soon, (RANKER, SERVE)),
     )
+    return tuple(topic for topic in topics if role is None or role in topic.roles)

@@ -22,7 +22,7 @@ from stream_app.observability.health import Health
 from stream_app.observability.watchdog import Watchdog
 from stream_app.observability.web import StatusServer
 from stream_app.processes import end_on_signals
-from stream_app.settings import Settings
+from stream_app.settings import Events, Settings
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from stream_app.observability.tracing import Tracing
@@ -87,8 +87,9 @@ async def run_worker(settings: Settings, role: str) -> int:
     series.begin(settings, role)
     server = StatusServer(settings, health)
     await server.start()
+    log.info("actions: %s", _actions(settings.events))
     try:
-        await _wait_for_broker(settings, health)
+        await _wait_for_broker(settings, role, health)
         if role in ONE_THREAD:
             os.environ.setdefault(BLAS_THREADS, "1")  # read when the role's module loads NumPy
         traced = {} if tracing is None else {"tracing": tracing}
@@ -103,6 +104,15 @@ async def run_worker(settings: Settings, role: str) -> int:
     return 0
 
 
+def _actions(events: Events) -> str:
+    """In words, with the default ones that are not among them: a list of one's own replaces those."""
+    shown = ", ".join(f"{a.name} ({a.topic}, weight {a.weight:g})" for a in events.actions)
+    left_out = {a.name for a in Events().actions} - {a.name for a in events.actions}
+    if left_out:
+        shown += f"; without the default {', '.join(sorted(left_out))} (events.extra_actions only adds)"
+    return shown
+
+
 def _tracing(settings: Settings, role: str) -> Tracing | None:
     if not settings.observability.tracing or role not in TRACED:
         return None
@@ -111,7 +121,7 @@ def _tracing(settings: Settings, role: str) -> Tracing | None:
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"observability.tracing is on, but OpenTelemetry is not installed ({error.name} is missing): "
-            "pip install 'stream-app[tracing]', or turn it off"
+            "pip install '.[tracing]' in a checkout of stream-app, or turn it off"
         ) from None
     return Tracing(settings, role)
 
@@ -193,14 +203,14 @@ async def _crashed(app: RoleApp) -> None:
     raise app.crash_reason or StreamAppError("the worker crashed")
 
 
-async def _wait_for_broker(settings: Settings, health: Health) -> None:
-    """Create and check the topics as soon as the broker answers."""
+async def _wait_for_broker(settings: Settings, role: str, health: Health) -> None:
+    """Create and check the role's topics as soon as the broker answers."""
     health.waiting_for = "the broker"
     loop = asyncio.get_running_loop()
     limit = settings.kafka.connect_timeout_s
     deadline = loop.time() + limit if limit else float("inf")
     while True:
-        asking = asyncio.create_task(asyncio.to_thread(ensure_topics, settings))
+        asking = asyncio.create_task(asyncio.to_thread(ensure_topics, settings, role))
         began = loop.time()
         while not (await asyncio.wait([asking], timeout=WAITING_S))[0]:
             log.warning(

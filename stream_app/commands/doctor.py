@@ -121,8 +121,11 @@ def _check_topics(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("topics", "ok", f"all {len(states)} exist")
     for state in states:
-        if state.partitions and state.problem:
-            what, _, advice = state.problem.partition("; ")
+        for line in state.refusals:
+            what, _, advice = line.partition("; ")
+            yield Finding("topics", "fault", what, advice)
+        for line in state.warnings:
+            what, _, advice = line.partition("; ")
             yield Finding("topics", "warn", what, advice)
     try:
         admin.check_partitions(settings, states)

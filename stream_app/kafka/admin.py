@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka import errors as kafka_errors
@@ -13,13 +14,15 @@ from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 
 from stream_app.errors import AccessError, ConfigurationError, TopicMismatchError
 from stream_app.kafka.clients import admin_client, naming_the_broker
+from stream_app.kafka.topic_state import CREATE, TopicState
 from stream_app.settings import Settings
 from stream_app.topics import Topic, declare
+
+log = logging.getLogger(__name__)
 
 CREATE_TIMEOUT_S = 15.0
 DELETE_TIMEOUT_S = 15.0
 POLL_S = 0.02
-CREATE = "create it with `stream-app topics --create`"
 
 NOT_YET = (
     kafka_errors.UnknownTopicOrPartitionError,
@@ -29,38 +32,11 @@ NOT_YET = (
 """What is answered for a partition that is just being created."""
 
 
-@dataclass(frozen=True)
-class TopicState:
-    """A declared topic and what the broker has of it."""
-
-    topic: Topic
-    partitions: int
-    """0 when the topic does not exist."""
-    config: dict[str, str]
-    """The broker's values of the entries that the declaration sets."""
-
-    @property
-    def problem(self) -> str | None:
-        """What is wrong with this topic by itself, and what to do; None when nothing is."""
-        name = self.topic.name
-        if not self.partitions:
-            return f"{name}: missing; {CREATE}"
-        if self.partitions != self.topic.partitions and not self.topic.partitioned:
-            return (
-                f"{name}: has {self.partitions} partitions, configured are {self.topic.partitions}; "
-                "delete and create it again, or set kafka.shared_partitions"
-            )
-        for key, wanted in self.topic.config.items():
-            found = self.config.get(key, "")
-            if set(found.split(",")) != set(wanted.split(",")):
-                return f"{name}: {key} is {found}, declared is {wanted}; alter the topic's configuration"
-        return None
-
-
-def create_topics(settings: Settings) -> list[str]:
-    """Create the declared topics that are missing; their names. Returns once each has its leaders."""
+def create_topics(settings: Settings, role: str | None = None) -> list[str]:
+    """Create the declared topics (of a role) that are missing; their names. Returns once each has its
+    leaders."""
     with _admin(settings) as admin:
-        declared = {t.name: t for t in declare(settings)}
+        declared = {t.name: t for t in declare(settings, role)}
         existing = _listed(admin, list(declared))
         missing = {name: topic for name, topic in declared.items() if name not in existing}
         if not missing:
@@ -89,8 +65,8 @@ def _refusal(settings: Settings, topic: str, answer: type[Exception]) -> Excepti
         return answer(what)
     if issubclass(answer, kafka_errors.AuthorizationError):
         return AccessError(
-            f"{what}: grant the right to create topics by an ACL, or have `stream-app topics --create` run "
-            "by somebody who has it"
+            f"{what}: it does not exist, or is hidden from us. Grant DESCRIBE on it by an ACL, and the right "
+            "to create topics, or have `stream-app topics --create` run by somebody who has them"
         )
     if answer is kafka_errors.InvalidReplicationFactorError:
         factor = settings.kafka.replication_factor
@@ -120,14 +96,49 @@ def _wait_until_served(admin: KafkaAdminClient, topics: Iterable[Topic]) -> None
             return
 
 
-def topic_states(settings: Settings) -> list[TopicState]:
-    """Each declared topic with what the broker has of it, in declaration order."""
-    declared = declare(settings)
+def topic_states(settings: Settings, role: str | None = None) -> list[TopicState]:
+    """Each declared topic (of a role) with what the broker has of it, in declaration order."""
+    declared = declare(settings, role)
     with _admin(settings) as admin:
         names = _listed(admin, [t.name for t in declared])
-        counts = {t["name"]: len(t["partitions"]) for t in admin.describe_topics(names)} if names else {}
+        found = {t["name"]: t["partitions"] for t in admin.describe_topics(names)} if names else {}
         configs = _configs(admin, names)
-    return [TopicState(t, counts.get(t.name, 0), configs.get(t.name, {})) for t in declared]
+    return [
+        TopicState(t, len(partitions), configs.get(t.name, {}), _replicas(partitions))
+        for t in declared
+        for partitions in [found.get(t.name, [])]
+    ]
+
+
+def _replicas(partitions: list[dict[str, Any]]) -> int:
+    return min((len(partition["replica_nodes"]) for partition in partitions), default=0)
+
+
+def alter_topics(settings: Settings, *, dry_run: bool = False) -> list[str]:
+    """Give the topics their declared configuration where it matters that they have another; what was
+    changed, one line each. With ``dry_run`` the broker is only asked whether it would.
+
+    Nothing but the entries that differ is touched. Raises AccessError, ConfigurationError.
+    """
+    changes = {state.topic.name: state.differences for state in topic_states(settings) if state.differences}
+    resources = [
+        ConfigResource(ConfigResourceType.TOPIC, name, {each.key: each.wanted for each in differences})
+        for name, differences in changes.items()
+    ]
+    if resources:
+        with _admin(settings) as admin:
+            answers = admin.alter_configs(resources, validate_only=dry_run, raise_on_unknown=False)["topic"]
+        for name, answer in answers.items():
+            if answer != "OK":
+                raise AccessError(
+                    f"the broker at {settings.kafka.broker} does not alter topic {name} ({answer}): grant "
+                    "ALTER_CONFIGS on it by an ACL, or connect as somebody who has it"
+                )
+    return [
+        f"{name}: {each.key} {each.found} → {each.wanted}"
+        for name, differences in changes.items()
+        for each in differences
+    ]
 
 
 def check_topics(settings: Settings) -> list[str]:
@@ -137,7 +148,8 @@ def check_topics(settings: Settings) -> list[str]:
     """
     states = topic_states(settings)
     check_partitions(settings, states)
-    return [state.problem for state in states if state.problem]
+    missing = [state.missing for state in states if state.missing]
+    return missing + [line for state in states for line in (*state.refusals, *state.warnings)]
 
 
 def check_partitions(settings: Settings, states: list[TopicState]) -> None:
@@ -164,13 +176,26 @@ def check_partitions(settings: Settings, states: list[TopicState]) -> None:
         )
 
 
-def ensure_topics(settings: Settings) -> None:
-    """For a worker's start: create what is missing, then refuse topics that cannot work together.
+def ensure_topics(settings: Settings, role: str | None = None) -> None:
+    """For a worker's start: create what is missing of the topics that its role uses, refuse those that
+    cannot work together or would lose data, and warn of what else is not as declared.
 
     Raises TopicMismatchError, or BrokerUnavailableError.
     """
-    create_topics(settings)
-    check_partitions(settings, topic_states(settings))
+    create_topics(settings, role)
+    states = topic_states(settings, role)
+    check_partitions(settings, states)
+    if refusals := [line for state in states for line in state.refusals]:
+        raise TopicMismatchError("; ".join(refusals))
+    for state in states:
+        for line in state.warnings:
+            log.warning("topic %s", line)
+    if unread := [state.topic.name for state in states if not state.config]:
+        log.warning(
+            "the configuration of %s may not be read, and is taken for as declared: grant DESCRIBE_CONFIGS "
+            "by an ACL to have it checked",
+            ", ".join(unread),
+        )
 
 
 def delete_topics(settings: Settings) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from yarl import URL
 
 import stream_app.kafka.header_names  # noqa: F401 - whoever reads with these options reads odd header names
+from stream_app.addresses import addresses
 from stream_app.errors import ConfigurationError
 from stream_app.secret import secret_of
 from stream_app.settings import Kafka, Settings
@@ -24,8 +25,7 @@ NOT_PEM = "not PEM"
 
 def aiokafka_options(settings: Settings, client_id: str) -> dict[str, Any]:
     """For AIOKafkaProducer and AIOKafkaConsumer. Raises ConfigurationError naming the setting."""
-    addresses = settings.kafka.broker.split(",")
-    return {"bootstrap_servers": addresses, **single_connection_options(settings, client_id)}
+    return {"bootstrap_servers": _servers(settings.kafka), **single_connection_options(settings, client_id)}
 
 
 def single_connection_options(settings: Settings, client_id: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def kafka_python_options(settings: Settings) -> dict[str, Any]:
     """For kafka-python's clients. Raises ConfigurationError naming the setting."""
     kafka = settings.kafka
     return {
-        "bootstrap_servers": kafka.broker.split(","),
+        "bootstrap_servers": _servers(kafka),
         "client_id": kafka.app_id,
         "request_timeout_ms": int(kafka.request_timeout_s * 1000),
         **_security(kafka),
@@ -53,9 +53,7 @@ def faust_options(settings: Settings) -> dict[str, Any]:
     from faust.auth import SASLCredentials, SSLCredentials  # our other clients do without Faust
 
     kafka = settings.kafka
-    options: dict[str, Any] = {
-        "broker": [URL(f"aiokafka://{address}") for address in kafka.broker.split(",")]
-    }
+    options: dict[str, Any] = {"broker": [URL(f"aiokafka://{address}") for address in _servers(kafka)]}
     if kafka.uses_sasl:
         options["broker_credentials"] = SASLCredentials(
             username=kafka.sasl_username,
@@ -66,6 +64,10 @@ def faust_options(settings: Settings) -> dict[str, Any]:
     elif kafka.uses_tls:
         options["broker_credentials"] = SSLCredentials(tls_context(kafka))
     return options
+
+
+def _servers(kafka: Kafka) -> list[str]:
+    return [str(address) for address in addresses(kafka.broker)]
 
 
 def _security(kafka: Kafka) -> dict[str, Any]:

@@ -14,18 +14,17 @@ import contextlib
 import socket
 import ssl
 import struct
-from urllib.parse import urlsplit
 
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaError, SaslAuthenticationFailed
 
+from stream_app.addresses import Address, addresses
 from stream_app.errors import AccessError, BrokerUnavailableError, StreamAppError
 from stream_app.kafka.connection import single_connection_options, tls_context
 from stream_app.settings import Kafka, Settings
 
 TIMEOUT_S = 3.0
 """Bound on each step."""
-DEFAULT_PORT = 9092
 LONGEST_ANSWER = 65_536
 UNSUPPORTED_MECHANISM, ILLEGAL_STATE = 33, 34
 """Kafka's error codes: not this mechanism; not a listener with users."""
@@ -37,17 +36,17 @@ def cause(settings: Settings, error: Exception) -> StreamAppError:
     """What to tell a person when a client failed with ``error``: AccessError when broker and client do
     not accept each other, otherwise BrokerUnavailableError, which says how each listener is silent. Takes
     seconds, and runs an event loop of its own: from a coroutine call it in a thread."""
-    addresses = [address.strip() for address in settings.kafka.broker.split(",")]
+    listeners = addresses(settings.kafka.broker)
     silent = []
-    for address in addresses:
+    for address in listeners:
         try:
             problem = _problem(settings, address)
         except OSError as reason:
-            silent.append(f"{_silence(reason)} at {address}" if len(addresses) > 1 else _silence(reason))
+            silent.append(f"{_silence(reason)} at {address}" if len(listeners) > 1 else _silence(reason))
         else:
             if problem is not None:
                 return AccessError(problem)
-    if len(silent) < len(addresses):
+    if len(silent) < len(listeners):
         return BrokerUnavailableError(
             f"the broker at {settings.kafka.broker} answers, but does not get done with us in time "
             f"({type(error).__name__}): see to its load and to the network, and whether the addresses that "
@@ -78,33 +77,31 @@ def wrong_password(kafka: Kafka) -> str:
     )
 
 
-def _problem(settings: Settings, address: str) -> str | None:
+def _problem(settings: Settings, address: Address) -> str | None:
     """What is wrong for certain between us and this listener, and what to do; None if nothing is. Raises
     OSError when nobody is there, or nobody who speaks with us."""
     kafka = settings.kafka
-    parts = urlsplit(f"//{address}")
-    target = (parts.hostname or "localhost", parts.port or DEFAULT_PORT)
-    plain = socket.create_connection(target, TIMEOUT_S)
+    plain = socket.create_connection(address, TIMEOUT_S)
     with contextlib.ExitStack() as opened:
         connection = opened.enter_context(plain)
         try:
             if kafka.uses_tls:
-                wrapped = tls_context(kafka).wrap_socket(plain, server_hostname=target[0])
+                wrapped = tls_context(kafka).wrap_socket(plain, server_hostname=address.host)
                 connection = opened.enter_context(wrapped)
             error_code, mechanisms = _sasl_handshake(connection, kafka.sasl_mechanism)
         except ssl.SSLCertVerificationError as error:
-            return _distrust(kafka, target[0], address, error)
+            return _distrust(kafka, address, error)
         except ssl.SSLError as error:
             if "ALERT" in (error.reason or ""):
                 return _alert(kafka, address, error.reason)
-            return _other_protocol(kafka, target, address)
+            return _other_protocol(kafka, address)
         except TimeoutError:
             raise OSError(f"connected, but no answer within {TIMEOUT_S:.0f} s") from None
         except (OSError, struct.error):
-            return _other_protocol(kafka, target, address)
+            return _other_protocol(kafka, address)
     if problem := _users(kafka, address, error_code, mechanisms):
         return problem
-    if kafka.uses_sasl and asyncio.run(_is_refused(settings, *target)):
+    if kafka.uses_sasl and asyncio.run(_is_refused(settings, *address)):
         return wrong_password(kafka)
     return None
 
@@ -132,7 +129,7 @@ async def _close(connection: AIOKafkaConnection) -> None:
         await asyncio.wait([connection.close()], timeout=TIMEOUT_S)
 
 
-def _users(kafka: Kafka, address: str, error_code: int, mechanisms: list[str]) -> str | None:
+def _users(kafka: Kafka, address: Address, error_code: int, mechanisms: list[str]) -> str | None:
     protocol = f"kafka.security_protocol = {kafka.security_protocol}"
     if kafka.uses_sasl and error_code == ILLEGAL_STATE:
         instead = "SSL" if kafka.uses_tls else "PLAINTEXT"
@@ -152,11 +149,11 @@ def _users(kafka: Kafka, address: str, error_code: int, mechanisms: list[str]) -
     return None
 
 
-def _distrust(kafka: Kafka, host: str, address: str, error: ssl.SSLCertVerificationError) -> str:
+def _distrust(kafka: Kafka, address: Address, error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code in ANOTHER_NAME:
         return (
-            f"the certificate of the broker at {address} is not for {host}: set kafka.broker to a name that "
-            "it has (kafka.ssl_check_hostname = false accepts any)"
+            f"the certificate of the broker at {address} is not for {address.host}: set kafka.broker to a "
+            "name that it has (kafka.ssl_check_hostname = false accepts any)"
         )
     trusted = f"kafka.ssl_ca_file = {kafka.ssl_ca_file}" if kafka.ssl_ca_file else "the system"
     return (
@@ -165,7 +162,7 @@ def _distrust(kafka: Kafka, host: str, address: str, error: ssl.SSLCertVerificat
     )
 
 
-def _alert(kafka: Kafka, address: str, reason: str) -> str:
+def _alert(kafka: Kafka, address: Address, reason: str) -> str:
     if kafka.ssl_certificate_file:
         return (
             f"the broker at {address} refuses kafka.ssl_certificate_file = {kafka.ssl_certificate_file} "
@@ -177,13 +174,13 @@ def _alert(kafka: Kafka, address: str, reason: str) -> str:
     )
 
 
-def _other_protocol(kafka: Kafka, target: tuple[str, int], address: str) -> str:
+def _other_protocol(kafka: Kafka, address: Address) -> str:
     """The listener hung up. If it understands us the other way, with or without TLS, that is why; otherwise
     raises OSError."""
-    if kafka.uses_tls and _answers_plainly(target):
+    if kafka.uses_tls and _answers_plainly(address):
         instead = "SASL_PLAINTEXT" if kafka.uses_sasl else "PLAINTEXT"
         what = "does not speak TLS"
-    elif not kafka.uses_tls and _speaks_tls(target):
+    elif not kafka.uses_tls and _speaks_tls(address):
         instead = "SASL_SSL" if kafka.uses_sasl else "SSL"
         what = "speaks TLS only"
     else:
@@ -194,20 +191,20 @@ def _other_protocol(kafka: Kafka, target: tuple[str, int], address: str) -> str:
     )
 
 
-def _answers_plainly(target: tuple[str, int]) -> bool:
+def _answers_plainly(address: Address) -> bool:
     try:
-        with socket.create_connection(target, TIMEOUT_S) as connection:
+        with socket.create_connection(address, TIMEOUT_S) as connection:
             _sasl_handshake(connection, "")
     except (OSError, struct.error):
         return False
     return True
 
 
-def _speaks_tls(target: tuple[str, int]) -> bool:
+def _speaks_tls(address: Address) -> bool:
     curious = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     curious.check_hostname, curious.verify_mode = False, ssl.CERT_NONE  # nothing is sent; whoever it is
     try:
-        with socket.create_connection(target, TIMEOUT_S) as connection, curious.wrap_socket(connection):
+        with socket.create_connection(address, TIMEOUT_S) as connection, curious.wrap_socket(connection):
             return True
     except ssl.SSLError as error:
         return "ALERT" in (error.reason or "")

@@ -141,7 +141,8 @@ class ServingApp:
 
     def _partitions(self) -> int:
         name = self._settings.topic_name(TOPIC)
-        number = next(state.partitions for state in topic_states(self._settings) if state.topic.name == name)
+        states = topic_states(self._settings, ROLE)
+        number = next(state.partitions for state in states if state.topic.name == name)
         if not number:
             raise TopicMismatchError(
                 f"topic {name} does not exist: create it with `stream-app topics --create`"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError
 
 from stream_app import client
 from stream_app.client import COLD_START_USER_ID, EventProducer, Subscriber, Update
@@ -17,7 +19,7 @@ from stream_app.content.schema import Content, ContentDecoder
 from stream_app.errors import BrokerUnavailableError, ConfigurationError, DeliveryError
 from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.impressions import ImpressionDecoder, ShownList
-from stream_app.kafka import clients
+from stream_app.kafka import admin, clients
 from stream_app.settings import Settings, build
 from tests.commands.records import slate
 
@@ -138,8 +140,10 @@ def test_any_configured_action_can_be_sent(settings: Settings, producer: EventPr
 
 def test_what_is_not_delivered_is_raised_once(settings: Settings, producer: EventProducer) -> None:
     likes = settings.topic_name("likes")
-    with contextlib.closing(clients.admin_client(settings)) as admin:
-        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, likes, {"max.message.bytes": "300"})])
+    with contextlib.closing(clients.admin_client(settings)) as connected:
+        connected.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, likes, {"max.message.bytes": "300"})]
+        )
     sent = producer.like("ana", "post-1", text="".join(chr(33 + n % 90) * (n % 7) for n in range(3000)))
     producer.share("ana", "post-1")
     with pytest.raises(DeliveryError, match=r"^1 records may not stand on Kafka \(.*\): send them again"):
@@ -200,6 +204,109 @@ def test_a_group_goes_on_with_what_was_not_done(settings: Settings, topics: list
         assert contents(taken(subscriber, 4)) == ["c0", "c1", "c2", "c3"]
     with Subscriber(settings, group=f"{settings.kafka.app_id}-home", idle_s=PATIENCE_S) as subscriber:
         assert contents(taken(subscriber, 3)) == ["c3", "c4", "c5"]
+
+
+CONTENTS = [f"c{n}" for n in range(10)]
+
+
+def shown(update: Update) -> str:
+    """Which of the slates of ``numbered`` it is."""
+    assert update.slate is not None
+    return update.slate.items[0].content_id
+
+
+@pytest.fixture
+def numbered(settings: Settings, topics: list[str]) -> Settings:
+    """With ten slates of one user, told apart by their content."""
+    published(settings, *(("ana", slate("ana", content)) for content in CONTENTS))
+    return settings
+
+
+def committed(settings: Settings, group: str) -> int:
+    """What the group has committed, over all partitions."""
+    topic = settings.topic_name("recommendations")
+    return sum(admin.committed_offset(settings, group, topic, partition) for partition in (0, 1))
+
+
+@pytest.mark.parametrize("group", ["home", None])
+@pytest.mark.parametrize("leaves", ["break", "exception", "abandoned"])
+def test_a_loop_is_left_and_entered_again(numbered: Settings, group: str | None, leaves: str) -> None:
+    """Whatever way it is left: what was fetched and not handed out is neither lost nor committed."""
+    name = group and f"{numbered.kafka.app_id}-{group}"
+    seen: list[str] = []
+    with Subscriber(numbered, group=name, idle_s=PATIENCE_S) as subscriber:
+        while len(seen) < len(CONTENTS):
+            kept = iter(subscriber)
+            with contextlib.suppress(LookupError):
+                for update in kept:
+                    seen.append(shown(update))
+                    if len(seen) % 3 == 0 or len(seen) == len(CONTENTS):
+                        if leaves == "exception":
+                            raise LookupError
+                        break
+            if leaves != "abandoned":
+                del kept
+            if name is not None:
+                subscriber._commit(0.0)
+                assert committed(numbered, name) == len(seen) - 1, "all but the one in hand"
+    assert seen == CONTENTS
+
+
+def test_who_comes_after_an_exception_gets_what_was_not_done(numbered: Settings) -> None:
+    group = f"{numbered.kafka.app_id}-home"
+    seen: list[str] = []
+
+    def fails_at_the_fourth() -> None:
+        with Subscriber(numbered, group=group, idle_s=PATIENCE_S) as subscriber:
+            for update in subscriber:
+                if shown(update) == "c3":
+                    raise LookupError
+                seen.append(shown(update))
+
+    with pytest.raises(LookupError):
+        fails_at_the_fourth()
+    assert committed(numbered, group) == len(seen) == 3
+    with Subscriber(numbered, group=group, idle_s=PATIENCE_S) as subscriber:
+        seen += [shown(update) for update in taken(subscriber, 7)]
+    assert seen == CONTENTS
+
+
+def test_partitions_that_go_to_another_member_take_what_waits_with_them(numbered: Settings) -> None:
+    """One has three of ten in its program when another joins; it goes on with what it has fetched."""
+    group = f"{numbered.kafka.app_id}-home"
+    published(numbered, *((f"u{n}", slate(f"u{n}", f"other{n}")) for n in range(20)))
+    everything = {*CONTENTS, *(f"other{n}" for n in range(20))}
+    seen: list[str] = []
+    both = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def follow(subscriber: Subscriber) -> None:
+        for update in subscriber:
+            seen.append(shown(update))
+            if everything <= set(seen):
+                return
+
+    def join() -> None:
+        with Subscriber(numbered, group=group, idle_s=5.0) as second:
+            both.wait()
+            follow(second)
+
+    with Subscriber(numbered, group=group, idle_s=5.0) as first:
+        seen += [shown(update) for update in taken(first, 3)]
+        other = threading.Thread(target=join)
+        other.start()
+        both.wait()
+        follow(first)
+        other.join(PATIENCE_S)
+    assert not other.is_alive()
+    assert set(seen) == everything
+
+
+def test_a_closed_one_hands_out_nothing_more(numbered: Settings) -> None:
+    subscriber = Subscriber(numbered, idle_s=PATIENCE_S)
+    assert [shown(update) for update in taken(subscriber, 3)] == CONTENTS[:3]
+    subscriber.close()
+    with pytest.raises((KafkaError, AssertionError, RuntimeError)):
+        next(iter(subscriber))
 
 
 def test_iterating_ends_when_nothing_comes(settings: Settings, topics: list[str]) -> None:

@@ -33,8 +33,8 @@ STEPS = (
     "after the commit, before its answer is handled",
     "in the flush to RocksDB",
 )
-GO_ON = "STREAM_APP_TEST_GO_ON"
-UNFENCED = "STREAM_APP_TEST_UNFENCED"
+GO_ON = "ZOMBIE_GO_ON"
+UNFENCED = "ZOMBIE_UNFENCED"
 POLL_S = 0.02
 
 
