@@ -16,6 +16,7 @@ from torch import Tensor
 from stream_app.content.index import ContentIndex
 from stream_app.ranking.device import DeviceIndex
 from stream_app.ranking.popularity import HOUR_MS, ContentStatistics
+from stream_app.ranking.texts import SameTexts
 from stream_app.ranking.users import DAY_MS
 from stream_app.settings import Settings
 
@@ -35,15 +36,18 @@ class Priors:
     """[N] in 0..1"""
     bias: NDArray[np.float32]
     """[N], their weighted sum; -inf for a row that is free, older than ranking.max_age_days, or
-    created after stream time by more than the clocks' skew (events.max_future_s).
+    created after stream time by more than the clocks' skew (events.max_future_s); and for all but one of
+    the rows that hold the same text, so that no slate says the same twice.
 
     Below 2^-20 it carries bits of the content's key, so that contents which are equal otherwise
     are retrieved in the same order by every worker, whatever rows they stand in.
     """
 
 
-def priors(settings: Settings, index: ContentIndex, statistics: ContentStatistics, now_ms: int) -> Priors:
-    """The priors of all rows at ``now_ms``."""
+def priors(
+    settings: Settings, index: ContentIndex, statistics: ContentStatistics, texts: SameTexts, now_ms: int
+) -> Priors:
+    """The priors of all rows at ``now_ms``; ``texts`` are those of the index."""
     high, ranking = index.high, settings.ranking
     lead = index.created_at[:high] - now_ms  # [N], ms; positive: created after stream time
     age = np.maximum(-lead, 0).astype(np.float32)
@@ -55,6 +59,7 @@ def priors(settings: Settings, index: ContentIndex, statistics: ContentStatistic
     # a replayed year has its whole catalogue at hand: what it had not seen yet is none of its candidates
     future = lead > settings.events.max_future_s * 1000
     bias[~index.live[:high] | (age > ranking.max_age_days * DAY_MS) | future] = -np.inf
+    bias[texts.spare(bias > -np.inf, popularity)] = -np.inf
     return Priors(now_ms, recency, popularity, bias)
 
 
@@ -74,16 +79,16 @@ def retrieve(
     index: DeviceIndex,
     interests: Tensor,
     bias: Tensor,
-    seen_users: Tensor,
-    seen_rows: Tensor,
+    excluded_users: Tensor,
+    excluded_rows: Tensor,
     weight_interest: float,
     count: int,
 ) -> Candidates:
     """Top ``count`` contents of each user by ``weight_interest · cosine + bias``.
 
-    ``interests`` [B, D] float32 unit vectors or zero, ``bias`` [N] float32, ``seen_*`` [X].
+    ``interests`` [B, D] float32 unit vectors or zero, ``bias`` [N] float32, ``excluded_*`` [X].
     """
-    scores = masked_scores(index, interests, bias, seen_users, seen_rows, weight_interest)
+    scores = masked_scores(index, interests, bias, excluded_users, excluded_rows, weight_interest)
     rows = top(scores, count)  # [B, K]
     order = index.keys[rows].argsort(dim=1)
     rows = rows.gather(1, order)
@@ -97,14 +102,14 @@ def masked_scores(
     index: DeviceIndex,
     interests: Tensor,
     bias: Tensor,
-    seen_users: Tensor,
-    seen_rows: Tensor,
+    excluded_users: Tensor,
+    excluded_rows: Tensor,
     weight_interest: float,
 ) -> Tensor:
     """[B, N], ``weight_interest · cosine + bias``, arguments as for :func:`retrieve`; -inf for what must not
     be recommended to the user."""
     scores = _scores(index.vectors[: len(bias)], interests * weight_interest, bias)
-    scores[seen_users, seen_rows] = -torch.inf
+    scores[excluded_users, excluded_rows] = -torch.inf
     return scores
 
 

@@ -82,12 +82,11 @@ def test_half_precision_retrieval_gives_the_same_slates() -> None:
 def test_equal_contents_are_ordered_by_key_in_any_row() -> None:
     config = world.settings(ranking={"slate_size": 8, "candidates": 8, "author_cap": 0})
     rng = np.random.default_rng(1)
-    vector = rng.normal(size=world.D)
     slates = []
     for _ in range(3):
         index = world.filled_index(config, 0)
         for i in rng.permutation(40):
-            world.put(index, world.content_id(int(i)), vector, world.NOW)
+            world.put_silent(index, world.content_id(int(i)), world.NOW)
         statistics = ContentStatistics(config, index)
         statistics.stream_time = world.NOW
         user = user_of(config, index, Engagement(world.content_id(0), world.NOW), seen=[world.content_id(0)])
