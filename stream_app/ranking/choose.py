@@ -158,7 +158,8 @@ def choose_by_model(
         else:
             near = neighbours.rows[users.rows[:, :NEAR_CONTENTS], : ranking.candidates_near]
             near = torch.where(_present(users, near), near.long() - 1, -1).flatten(1)
-            pool = union(retrieval, top(retrieval, ranking.candidates), learned.catalogue.popular, near)
+            retrieved = top(retrieval, ranking.candidates, mirror.keys[: len(bias)])
+            pool = union(retrieval, retrieved, learned.catalogue.popular, near)
     with metrics.RANK_SECONDS.labels("score").time():
         size = CPU_FEATURES if device.type == "cpu" else len(users.rows)
         chunks = [slice(start, start + size) for start in range(0, len(users.rows), size)]
@@ -203,10 +204,11 @@ class Best(NamedTuple):
 def _best(ranking: Ranking, mirror: DeviceIndex, learned: Learned, pool: Pool, users: Users) -> Best:
     model = learned.model
     known = candidate_features(learned.catalogue, mirror, learned.neighbours, pool, users)  # [B, K, F]
-    scores = torch.round(model.score(known, model.weights(users.groups)) * _GRID) / _GRID
+    scores = torch.round(model.score(known, model.weights(users.groups)) * _GRID) / _GRID + 0.0  # no -0
     scores.masked_fill_(~pool.valid, -torch.inf)
-    best = top(scores, ranking.candidates)  # [B, K']
-    best = best.gather(1, mirror.keys[pool.rows.gather(1, best)].argsort(dim=1))
+    keys = mirror.keys[pool.rows]
+    best = top(scores, ranking.candidates, keys)  # [B, K']
+    best = best.gather(1, keys.gather(1, best).argsort(dim=1))
     scores = scores.gather(1, best)
     valid = scores > -torch.inf
     return Best(

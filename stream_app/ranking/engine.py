@@ -33,15 +33,16 @@ from stream_app.ranking.capped import cheapest, crowded, fill, others_of
 from stream_app.ranking.catalogue import LiveCatalogue, live_catalogue
 from stream_app.ranking.choose import Chosen, Learned, UploadedPriors, choose_by_blend, choose_by_model
 from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause, show_memory
-from stream_app.ranking.excluded import Excluded, User, excluded
+from stream_app.ranking.excluded import Excluded, excluded
 from stream_app.ranking.explore import Drawn, Explorable, draw, explorable, places
 from stream_app.ranking.fatigue import Tired
 from stream_app.ranking.histories import gather, histories
+from stream_app.ranking.largest import largest
 from stream_app.ranking.learned import LearnedModel
 from stream_app.ranking.neighbours import NeighbourTable
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import Published
-from stream_app.ranking.ranked import BLEND, LEARNED, Item, Kind, Parts, Ranked, Reason
+from stream_app.ranking.ranked import BLEND, LEARNED, Item, Kind, Parts, Ranked, Reason, User
 from stream_app.ranking.retrieve import Priors, priors
 from stream_app.ranking.users import Interest, UserBatch
 from stream_app.settings import Settings
@@ -274,11 +275,7 @@ class RankingEngine:
 
     def _popular_rows(self, known: Priors, count: int) -> NDArray[np.int64]:
         """The ``count`` rows with the largest priors, best first; fewer where fewer may be recommended."""
-        count = min(count, len(known.bias))
-        if not count:
-            return np.zeros(0, np.intp)
-        rows = np.argpartition(-known.bias, count - 1)[:count]
-        rows = rows[np.lexsort((self.index.keys[rows], -known.bias[rows]))]
+        rows = largest(known.bias, self.index.keys[: len(known.bias)], count)
         return rows[known.bias[rows] > -np.inf]
 
     def _known_priors(self) -> Priors:

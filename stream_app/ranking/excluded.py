@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from stream_app.hashing import key64
 from stream_app.interests.record import InterestRecord
 from stream_app.ranking.device import DeviceIndex
-
-User = tuple[bytes, InterestRecord | None]
-"""user_id and the newest record, None where nothing is known of the user."""
+from stream_app.ranking.ranked import User
 
 
 class Excluded(NamedTuple):

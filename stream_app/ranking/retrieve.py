@@ -21,7 +21,6 @@ from stream_app.ranking.users import DAY_MS
 from stream_app.settings import Settings
 
 _BLOCK = 32
-_TIE = np.float32(2.0**-44)  # spreads the 24 upper bits of a key over 0 .. 2^-20
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,6 @@ class Priors:
     """[N], their weighted sum; -inf for a row that is free, older than ranking.max_age_days, or
     created after stream time by more than the clocks' skew (events.max_future_s); and for all but one of
     the rows that hold the same text, so that no slate says the same twice.
-
-    Below 2^-20 it carries bits of the content's key, so that contents which are equal otherwise
-    are retrieved in the same order by every worker, whatever rows they stand in.
     """
 
 
@@ -55,7 +51,6 @@ def priors(
     half_life = statistics.nearest_half_life(ranking.popularity_half_life_h)
     popularity = statistics.popularity(half_life, now_ms)
     bias = np.float32(ranking.weight_recency) * recency + np.float32(ranking.weight_popularity) * popularity
-    bias += (index.keys[:high] >> np.uint64(40)).astype(np.float32) * _TIE
     # a replayed year has its whole catalogue at hand: what it had not seen yet is none of its candidates
     future = lead > settings.events.max_future_s * 1000
     bias[~index.live[:high] | (age > ranking.max_age_days * DAY_MS) | future] = -np.inf
@@ -89,7 +84,7 @@ def retrieve(
     ``interests`` [B, D] float32 unit vectors or zero, ``bias`` [N] float32, ``excluded_*`` [X].
     """
     scores = masked_scores(index, interests, bias, excluded_users, excluded_rows, weight_interest)
-    rows = top(scores, count)  # [B, K]
+    rows = top(scores, count, index.keys[: len(bias)])  # [B, K]
     order = index.keys[rows].argsort(dim=1)
     rows = rows.gather(1, order)
     valid = scores.gather(1, rows) > -torch.inf
@@ -120,8 +115,20 @@ def _scores(contents: Tensor, interests: Tensor, bias: Tensor) -> Tensor:
     return (interests.to(contents.dtype) @ contents.T).float().add_(bias)
 
 
-def top(scores: Tensor, count: int) -> Tensor:
+def top(scores: Tensor, count: int, keys: Tensor) -> Tensor:
     """Columns of the ``count`` largest of each row, of all where there are fewer; in no order.
+
+    Equal ones, down to the last bit, count by the upper halves of their ``keys`` [N] or [B, N] int64, the
+    lowest first: every worker takes the same contents, whatever rows they stand in. ``scores`` [B, N] are
+    float32.
+    """
+    bits = scores.view(torch.int32)
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of the same order as the scores
+    return _largest((bits.long() << 32) + (0x7FFFFFFF - (keys >> 32)), count)
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    """:func:`top` of numbers that all differ.
 
     They lie in the ``count`` blocks with the largest maxima (and the rest that fills no block): that
     is exact, and reads [B, N] once at memory speed, where selecting from whole rows is slow for few rows.

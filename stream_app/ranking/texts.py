@@ -33,7 +33,8 @@ class SameTexts:
         n, d = index.vectors.shape
         axes = np.random.default_rng(0).normal(size=(d, _PROJECTIONS))
         self._axes = (axes / np.maximum(np.linalg.norm(axes, axis=0), 1e-12)).astype(np.float32)  # [D, 6]
-        self._texts: NDArray[np.int64] = np.zeros(n, np.int64)  # [N], a text's number; 0 where there is none
+        self.numbers: NDArray[np.int64] = np.zeros(n, np.int64)
+        """[N], each text has its own; 0 where there is no vector"""
         self._cells: NDArray[np.int64] = np.zeros(n, np.int64)  # [N], hash of the cell that a row lies in
         self._first: dict[int, list[int]] = {}  # cell → rows in it, one for each text
         self._several: dict[int, list[int]] = {}  # text → its rows, where it has several; found by the first
@@ -45,7 +46,7 @@ class SameTexts:
     def adopt(self, rows: NDArray[np.int64]) -> None:
         """Take note that these rows of the index have changed."""
         regrouped = False
-        for row in rows[self._texts[rows] > 0].tolist():
+        for row in rows[self.numbers[rows] > 0].tolist():
             regrouped |= self._forget(row)
         for start in range(0, len(rows), _AT_ONCE):
             some = rows[start : start + _AT_ONCE]
@@ -94,18 +95,18 @@ class SameTexts:
             for first in self._first.get(cell, ()):
                 apart = vectors[first] - vector
                 if float(apart @ apart) < SAME**2:
-                    text = int(self._texts[first])
-                    self._texts[row] = text
+                    text = int(self.numbers[first])
+                    self.numbers[row] = text
                     self._several.setdefault(text, [first]).append(row)
                     return True
         self._last += 1
-        self._texts[row] = self._last
+        self.numbers[row] = self._last
         self._first.setdefault(own, []).append(row)
         return False
 
     def _forget(self, row: int) -> bool:
         """Whether other rows have the text that this one had."""
-        text, self._texts[row] = int(self._texts[row]), 0
+        text, self.numbers[row] = int(self.numbers[row]), 0
         members = self._several.get(text, [row])
         if members[0] == row:
             cell = int(self._cells[row])

@@ -9,9 +9,9 @@ import torch
 from stream_app.content.index import ContentIndex
 from stream_app.interests import record
 from stream_app.ranking.diversify import LEAST_VOLUME, SMOOTHING, diversify
-from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.ranking.ranked import Ranked
+from stream_app.ranking.ranked import Ranked, User
 from stream_app.ranking.sides import MOST, Sides, sides
 from tests.ranking import learned_world
 from tests.ranking import ranking_world as world

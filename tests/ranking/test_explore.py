@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.ranking import explore
-from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.explore import Explorable
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.ranking.ranked import Item, Ranked
+from stream_app.ranking.ranked import Item, Ranked, User
 from stream_app.recommendations.readable import Titles, lines
 from stream_app.recommendations.slate import SlateMaker, decode, encode, fingerprint
 from stream_app.settings import Settings

@@ -13,8 +13,8 @@ from stream_app.errors import ConfigurationError
 from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause, limit_threads
 from stream_app.ranking.explain import shares, top_reasons
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.ranking.texts import SameTexts
 from stream_app.ranking.retrieve import priors, retrieve
+from stream_app.ranking.texts import SameTexts
 
 
 @pytest.mark.parametrize(("contents", "count"), [(7, 5), (50, 50), (3000, 20), (3001, 20), (2047, 3)])

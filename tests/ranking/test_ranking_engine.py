@@ -14,9 +14,9 @@ from stream_app.errors import DeviceError
 from stream_app.hashing import key64
 from stream_app.interests import record
 from stream_app.interests.record import APPLIED, AWAITING, UNDONE, InterestRecord
-from stream_app.ranking.engine import FAILURES_IN_A_ROW, RankingEngine, User
+from stream_app.ranking.engine import FAILURES_IN_A_ROW, RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.ranking.ranked import Ranked
+from stream_app.ranking.ranked import Ranked, User
 from stream_app.settings import Settings
 
 
