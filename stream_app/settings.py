@@ -9,6 +9,7 @@ Passwords come from the environment or from files of their own only.
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -323,6 +324,7 @@ def build(tree: Mapping[str, Any]) -> Settings:
         settings = msgspec.convert(dict(tree), Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError(_explain(str(error), tree)) from None
+    _check_finite(settings)
     _check_security(settings.kafka)
     _check_exposure("serving", settings.serving)
     _check_exposure("inspect", settings.inspect)
@@ -381,6 +383,15 @@ def _refuse_secrets(tree: Mapping[str, Any]) -> None:
                     f"{ENV_PREFIX}{section.upper()}_{field.name.upper()}, or name a file that holds it alone in "
                     f"{section}.{field.name}_file"
                 )
+
+
+def _check_finite(settings: Settings) -> None:
+    """What is reckoned with must be a number: NaN and infinity pass most bounds, and spoil every score."""
+    for section in SECTIONS:
+        for name, value in msgspec.structs.asdict(getattr(settings, section)).items():
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise ConfigurationError(f"{section}.{name} = {number}: expected a finite number")
 
 
 def _check_security(kafka: Kafka) -> None:

@@ -417,9 +417,13 @@ class RankingEngine:
 
     def _with_drawn(self, items: list[Item], drawn: Drawn, user: int) -> list[Item]:
         """The slate with what is explored in its last places."""
-        propensity, ids = float(drawn.propensity[user]), self._mirror.ids
-        names = [ids[row] for row in drawn.rows[user].tolist() if row >= 0]
-        explored = [Item(_text(n), 0.0, NO_PARTS, [], "explore", propensity) for n in names if n is not None]
+        explored = [
+            Item(_text(content_id), 0.0, NO_PARTS, [], "explore", propensity)
+            for row, propensity in zip(
+                drawn.rows[user].tolist(), drawn.propensity[user].tolist(), strict=True
+            )
+            if row >= 0 and (content_id := self._mirror.ids[row]) is not None
+        ]
         metrics.EXPLORED.inc(len(explored))
         twice = {item.content_id for item in explored}
         first = self.settings.ranking.slate_size - len(explored)
