@@ -178,7 +178,8 @@ class RankerPipeline:
 
     async def renew(self, found: Mapping[bytes, tuple[int, bytes | None]], wanted: Container[bytes]) -> None:
         """Make slates anew, from (partition, interest record) that were looked up; users without a record
-        lose theirs. Those who are no longer ``wanted`` when their turn comes have a newer one."""
+        lose theirs, and those whose record cannot be read are as good as unknown.
+        Those who are no longer ``wanted`` when their turn comes have a newer one."""
         async with self.work:
             self._engine.adopt(self._newest())
             users: list[User] = []
@@ -186,11 +187,10 @@ class RankerPipeline:
             for user, (partition, value) in found.items():
                 if user not in wanted:
                     continue
-                record = None if value is None else _decoded(value)
-                if record is None:
+                if value is None:
                     made.append(Change(partition, user, None))
                 else:
-                    users.append((user, record))
+                    users.append((user, _decoded(value)))
             self._engine.observe(users)
             places = {user: partition for user, (partition, _) in found.items()}
             await self._publisher.publish(await self._rank(users, places, made, timely=False))
