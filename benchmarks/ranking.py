@@ -34,9 +34,10 @@ from stream_app.learning.model import SoftmaxRanker
 from stream_app.learning.neighbours_record import Neighbours
 from stream_app.observability import metrics
 from stream_app.ranking.device import limit_threads
-from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import Published
+from stream_app.ranking.ranked import User
 
 STEPS = ("gather", "retrieve", "blend", "score", "diversify", "explain", "assemble")
 NEIGHBOURS = 64

@@ -250,7 +250,8 @@ class Update(NamedTuple):
     user_id: str
     """COLD_START_USER_ID: of everybody who has no slate"""
     slate: Slate | None
-    """None: withdrawn, since the user has faded or was erased; show the slate of COLD_START_USER_ID"""
+    """None: withdrawn, since the user has faded or was erased; show the slate of COLD_START_USER_ID. Where
+    nothing is left that the user has not engaged with there is a slate without items"""
     headers: tuple[tuple[str, bytes], ...] = ()
     """Of its record: ``traceparent``, where workers trace events"""
 

@@ -192,7 +192,8 @@ class Ranking(Section, frozen=True):
     explore_from: Annotated[Count, Meta(description="Contents of each of these three kinds that are drawn from.")] = 50
     explore_span_h: Annotated[Positive, Meta(description="Hours of stream time for which a user's explored contents stay.")] = 1.0
     explore_salt: Annotated[str, Meta(description="Goes into the draw: another salt draws other contents.", max_length=64)] = ""
-    author_cap: Annotated[int, Meta(description="Most contents of one author in a slate; 0 means no cap.", ge=0)] = 3
+    author_cap: Annotated[int, Meta(description="Most contents of one author in a slate, as long as there are others; 0 means no cap.", ge=0)] = 3
+    own: Annotated[bool, Meta(description="Whether users may be recommended what they wrote themselves: contents whose `author` is the user id.")] = False
     reasons: Annotated[int, Meta(description="Most reasons given for each content.", ge=0, le=16)] = 3
     fatigue: Annotated[float, Meta(description="So much times log(1 + n) is taken from the score of a content that the user was shown n times (`impressions`) and did not engage with. Scores of the learned ranker are logarithms of odds: the odds are multiplied by (1 + n)^-fatigue.", ge=0, le=100)] = 0.3
     fatigue_half_life_h: Annotated[Positive, Meta(description="Half-life of a showing in that count, in hours.")] = 24.0

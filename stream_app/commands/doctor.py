@@ -25,6 +25,7 @@ from stream_app.errors import (
 )
 from stream_app.kafka import admin, distribution
 from stream_app.kafka.clients import admin_client, naming_the_broker
+from stream_app.kafka.topic_state import TopicState
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Kafka, Settings
 
@@ -137,7 +138,7 @@ def _check_topics(settings: Settings) -> Iterator[Finding]:
         yield from _check_placement(settings, states)
 
 
-def _check_placement(settings: Settings, states: list[admin.TopicState]) -> Iterator[Finding]:
+def _check_placement(settings: Settings, states: list[TopicState]) -> Iterator[Finding]:
     """Whether events stand in their users' partitions; those that do not are routed, which is a detour."""
     events, wanted = (
         {settings.topic_name(a.topic) for a in settings.events.actions},

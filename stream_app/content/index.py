@@ -38,7 +38,7 @@ class ContentIndex:
         self.ids: list[bytes | None] = []
         """row → content_id, ``high`` entries; None where free"""
         self.vectors: NDArray[np.float32] = np.zeros((n, d), np.float32)
-        """[N, D], unit vectors as stored (float16 widened); zero where free"""
+        """[N, D], unit vectors as stored (float16 widened); zero where free, and for contents without one"""
         self.keys: NDArray[np.uint64] = np.zeros(n, np.uint64)
         """[N], key64(content_id); 0 where free"""
         self.created_at: NDArray[np.int64] = np.zeros(n, np.int64)
@@ -93,8 +93,8 @@ class ContentIndex:
             self._row_of_key[key] = row
             self.live[row] = True
             metrics.CONTENT_INDEXED.set(len(self.rows))
-        self.vectors[row] = content.vector
-        self.versions[row] = 1 + key64(content.vector.tobytes()) % 255
+        self.vectors[row] = content.vector if content.vector.size else 0
+        self.versions[row] = 1 + key64(content.vector.tobytes()) % 255 if content.vector.size else 0
         self.created_at[row] = content.created_at
         if aged:
             self._note_age(row)
@@ -156,6 +156,8 @@ class ContentIndex:
     def _fault(self, content: ContentVector) -> str | None:
         if content.model != self.model:
             return "other_model"
+        if not content.vector.size:
+            return None  # a content without text
         if content.vector.size != self.vectors.shape[1]:
             return "wrong_dimensions"
         wide = content.vector.astype(np.float32)

@@ -6,7 +6,7 @@ Layout, little-endian, version 1::
              created_at i8 (ms), encoded_at i8 (ms)
     model    UTF-8 encoder id
     author   UTF-8, empty when unknown
-    vector   float16 [D], L2-normalised before rounding
+    vector   float16 [D], L2-normalised before rounding; a content without text has none: D = 0
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ContentVector:
     encoded_at: int
     """ms, wall clock"""
     vector: NDArray[np.float16]
-    """[D], unit length within float16 rounding."""
+    """[D], unit length within float16 rounding; [0] of a content without text"""
 
 
 def encode(content: ContentVector) -> bytes:

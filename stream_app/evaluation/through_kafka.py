@@ -163,7 +163,7 @@ async def _pairs(
         for touch in touches(log):
             lessons = ranker.learn()
             await live.prepare(int(log.published[touch.place]), touch.now, lessons)
-            direct = [one for one in ranker.react(touch) if one.items]  # a slate of nothing is withdrawn
+            direct = ranker.react(touch)
             slate = await live.slate(log.records[touch.place], wanted=bool(direct))
             pairs.append(Pair(touch.place, slate, direct))
             progress(len(pairs) / len(log))

@@ -18,13 +18,7 @@ def fingerprints(keys: NDArray[np.uint64]) -> NDArray[np.uint32]:
     return (keys >> np.uint64(32)).astype(np.uint32)
 
 
-def meeting(
-    remembered: NDArray[np.uint32], keys: NDArray[np.uint64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which fingerprints [l] meet which of the content keys [N], ascending: pairs of their places."""
-    low = remembered.astype(np.uint64) << np.uint64(32)
-    first = np.searchsorted(keys, low)
-    counts = np.searchsorted(keys, low | _LOWER, side="right") - first
-    places = np.repeat(np.arange(len(remembered)), counts)
-    nth = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return places, first[places] + nth
+def keys_of(remembered: NDArray[np.uint32]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The first and the last content key that each of these fingerprints [l] stands for."""
+    first = remembered.astype(np.uint64) << np.uint64(32)
+    return first, first | _LOWER

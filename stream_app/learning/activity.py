@@ -60,9 +60,9 @@ class Catalogue:
     authors: NDArray[np.uint64]
     """[N], key64(author); 0 = unknown"""
     vectors: NDArray[np.float32]
-    """[N, D], unit vectors; D may be 0"""
+    """[N, D], unit vectors, zero for contents without one; D may be 0"""
     mean: NDArray[np.float32]
-    """[D], of the vectors of the contents published so far"""
+    """[D], of the vectors of the contents published so far that have one"""
 
 
 def log_minutes(age_ms: NDArray[np.int64]) -> NDArray[np.float32]:

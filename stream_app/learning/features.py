@@ -147,13 +147,16 @@ def _content(
     history: UserHistory, catalogue: Catalogue, rows: NDArray[np.int64] | None
 ) -> NDArray[np.float32]:
     """[n, 4]: cosines with the last content, two decayed sums of the recent ones, and the best match among
-    the newest. The catalogue's mean is subtracted: what all texts have in common tells nothing."""
+    the newest. The catalogue's mean is subtracted: what all texts have in common tells nothing. All are 0 for
+    contents without a vector, and of the user's those without count nowhere."""
     mean = catalogue.mean
     vectors = catalogue.vectors if rows is None else catalogue.vectors[rows]
     features = np.zeros((len(vectors), 4), np.float32)
     if not vectors.shape[1]:
         return features
-    recent = catalogue.vectors[history.rows] - mean  # [m, D]
+    recent = catalogue.vectors[history.rows]  # [m, D]
+    encoded: NDArray[np.bool_] = np.any(recent, axis=1)
+    recent = (recent - mean) * encoded[:, None]  # the mean is no part of what has no vector
     place = np.arange(len(recent), dtype=np.float32)
     interests = np.stack([recent[0], (SHORT**place) @ recent, (STRONG_DECAY**place) @ recent])
     directions = np.concatenate([interests, recent[:BEST_OF]])
@@ -162,8 +165,11 @@ def _content(
     offset = directions @ mean
     own = 1 - 2 * (vectors @ mean) + mean @ mean  # |v - mean|² of unit vectors
     products = (vectors @ directions.T - offset) / np.sqrt(np.maximum(own, 0.05))[:, None]
+    products *= np.any(vectors, axis=1, keepdims=True)
     features[:, :3] = products[:, :3]
-    features[:, 3] = products[:, 3:].max(axis=1)
+    best = products[:, 3:][:, encoded[:BEST_OF]]
+    if best.shape[1]:
+        features[:, 3] = best.max(axis=1)
     return features
 
 

@@ -35,7 +35,7 @@ class Contents:
     authors: NDArray[np.uint64]
     """[N], key64(author); 0 = unknown"""
     vectors: NDArray[np.float32]
-    """[N, D], unit vectors, zero in free rows; D may be 0"""
+    """[N, D], unit vectors, zero in free rows and for contents without one; D may be 0"""
     live: NDArray[np.bool_] | None = None
     """[N], rows that hold a content; None: all that are asked for"""
     max_future_ms: int = 0
@@ -126,7 +126,7 @@ class OnlineLearning:
         self._without = [NAMES.index(name) for name in without]
         self._random = np.random.default_rng(seed)
         self._sum: Floats = np.zeros(contents.vectors.shape[1], np.float32)
-        self._summed = self._replaced = 0
+        self._summed = self._members = self._replaced = 0  # rows, those of them that count, rows since
         self._current: _Current | None = None
         self._changes = 0
 
@@ -149,7 +149,7 @@ class OnlineLearning:
         self.counts.forget(other)
         self._replaced += int(np.count_nonzero(rows < self._summed))
         if self._replaced > self._summed // MEAN_CHANGES:
-            self._summed = self._replaced = 0
+            self._summed = self._members = self._replaced = 0
             self._sum[:] = 0
         self._current = None
 
@@ -286,9 +286,12 @@ class OnlineLearning:
     def _renewed(self, now: int, count: int) -> _Current:
         contents = self._contents
         if count > self._summed:
-            self._sum += contents.vectors[self._summed : count].sum(axis=0)
+            own = contents.vectors[self._summed : count]
+            if contents.live is not None:
+                own = own[contents.live[self._summed : count]]
+            self._sum += own.sum(axis=0)
+            self._members += int(np.count_nonzero(own.any(axis=1)))
             self._summed = count
-        members = count if contents.live is None else int(np.count_nonzero(contents.live[:count]))
         engaged, weighted = self.counts.at(now, count)
         catalogue = Catalogue(
             now=now,
@@ -299,7 +302,7 @@ class OnlineLearning:
             created_at=contents.created_at[:count],
             authors=contents.authors[:count],
             vectors=contents.vectors[:count],
-            mean=self._sum / np.float32(max(members, 1)),
+            mean=self._sum / np.float32(max(self._members, 1)),
         )
         shared = catalogue_features(catalogue)
         pool = None

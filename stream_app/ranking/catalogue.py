@@ -14,9 +14,10 @@ from stream_app.learning.activity import AGE, Catalogue, catalogue_features
 from stream_app.learning.features import SHRINK
 from stream_app.learning.habits import age_bands
 from stream_app.ranking.device import DeviceIndex
+from stream_app.ranking.largest import largest
 from stream_app.ranking.popularity import ContentStatistics
 
-POPULAR = (0, 2, 4, 6)
+POPULAR = [0, 2, 4, 6]
 """Half-lives whose most engaged contents are everybody's candidates: 5 minutes, an hour, a day, 2 weeks."""
 
 
@@ -75,8 +76,8 @@ def live_catalogue(
             mean=np.zeros(0, np.float32),
         )
     )
-    candidates = [_top(activity.engaged[h], available, each) for h in POPULAR]
-    candidates.append(_top(created_at, available, each))
+    keys = index.keys[:high]
+    candidates = [_top(values, keys, available, each) for values in (*activity.engaged[POPULAR], created_at)]
     device = mirror.device
     return LiveCatalogue(
         now=now_ms,
@@ -92,10 +93,11 @@ def live_catalogue(
 
 
 def _top(
-    values: NDArray[np.float32] | NDArray[np.int64], available: NDArray[np.bool_], count: int
+    values: NDArray[np.float32] | NDArray[np.int64],
+    keys: NDArray[np.uint64],
+    available: NDArray[np.bool_],
+    count: int,
 ) -> NDArray[np.int64]:
     """Available rows with the largest values above 0, ``count`` of them at most."""
     rows = np.flatnonzero(available & (values > 0))
-    if len(rows) > count:
-        rows = rows[np.argpartition(-values[rows], count - 1)[:count]]
-    return rows
+    return rows[largest(values[rows], keys[rows], count)]

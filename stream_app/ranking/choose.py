@@ -59,6 +59,8 @@ class Chosen:
     """[B, k, r], slots of the recent interactions"""
     fatigue: NDArray[np.float64]
     """[B, k], what was taken from the score; not among the parts"""
+    full: NDArray[np.bool_]
+    """[B], whether there may be more contents for the user than the candidates"""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ def choose_by_blend(
             mirror,
             interests,
             priors.bias,
-            _put(batch.seen_users, device),
-            _put(batch.seen_rows, device),
+            _put(batch.excluded.users, device),
+            _put(batch.excluded.rows, device),
             ranking.weight_interest,
             ranking.candidates,
         )
@@ -125,7 +127,8 @@ def choose_by_blend(
         )
         rows = torch.where(chosen < 0, -1, candidates.rows.gather(1, place))
         parts = parts.gather(1, deep.expand(-1, -1, 4))
-        return _to_host_synchronising(rows, parts, share, slots, lost.gather(1, place))
+        full = candidates.valid.all(dim=1) & (candidates.valid.shape[1] < len(priors.bias))
+        return _to_host_synchronising(rows, parts, share, slots, lost.gather(1, place), full)
 
 
 def choose_by_model(
@@ -148,14 +151,15 @@ def choose_by_model(
     model, neighbours = learned.model, learned.neighbours
     with metrics.RANK_SECONDS.labels("retrieve").time():
         interests = _put(batch.interests, device)
-        seen = _put(batch.seen_users, device), _put(batch.seen_rows, device)
-        retrieval = masked_scores(mirror, interests, bias, *seen, ranking.weight_interest)  # [B, N]
+        without = _put(batch.excluded.users, device), _put(batch.excluded.rows, device)
+        retrieval = masked_scores(mirror, interests, bias, *without, ranking.weight_interest)  # [B, N]
         if retrieval.shape[1] <= ranking.all_up_to:
             pool = everything(retrieval)
         else:
             near = neighbours.rows[users.rows[:, :NEAR_CONTENTS], : ranking.candidates_near]
             near = torch.where(_present(users, near), near.long() - 1, -1).flatten(1)
-            pool = union(retrieval, top(retrieval, ranking.candidates), learned.catalogue.popular, near)
+            retrieved = top(retrieval, ranking.candidates, mirror.keys[: len(bias)])
+            pool = union(retrieval, retrieved, learned.catalogue.popular, near)
     with metrics.RANK_SECONDS.labels("score").time():
         size = CPU_FEATURES if device.type == "cpu" else len(users.rows)
         chunks = [slice(start, start + size) for start in range(0, len(users.rows), size)]
@@ -180,7 +184,8 @@ def choose_by_model(
         for_it = parts[:, :, SCORED.index("interest")] + parts[:, :, SCORED.index("match")] > 0
         share, slots = top_reasons(share * for_it.unsqueeze(2), ranking.reasons)
         rows = torch.where(chosen < 0, -1, best.rows.gather(1, place))
-        return _to_host_synchronising(rows, parts, share, slots, lost.gather(1, place))
+        full = best.valid.all(dim=1) & (best.valid.shape[1] < len(bias))
+        return _to_host_synchronising(rows, parts, share, slots, lost.gather(1, place), full)
 
 
 class Best(NamedTuple):
@@ -199,10 +204,11 @@ class Best(NamedTuple):
 def _best(ranking: Ranking, mirror: DeviceIndex, learned: Learned, pool: Pool, users: Users) -> Best:
     model = learned.model
     known = candidate_features(learned.catalogue, mirror, learned.neighbours, pool, users)  # [B, K, F]
-    scores = torch.round(model.score(known, model.weights(users.groups)) * _GRID) / _GRID
+    scores = torch.round(model.score(known, model.weights(users.groups)) * _GRID) / _GRID + 0.0  # no -0
     scores.masked_fill_(~pool.valid, -torch.inf)
-    best = top(scores, ranking.candidates)  # [B, K']
-    best = best.gather(1, mirror.keys[pool.rows.gather(1, best)].argsort(dim=1))
+    keys = mirror.keys[pool.rows]
+    best = top(scores, ranking.candidates, keys)  # [B, K']
+    best = best.gather(1, keys.gather(1, best).argsort(dim=1))
     scores = scores.gather(1, best)
     valid = scores > -torch.inf
     return Best(
@@ -257,7 +263,9 @@ def _put(array: NDArray[np.generic], device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
-def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor, lost: Tensor) -> Chosen:
+def _to_host_synchronising(
+    rows: Tensor, parts: Tensor, share: Tensor, slots: Tensor, lost: Tensor, full: Tensor
+) -> Chosen:
     """Waits for the device. Floats are rounded to 6 digits, beyond which they say nothing."""
     return Chosen(
         rows.cpu().numpy(),
@@ -265,4 +273,5 @@ def _to_host_synchronising(rows: Tensor, parts: Tensor, share: Tensor, slots: Te
         np.round(share.double().cpu().numpy(), 6),
         slots.cpu().numpy(),
         np.round(lost.double().cpu().numpy(), 6),
+        full.cpu().numpy(),
     )

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import ConfigurationError
-from stream_app.interests.seen import meeting
+from stream_app.interests.seen import keys_of
 from stream_app.observability import metrics
+from stream_app.ranking.texts import SameTexts
 
 _GRID = 2.0**20
 
@@ -83,6 +84,47 @@ def on_grid(values: Tensor) -> Tensor:
     return torch.round(values * _GRID) / _GRID
 
 
+class SortedRows:
+    """Rows of an index by a 64-bit key of theirs, looked up in bulk (NumPy)."""
+
+    def __init__(self) -> None:
+        self._keys: NDArray[np.uint64] = np.zeros(0, np.uint64)  # ascending
+        self._rows: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def replace(self, changed: NDArray[np.bool_], rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> None:
+        """Rows that have ``changed`` [high] leave, these ``rows`` [n] come, with their ``keys`` [n]; a stable
+        sort merges the two runs in O(N)."""
+        kept = ~changed[self._rows]
+        order = np.argsort(keys, kind="stable")
+        merged = np.concatenate([self._keys[kept], keys[order]])
+        again = np.argsort(merged, kind="stable")
+        self._keys, self._rows = merged[again], np.concatenate([self._rows[kept], rows[order]])[again]
+
+    def of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """A row of each key, -1 where there is none; same shape as ``keys``."""
+        if not len(self._keys):
+            return np.full(keys.shape, -1, np.int64)
+        places = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[places] == keys, self._rows[places], -1)
+
+    def all_of(self, keys: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All rows of the ``keys`` [n]: pairs [X] of a place among the keys and a row."""
+        return self._between(keys, keys)
+
+    def like(self, fingerprints: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All rows whose keys have one of these ``fingerprints`` [n]: pairs likewise."""
+        return self._between(*keys_of(fingerprints))
+
+    def _between(
+        self, first: NDArray[np.uint64], last: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        starts = np.searchsorted(self._keys, first)
+        counts = np.searchsorted(self._keys, last, side="right") - starts
+        places = np.repeat(np.arange(len(first)), counts)
+        steps = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return places, self._rows[starts[places] + steps]
+
+
 class DeviceIndex:
     """The index's rows as tensors, brought up to date by :meth:`refresh` and :meth:`copy`.
 
@@ -103,15 +145,21 @@ class DeviceIndex:
         """[N], the 64-bit keys' bits as signed integers: good for equality and a stable order."""
         self.authors: Tensor = torch.zeros(n, dtype=torch.int64, device=device)
         """[N], likewise; 0 = unknown"""
+        self.encoded: Tensor = torch.zeros(n, dtype=torch.bool, device=device)
+        """[N], rows that have a vector: contents without text have none, and zeros stand for it"""
+        self.texts = SameTexts(index)
+        """Which rows hold the same text; on the host, as of the last refresh, like the next three"""
+        self.by_key = SortedRows()
+        """Rows by the key of their content"""
+        self.by_author = SortedRows()
+        """Rows by the key of their author, where one is known"""
         self.ids: list[bytes | None] = []
         """row → content_id as of the last refresh: what is being ranked must not change names."""
         self._index = index
-        self._sum: Tensor = torch.zeros(d, dtype=torch.float64, device=device)  # of the live rows' vectors
-        self._live = 0
-        self._copied = 0  # rows ever copied: the others are zero
+        self._sum: Tensor = torch.zeros(d, dtype=torch.float64, device=device)  # of the contents' vectors
+        self._summed = 0
+        self._counted: NDArray[np.bool_] = np.zeros(n, np.bool_)  # [N], whether a row's is among them
         self._to_copy: NDArray[np.int64] = np.zeros(0, np.int64)
-        self._sorted_keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._sorted_rows: NDArray[np.int64] = np.zeros(0, np.int64)
 
     @property
     def high(self) -> int:
@@ -120,8 +168,8 @@ class DeviceIndex:
 
     @property
     def mean(self) -> Tensor:
-        """[D] float32, of the vectors of all contents, as of the last copy."""
-        return (self._sum / max(self._live, 1)).float()
+        """[D] float32, of the vectors of all contents that have one, as of the last copy."""
+        return (self._sum / max(self._summed, 1)).float()
 
     def refresh(self) -> NDArray[np.int64]:
         """Take note of the rows changed since the last call and return their numbers; host only."""
@@ -132,6 +180,7 @@ class DeviceIndex:
             for row in rows[rows < known].tolist():
                 self.ids[row] = ids[row]
             self._resort(rows)
+            self.texts.adopt(rows)
             self._to_copy = np.union1d(self._to_copy, rows)
         return rows
 
@@ -144,36 +193,40 @@ class DeviceIndex:
         if not len(rows):
             return
         index, where = self._index, torch.from_numpy(rows).to(self.device)
-        vectors = torch.from_numpy(index.vectors[rows]).to(self.dtype)  # halved before it travels
+        own = index.vectors[rows]
+        encoded = own.any(axis=1)
+        counted = index.live[rows] & encoded
+        vectors = torch.from_numpy(own).to(self.dtype)  # halved before it travels
         vectors = vectors.to(self.device)
-        former = self.vectors[where[: int(np.searchsorted(rows, self._copied))]]
-        self._sum += vectors.sum(dim=0, dtype=torch.float64) - former.sum(dim=0, dtype=torch.float64)
-        self._live, self._copied = index.size, max(self._copied, int(rows[-1]) + 1)
+        self._sum += self._total(vectors, np.flatnonzero(counted))
+        self._sum -= self._total(self.vectors, rows[self._counted[rows]])
+        self._summed += int(counted.sum()) - int(self._counted[rows].sum())
+        self._counted[rows] = counted
         self.vectors[where] = vectors
+        self.encoded[where] = torch.from_numpy(encoded).to(self.device)
         self.keys[where] = torch.from_numpy(index.keys[rows].view(np.int64)).to(self.device)
         self.authors[where] = torch.from_numpy(index.authors[rows].view(np.int64)).to(self.device)
         self._to_copy = rows[:0]
 
+    def _total(self, vectors: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        """[D] float64, the sum of these rows."""
+        some = torch.from_numpy(rows).to(self.device)
+        return vectors.index_select(0, some).sum(dim=0, dtype=torch.float64)
+
     def rows_of(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Row of each content key, -1 where the index does not know it; same shape as ``keys``."""
-        if not len(self._sorted_keys):
-            return np.full(keys.shape, -1, np.int64)
-        places = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self._sorted_keys) - 1)
-        return np.where(self._sorted_keys[places] == keys, self._sorted_rows[places], -1)
+        return self.by_key.of(keys)
 
     def rows_like(self, remembered: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which of these fingerprints are of which rows: pairs of a place among them and a row."""
-        places, at = meeting(remembered, self._sorted_keys)
-        return places, self._sorted_rows[at]
+        return self.by_key.like(remembered)
 
     def _resort(self, rows: NDArray[np.int64]) -> None:
-        """Replace the changed rows in the sorted lookup; a stable sort merges the two runs in O(N)."""
-        changed = np.zeros(self._index.high, np.bool_)
+        """Replace the changed rows in the sorted lookups."""
+        index = self._index
+        changed = np.zeros(index.high, np.bool_)
         changed[rows] = True
-        kept = ~changed[self._sorted_rows]
-        live = rows[self._index.live[rows]]
-        live = live[np.argsort(self._index.keys[live], kind="stable")]
-        keys = np.concatenate([self._sorted_keys[kept], self._index.keys[live]])
-        order = np.argsort(keys, kind="stable")
-        self._sorted_keys = keys[order]
-        self._sorted_rows = np.concatenate([self._sorted_rows[kept], live])[order]
+        live = rows[index.live[rows]]
+        self.by_key.replace(changed, live, index.keys[live])
+        written = live[index.authors[live] != 0]
+        self.by_author.replace(changed, written, index.authors[written])

@@ -41,15 +41,17 @@ def diversify(
     Each place takes the candidate with the largest
     ``(1 - λ) · (score + calibration · balance) + λ · log d²``: λ is ``diversity``, :func:`balance` is that of
     the candidate's side (none without ``sides``), and d is how far the candidate's vector, a unit vector, is
-    from the space that those above it span. At most ``cap`` contents of one author, 0 = no cap; unknown
-    authors (0) are never capped. Equal values go to the candidate that comes first; all terms are on the
-    grid, so that the last bits of a product do not decide.
+    from the space that those above it span. What has no vector (zero) is like nothing. At most ``cap``
+    contents of one author, 0 = no cap, as long as there are others; unknown authors (0) are never capped.
+    Equal values go to the candidate that comes first; all terms are on the grid, so that the last bits of a
+    product do not decide.
 
     ``scores``, ``valid``, ``authors`` [B, K], ``vectors`` [B, K, D].
     """
     b, k = scores.shape
     users = torch.arange(b, device=scores.device)
-    closed = ~valid  # [B, K]: chosen, capped or no candidate
+    taken = ~valid  # [B, K]: chosen, or no candidate
+    capped = torch.zeros_like(valid)  # [B, K]: of an author who has as many places as may be
     merit = on_grid(scores) * (1.0 - diversity)
     volume = torch.ones_like(scores)  # [B, K], d²
     along: list[
@@ -65,15 +67,17 @@ def diversify(
         if sides is not None and by_side is not None:
             gain = on_grid(calibration * balance(sides.shares, by_side, place + 1))  # [B, S]
             value = value + (1.0 - diversity) * gain.gather(1, sides.of)
+        others = (~taken & ~capped).any(dim=1, keepdim=True)  # [B, 1]
+        closed = taken | (capped & others)
         best = value.masked_fill(closed, -torch.inf).argmax(dim=1)  # [B], the first of equals
         chosen[:, place] = torch.where(closed[users, best], -1, best)
-        closed[users, best] = True
+        taken[users, best] = True
         if sides is not None and by_side is not None:
             by_side[users, sides.of[users, best]] += 1.0
         if cap:
             author = authors[users, best].unsqueeze(1)  # [B, 1]
             by_author += (authors == author) & (author != 0)
-            closed |= by_author >= cap
+            capped = by_author >= cap
         if diversity and place + 1 < places:
             step = on_grid(products(vectors[users, best], vectors))  # [B, K], cosines
             for one in along:

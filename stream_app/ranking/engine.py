@@ -26,30 +26,28 @@ from numpy.typing import NDArray
 from stream_app.content.index import ContentIndex
 from stream_app.errors import DeviceError
 from stream_app.hashing import action_code
-from stream_app.interests.record import InterestRecord
-from stream_app.interests.seen import fingerprints
 from stream_app.learning.shown import ShownContents
 from stream_app.observability import metrics
 from stream_app.ranking.arms import Arms
+from stream_app.ranking.capped import cheapest, crowded, fill, others_of
 from stream_app.ranking.catalogue import LiveCatalogue, live_catalogue
 from stream_app.ranking.choose import Chosen, Learned, UploadedPriors, choose_by_blend, choose_by_model
 from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause, show_memory
+from stream_app.ranking.excluded import Excluded, excluded
 from stream_app.ranking.explore import Drawn, Explorable, draw, explorable, places
 from stream_app.ranking.fatigue import Tired
 from stream_app.ranking.histories import gather, histories
+from stream_app.ranking.largest import largest
 from stream_app.ranking.learned import LearnedModel
 from stream_app.ranking.neighbours import NeighbourTable
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import Published
-from stream_app.ranking.ranked import BLEND, LEARNED, Item, Kind, Parts, Ranked, Reason
+from stream_app.ranking.ranked import BLEND, LEARNED, Item, Kind, Parts, Ranked, Reason, User
 from stream_app.ranking.retrieve import Priors, priors
 from stream_app.ranking.users import Interest, UserBatch
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
-
-User = tuple[bytes, InterestRecord | None]
-"""user_id and the newest record, None where nothing is known of the user."""
 
 CPU_USERS = 32  # users at a time on a CPU: their candidates (10 MB) stay in its caches, 64 ranked slower
 FAILURES_IN_A_ROW = 10
@@ -160,7 +158,7 @@ class RankingEngine:
             or clock - self._priors_at >= PRIORS_WALL_S
         ):
             with metrics.RANK_SECONDS.labels("priors").time():
-                self._priors = priors(self.settings, self.index, self.statistics, now)
+                self._priors = priors(self.settings, self.index, self.statistics, self._mirror.texts, now)
                 self._catalogue = self._catalogue_now(self._priors)
                 if places(self.settings.ranking):
                     self._explorable = self._explorable_now(self._priors)
@@ -210,11 +208,18 @@ class RankingEngine:
         return found
 
     def without_deleted(self, ranked: Ranked) -> Ranked:
-        """The ranking less what has left the index since it was made; on the index's thread."""
-        rows = self.index.rows
-        if all(item.content_id.encode() in rows for item in ranked.items):
+        """The ranking less what has left the index since it was made, as items and as reasons; on the
+        index's thread."""
+        named = {i.content_id for i in ranked.items} | {r.content_id for i in ranked.items for r in i.reasons}
+        gone = {content_id for content_id in named if content_id.encode() not in self.index.rows}
+        if not gone:
             return ranked
-        return replace(ranked, items=[i for i in ranked.items if i.content_id.encode() in rows])
+        items = [
+            msgspec.structs.replace(i, reasons=[r for r in i.reasons if r.content_id not in gone])
+            for i in ranked.items
+            if i.content_id not in gone
+        ]
+        return replace(ranked, items=items)
 
     def fallback(self, users: Sequence[User], cause: str) -> list[Ranked]:
         """The cheap list for each user: fresh and popular, less what the user has seen. NumPy only.
@@ -223,23 +228,31 @@ class RankingEngine:
         """
         metrics.FALLBACKS.labels(cause).inc(len(users))
         metrics.RANKED_USERS.labels("fallback").inc(len(users))
-        known = self._known_priors()
-        rows = self._popular_rows(known)
-        ranking = self.settings.ranking
-        parts = np.zeros((len(rows), 4))
-        parts[:, 1] = ranking.weight_recency * known.recency[rows]
-        parts[:, 2] = ranking.weight_popularity * known.popularity[rows]
-        keys, authors = self.index.keys[rows], self.index.authors[rows].tolist()
+        known, ranking, size = self._known_priors(), self.settings.ranking, self.settings.ranking.batch_users
         found = []
-        for user_id, record in users:
-            unseen = np.ones(len(rows), np.bool_)
-            if record is not None:
-                unseen = ~np.isin(keys, np.concatenate([record.seen, record.interactions["content"]]))
-                unseen &= ~np.isin(fingerprints(keys), record.long)
-            chosen = _capped(np.flatnonzero(unseen), authors, ranking.author_cap, ranking.slate_size)
-            items = self._items(rows[chosen].tolist(), np.round(parts[chosen], 6))
-            found.append(Ranked(user_id, record, "fallback", items))
+        for start in range(0, len(users), size):
+            some = users[start : start + size]
+            by_user = self._excluded(some).by_user(len(some))
+            # enough for the one who must not be shown most of what is on top
+            enough = ranking.candidates + max(map(len, by_user), default=0)
+            popular = self._popular_rows(known, enough)
+            for (user_id, record), without in zip(some, by_user, strict=True):
+                chosen, gives_way = self._cheapest(popular, without)
+                if gives_way and len(popular) == enough:  # others may come after these
+                    chosen, _ = self._cheapest(self._popular_rows(known, len(known.bias)), without)
+                parts = np.zeros((len(chosen), 4))
+                parts[:, 1] = ranking.weight_recency * known.recency[chosen]
+                parts[:, 2] = ranking.weight_popularity * known.popularity[chosen]
+                items = self._items(chosen.tolist(), np.round(parts, 6))
+                found.append(Ranked(user_id, record, "fallback", items))
         return found
+
+    def _cheapest(
+        self, popular: NDArray[np.int64], without: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], bool]:
+        rows = popular[~np.isin(popular, without)]
+        ranking = self.settings.ranking
+        return cheapest(rows, self.index.authors[rows], ranking.author_cap, ranking.slate_size)
 
     def _device_failure(self, error: RuntimeError) -> str:
         """Log and count it; its cause. Raises the error itself when the fault is in the code."""
@@ -256,15 +269,13 @@ class RankingEngine:
             ) from error
         return cause
 
-    def _popular_rows(self, known: Priors) -> NDArray[np.intp]:
-        """The rows with the largest priors, best first; enough for one who has seen what is on top."""
-        ranking = self.settings.ranking
-        interests = self.settings.interests
-        count = min(ranking.candidates + interests.seen + interests.seen_long, len(known.bias))
-        if not count:
-            return np.zeros(0, np.intp)
-        rows = np.argpartition(-known.bias, count - 1)[:count]
-        rows = rows[np.lexsort((self.index.keys[rows], -known.bias[rows]))]
+    def _excluded(self, users: Sequence[User]) -> Excluded:
+        """What must not be recommended to these users."""
+        return excluded(users, self._mirror, self.settings.ranking.own)
+
+    def _popular_rows(self, known: Priors, count: int) -> NDArray[np.int64]:
+        """The ``count`` rows with the largest priors, best first; fewer where fewer may be recommended."""
+        rows = largest(known.bias, self.index.keys[: len(known.bias)], count)
         return rows[known.bias[rows] > -np.inf]
 
     def _known_priors(self) -> Priors:
@@ -275,13 +286,23 @@ class RankingEngine:
 
     @torch.inference_mode()
     def _rank(self, users: Sequence[User], learned: Learned | None) -> list[Ranked]:
+        batch, chosen, personal = self._choose(users, learned, self._excluded(users))
+        ranker = BLEND if learned is None else f"{LEARNED}-{learned.model.version}"
+        with metrics.RANK_SECONDS.labels("assemble").time():
+            return self._assemble(users, batch, chosen, personal, ranker)
+
+    def _choose(
+        self, users: Sequence[User], learned: Learned | None, without: Excluded
+    ) -> tuple[UserBatch, Chosen | None, NDArray[np.bool_]]:
+        """The users as they are read, their slates if there is any content, and who of them [B] is known."""
         records = [record for _, record in users]
         ranking, mirror = self.settings.ranking, self._mirror
         with metrics.RANK_SECONDS.labels("gather").time():
-            batch = self._interest.gather(records, self._known_priors().now, mirror.rows_of, mirror.rows_like)
-            personal, ranker, read = batch.personal, BLEND, None
+            now = self._known_priors().now
+            batch = self._interest.gather(records, now, mirror.rows_of, without)
+            personal, read = batch.personal, None
             if learned is not None:
-                known, ranker = learned.catalogue, f"{LEARNED}-{learned.model.version}"
+                known = learned.catalogue
                 read = gather(
                     histories(records, mirror.rows_of),
                     known.now,
@@ -292,16 +313,30 @@ class RankingEngine:
                 )
                 personal = read.lengths > 0
             who = [user_id for user_id, _ in users]
-            now = self._known_priors().now
             tired = Tired.of(who, self._shown, now, ranking.fatigue, mirror.rows_of)
-        chosen = None
-        if mirror.high and learned is not None and read is not None:
+        if not mirror.high:
+            return batch, None, personal
+        if learned is not None and read is not None:
             bias = self._priors_on_device().bias
             chosen = choose_by_model(ranking, mirror, bias, learned, batch, read, tired)
-        elif mirror.high:
+        else:
             chosen = choose_by_blend(ranking, mirror, self._priors_on_device(), batch, tired)
-        with metrics.RANK_SECONDS.labels("assemble").time():
-            return self._assemble(users, batch, chosen, personal, ranker)
+        self._spread(users, learned, without, chosen)
+        return batch, chosen, personal
+
+    def _spread(
+        self, users: Sequence[User], learned: Learned | None, without: Excluded, chosen: Chosen
+    ) -> None:
+        """Choose once more where one author took too many places, as all candidates were that author's."""
+        cap, authors = self.settings.ranking.author_cap, self.index.authors
+        again = crowded(chosen, authors, cap)
+        if not len(again):
+            return
+        too_many = others_of(chosen.rows[again], authors, self._mirror.by_author, cap)
+        _, more, _ = self._choose([users[i] for i in again], learned, without.of(again).plus(too_many))
+        if more is not None:
+            for place, user in enumerate(again.tolist()):
+                fill(chosen, user, more, place)
 
     def _explorable_now(self, known: Priors) -> Explorable:
         each = self.settings.ranking.explore_from
@@ -352,9 +387,8 @@ class RankingEngine:
             metrics.RANKED_USERS.labels(kind).inc(kinds.count(kind))
         drawn = None
         if chosen is not None and self._explorable is not None:
-            names, seen = [user_id for user_id, _ in users], (batch.seen_users, batch.seen_rows)
-            now = self._known_priors().now
-            drawn = draw(self.settings.ranking, self._explorable, names, seen, chosen.rows, now)
+            names, now = [user_id for user_id, _ in users], self._known_priors().now
+            drawn = draw(self.settings.ranking, self._explorable, names, batch.excluded, chosen.rows, now)
         found = []
         for i, (user_id, record) in enumerate(users):
             items: list[Item] = []
@@ -383,9 +417,13 @@ class RankingEngine:
 
     def _with_drawn(self, items: list[Item], drawn: Drawn, user: int) -> list[Item]:
         """The slate with what is explored in its last places."""
-        propensity, ids = float(drawn.propensity[user]), self._mirror.ids
-        names = [ids[row] for row in drawn.rows[user].tolist() if row >= 0]
-        explored = [Item(_text(n), 0.0, NO_PARTS, [], "explore", propensity) for n in names if n is not None]
+        explored = [
+            Item(_text(content_id), 0.0, NO_PARTS, [], "explore", propensity)
+            for row, propensity in zip(
+                drawn.rows[user].tolist(), drawn.propensity[user].tolist(), strict=True
+            )
+            if row >= 0 and (content_id := self._mirror.ids[row]) is not None
+        ]
         metrics.EXPLORED.inc(len(explored))
         twice = {item.content_id for item in explored}
         first = self.settings.ranking.slate_size - len(explored)
@@ -413,20 +451,6 @@ class RankingEngine:
                     known = msgspec.structs.replace(known, fatigue=-float(lost[place]))
                 items.append(Item(_text(content_id), score, known, why))
         return items
-
-
-def _capped(places: NDArray[np.intp], authors: list[int], cap: int, count: int) -> list[int]:
-    """The first ``count`` of ``places`` with at most ``cap`` of one author (0 = no cap, or unknown)."""
-    taken: dict[int, int] = {}
-    kept: list[int] = []
-    for place in places.tolist():
-        author = authors[place]
-        taken[author] = taken.get(author, 0) + 1
-        if not cap or not author or taken[author] <= cap:
-            kept.append(place)
-            if len(kept) == count:
-                break
-    return kept
 
 
 def _text(identity: bytes) -> str:

@@ -6,10 +6,12 @@ engagements stays without. So ``ranking.explore`` gives the last places of a sla
 1. Everybody's pool are the contents that may be recommended and are among the newest, or rise most
    (engagement of the last hour or so beyond what the last day's pace gives), or are least engaged with:
    ``ranking.explore_from`` of each kind.
-2. A user's lots are those of the pool that the user has not seen, that are not ranked above, and whose
-   author has room for as many more as are drawn (``ranking.author_cap``): n of them.
-3. m of the n are drawn, without replacement, each set of m as likely as any other. So each content's
-   *propensity*, the probability of being shown in this slate, is m / n.
+2. A user's lots are those of the pool that may be recommended to the user and are not ranked above. Of an
+   author who has room for r more (``ranking.author_cap``), fewer than are drawn, r lots stay, by a draw of
+   their own: n lots in all.
+3. m of the n are drawn, without replacement, each set of m as likely as any other. So a content's
+   *propensity*, the probability of being shown in this slate, is m / n; of an author with a lots of which r
+   stay it is r / a of that.
 
 The draw is a hash of salt, user, content and a span of stream time: the same wherever and whenever it is
 repeated. Within a span a user's explored contents stay, unless they leave the pool or a newcomer's lot is
@@ -33,6 +35,7 @@ SHORT_H, LONG_H = 1.0, 24.0
 _MIX = tuple(np.uint64(n) for n in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _SHIFTS = tuple(np.uint64(n) for n in (30, 27, 31))
 _NO_LOT = np.iinfo(np.uint64).max
+_SECOND = np.uint64(0x9E3779B97F4A7C15)  # so that what stays and what is drawn are two draws
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Drawn:
     rows: NDArray[np.int64]
     """[B, m], rows of the index; -1 where the lots of a user did not suffice"""
     propensity: NDArray[np.float64]
-    """[B], of each of the user's"""
+    """[B, m], of each of them"""
 
 
 def explorable(
@@ -97,34 +100,61 @@ def draw(
     ranking: Ranking,
     pool: Explorable,
     users: list[bytes],
-    seen: tuple[NDArray[np.int64], NDArray[np.int64]],
+    excluded: tuple[NDArray[np.int64], NDArray[np.int64]],
     ranked: NDArray[np.int64],
     now_ms: int,
 ) -> Drawn:
     """Draw for B ``users`` (their ids), m = :func:`places` > 0.
 
-    ``seen`` are (user, row) pairs, [X] each. ``ranked`` [B, k] are the rows of the slates, -1 where there is
-    none; the last m of them may have to go.
+    ``excluded`` are (user, row) pairs, [X] each. ``ranked`` [B, k] are the rows of the slates, -1 where
+    there is none; the last m of them may have to go.
     """
     m, cap = places(ranking), ranking.author_cap
     above = ranked[:, : ranking.slate_size - m]
     may = np.ones((len(users), len(pool.rows)), np.bool_)  # [B, G]
-    for who, rows in (seen, (np.repeat(np.arange(len(above)), above.shape[1]), above.ravel())):
+    for who, rows in (excluded, (np.repeat(np.arange(len(above)), above.shape[1]), above.ravel())):
         place = np.searchsorted(pool.rows, rows)
         known = place < len(pool.rows)
         known[known] = pool.rows[place[known]] == rows[known]
         may[who[known], place[known]] = False
+    lots = _mixed(_spans(ranking, users, now_ms)[:, None] ^ pool.keys)
+    share = np.ones(may.shape)
     if cap:
         authors = np.where(above < 0, np.uint64(0), pool.catalogue[above])  # [B, k - m]
-        taken = (authors[:, :, None] == pool.authors).sum(axis=1)  # [B, G]
-        may &= (pool.authors == 0) | (taken + m <= cap)
-    lots = _mixed(_spans(ranking, users, now_ms)[:, None] ^ pool.keys)
+        room = cap - (authors[:, :, None] == pool.authors).sum(axis=1)  # [B, G], at least 0
+        share = _share_that_stays(lots, may, room, pool.authors, m)
+    lots = _mixed(lots ^ _SECOND)
     lots[~may] = _NO_LOT
     m = min(m, len(pool.rows))
     order = np.argsort(lots, axis=1)[:, :m]
     n = may.sum(axis=1)
     rows = np.where(np.arange(m) < n[:, None], pool.rows[order], -1)
-    return Drawn(rows, np.minimum(m, n) / np.maximum(n, 1))
+    drawn = np.minimum(m, n) / np.maximum(n, 1)
+    return Drawn(rows, drawn[:, None] * np.take_along_axis(share, order, axis=1))
+
+
+def _share_that_stays(
+    lots: NDArray[np.uint64],
+    may: NDArray[np.bool_],
+    room: NDArray[np.int64],
+    authors: NDArray[np.uint64],
+    m: int,
+) -> NDArray[np.float64]:
+    """[B, G], the part of the author's lots that stays, where there is ``room`` [B, G] for fewer than ``m``
+    of them; the others leave ``may`` [B, G]."""
+    share = np.ones(may.shape)
+    _, inverse, counts = np.unique(authors, return_inverse=True, return_counts=True)
+    short = (room < np.minimum(m, counts[inverse])).any(axis=0) & (authors != 0)
+    for author in np.unique(authors[short]):
+        (own,) = np.nonzero(authors == author)
+        count = may[:, own].sum(axis=1, keepdims=True)  # [B, 1]
+        left = np.maximum(room[:, own[:1]], 0)
+        thin = (left < m) & (left < count)
+        if thin.any():
+            place = np.where(may[:, own], lots[:, own], _NO_LOT).argsort(axis=1).argsort(axis=1)
+            may[:, own] &= ~thin | (place < left)
+            share[:, own] = np.where(thin, left / np.maximum(count, 1), 1.0)
+    return share
 
 
 def _spans(ranking: Ranking, users: list[bytes], now_ms: int) -> NDArray[np.uint64]:

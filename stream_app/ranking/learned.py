@@ -207,6 +207,7 @@ def _content(catalogue: LiveCatalogue, mirror: DeviceIndex, pool: Pool, users: U
     place = torch.arange(m, device=device)
     present = place < users.lengths.unsqueeze(1)  # [B, M]
     recent = mirror.vectors.index_select(0, users.rows.flatten()).float().view(b, m, -1)
+    present &= mirror.encoded[users.rows]  # the mean is no part of what has no vector
     recent = (recent - mean) * present.unsqueeze(2)
     decays = torch.stack([SHORT ** place.float(), STRONG_DECAY ** place.float()])  # [2, M]
     directions = torch.cat([recent[:, :1], decays @ recent, recent[:, :BEST_OF]], dim=1)  # [B, J, D]
@@ -214,17 +215,20 @@ def _content(catalogue: LiveCatalogue, mirror: DeviceIndex, pool: Pool, users: U
     offset = directions @ mean  # [B, J]
     if pool.whole:
         vectors = mirror.vectors[:k].float()  # [N, D]
+        encoded = mirror.encoded[:k]  # [N]
         inner = (directions.flatten(0, 1) @ vectors.T).view(b, -1, k)  # [B, J, N]
         along = vectors @ mean  # [N]
     else:
         vectors = mirror.vectors.index_select(0, pool.rows.flatten()).float().view(b, k, -1)
+        encoded = mirror.encoded[pool.rows].unsqueeze(1)  # [B, 1, K]
         inner = torch.bmm(directions, vectors.transpose(1, 2))  # [B, J, K]
         along = vectors @ mean  # [B, K]
     own = (1 - 2 * along + mean @ mean).clamp(min=0.05).sqrt()  # |v - mean| of unit vectors
     cosines = (inner - offset.unsqueeze(2)) / (own if own.dim() == 1 else own.unsqueeze(1))
+    cosines *= encoded
     several = present[:, :BEST_OF]
-    # of a user without any the features are taken for nothing anyway
     best = cosines[:, 3:].masked_fill(~several.unsqueeze(2), -2.0).amax(dim=1)
+    best *= several.any(dim=1, keepdim=True)
     return torch.cat([cosines[:, :3], best.unsqueeze(1)], dim=1).transpose(1, 2)
 
 

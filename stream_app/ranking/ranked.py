@@ -17,6 +17,10 @@ Kind = Literal["personal", "cold_start", "fallback"]
 Source = Literal["ranked", "explore"]
 
 
+User = tuple[bytes, InterestRecord | None]
+"""user_id and the newest record, None where nothing is known of the user."""
+
+
 class Reason(msgspec.Struct, frozen=True):
     """A past interaction that speaks for the content; see :mod:`stream_app.ranking.explain`."""
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from stream_app.content.index import ContentIndex
 from stream_app.ranking.device import DeviceIndex
 from stream_app.ranking.popularity import HOUR_MS, ContentStatistics
+from stream_app.ranking.texts import SameTexts
 from stream_app.ranking.users import DAY_MS
 from stream_app.settings import Settings
 
 _BLOCK = 32
-_TIE = np.float32(2.0**-44)  # spreads the 24 upper bits of a key over 0 .. 2^-20
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Priors:
     """[N] in 0..1"""
     bias: NDArray[np.float32]
     """[N], their weighted sum; -inf for a row that is free, older than ranking.max_age_days, or
-    created after stream time by more than the clocks' skew (events.max_future_s).
-
-    Below 2^-20 it carries bits of the content's key, so that contents which are equal otherwise
-    are retrieved in the same order by every worker, whatever rows they stand in.
+    created after stream time by more than the clocks' skew (events.max_future_s); and for all but one of
+    the rows that hold the same text, so that no slate says the same twice.
     """
 
 
-def priors(settings: Settings, index: ContentIndex, statistics: ContentStatistics, now_ms: int) -> Priors:
-    """The priors of all rows at ``now_ms``."""
+def priors(
+    settings: Settings, index: ContentIndex, statistics: ContentStatistics, texts: SameTexts, now_ms: int
+) -> Priors:
+    """The priors of all rows at ``now_ms``; ``texts`` are those of the index."""
     high, ranking = index.high, settings.ranking
     lead = index.created_at[:high] - now_ms  # [N], ms; positive: created after stream time
     age = np.maximum(-lead, 0).astype(np.float32)
@@ -51,10 +51,10 @@ def priors(settings: Settings, index: ContentIndex, statistics: ContentStatistic
     half_life = statistics.nearest_half_life(ranking.popularity_half_life_h)
     popularity = statistics.popularity(half_life, now_ms)
     bias = np.float32(ranking.weight_recency) * recency + np.float32(ranking.weight_popularity) * popularity
-    bias += (index.keys[:high] >> np.uint64(40)).astype(np.float32) * _TIE
     # a replayed year has its whole catalogue at hand: what it had not seen yet is none of its candidates
     future = lead > settings.events.max_future_s * 1000
     bias[~index.live[:high] | (age > ranking.max_age_days * DAY_MS) | future] = -np.inf
+    bias[texts.spare(bias > -np.inf, popularity)] = -np.inf
     return Priors(now_ms, recency, popularity, bias)
 
 
@@ -74,17 +74,17 @@ def retrieve(
     index: DeviceIndex,
     interests: Tensor,
     bias: Tensor,
-    seen_users: Tensor,
-    seen_rows: Tensor,
+    excluded_users: Tensor,
+    excluded_rows: Tensor,
     weight_interest: float,
     count: int,
 ) -> Candidates:
     """Top ``count`` contents of each user by ``weight_interest · cosine + bias``.
 
-    ``interests`` [B, D] float32 unit vectors or zero, ``bias`` [N] float32, ``seen_*`` [X].
+    ``interests`` [B, D] float32 unit vectors or zero, ``bias`` [N] float32, ``excluded_*`` [X].
     """
-    scores = masked_scores(index, interests, bias, seen_users, seen_rows, weight_interest)
-    rows = top(scores, count)  # [B, K]
+    scores = masked_scores(index, interests, bias, excluded_users, excluded_rows, weight_interest)
+    rows = top(scores, count, index.keys[: len(bias)])  # [B, K]
     order = index.keys[rows].argsort(dim=1)
     rows = rows.gather(1, order)
     valid = scores.gather(1, rows) > -torch.inf
@@ -97,14 +97,14 @@ def masked_scores(
     index: DeviceIndex,
     interests: Tensor,
     bias: Tensor,
-    seen_users: Tensor,
-    seen_rows: Tensor,
+    excluded_users: Tensor,
+    excluded_rows: Tensor,
     weight_interest: float,
 ) -> Tensor:
     """[B, N], ``weight_interest · cosine + bias``, arguments as for :func:`retrieve`; -inf for what must not
     be recommended to the user."""
     scores = _scores(index.vectors[: len(bias)], interests * weight_interest, bias)
-    scores[seen_users, seen_rows] = -torch.inf
+    scores[excluded_users, excluded_rows] = -torch.inf
     return scores
 
 
@@ -115,8 +115,20 @@ def _scores(contents: Tensor, interests: Tensor, bias: Tensor) -> Tensor:
     return (interests.to(contents.dtype) @ contents.T).float().add_(bias)
 
 
-def top(scores: Tensor, count: int) -> Tensor:
+def top(scores: Tensor, count: int, keys: Tensor) -> Tensor:
     """Columns of the ``count`` largest of each row, of all where there are fewer; in no order.
+
+    Equal ones, down to the last bit, count by the upper halves of their ``keys`` [N] or [B, N] int64, the
+    lowest first: every worker takes the same contents, whatever rows they stand in. ``scores`` [B, N] are
+    float32.
+    """
+    bits = scores.view(torch.int32)
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of the same order as the scores
+    return _largest((bits.long() << 32) + (0x7FFFFFFF - (keys >> 32)), count)
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    """:func:`top` of numbers that all differ.
 
     They lie in the ``count`` blocks with the largest maxima (and the rest that fills no block): that
     is exact, and reads [B, N] once at memory speed, where selecting from whole rows is slow for few rows.

@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from stream_app.hashing import model_code
 from stream_app.interests.record import APPLIED, INTERACTION, InterestRecord, states
+from stream_app.ranking.excluded import Excluded
 from stream_app.settings import Settings
 
 DAY_MS = 86_400_000.0
 
 RowsOf = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 """Content keys → rows of the index, -1 where unknown; any shape."""
-
-RowsLike = Callable[[NDArray[np.uint32]], tuple[NDArray[np.int64], NDArray[np.int64]]]
-"""Fingerprints of content keys → pairs of a place among them and a row."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,8 @@ class UserBatch:
     """[B, D], S / |S|; zero for cold start"""
     norms: NDArray[np.float32]
     """[B], |S|; one for cold start"""
-    seen_users: NDArray[np.int64]
-    """[X], with seen_rows: the (user, row) pairs that must not be recommended"""
-    seen_rows: NDArray[np.int64]
+    excluded: Excluded
+    """What must not be recommended to them"""
     recent_rows: NDArray[np.int64]
     """[B, R], row of each recent interaction's content; 0 where padded or unknown"""
     recent_share: NDArray[np.float32]
@@ -83,7 +80,7 @@ class Interest:
         records: Sequence[InterestRecord | None],
         now_ms: int,
         rows_of: RowsOf,
-        rows_like: RowsLike,
+        without: Excluded,
     ) -> UserBatch:
         """The batch of these users (None = nothing is known of the user)."""
         b = len(records)
@@ -103,15 +100,7 @@ class Interest:
         slots = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         t_refs = np.array([r.t_ref if r is not None else 0 for r in records], np.int64)
 
-        seen = [r.seen if r is not None else _NO_KEYS for r in records]
-        seen_keys = np.concatenate([*seen, flat["content"]]) if b else _NO_KEYS
-        seen_users = np.concatenate([np.repeat(np.arange(b), [len(keys) for keys in seen]), users])
-        all_rows = rows_of(seen_keys)
-        rows = all_rows[len(all_rows) - len(flat) :]
-        long = [r.long if r is not None else _NO_FINGERPRINTS for r in records]
-        places, long_rows = rows_like(np.concatenate([*long, _NO_FINGERPRINTS]))
-        long_users = np.repeat(np.arange(b), [len(marks) for marks in long])[places]
-
+        rows = rows_of(flat["content"])
         counts = (states(flat) == APPLIED) & (rows >= 0) & personal[users]
         weight = np.where(counts, flat["weight"], np.float32(0))
         share = weight * np.exp2((flat["time"] - t_refs[users]) / self.half_life_ms)
@@ -123,8 +112,7 @@ class Interest:
             personal=personal,
             interests=interests,
             norms=norms,
-            seen_users=np.concatenate([seen_users[all_rows >= 0], long_users]),
-            seen_rows=np.concatenate([all_rows[all_rows >= 0], long_rows]),
+            excluded=without,
             recent_rows=np.zeros(shape, np.int64),
             recent_share=np.zeros(shape, np.float32),
             recent_match=np.zeros(shape, np.float32),
@@ -138,5 +126,3 @@ class Interest:
 
 
 _NO_INTERACTIONS: NDArray[np.void] = np.zeros(0, INTERACTION)
-_NO_KEYS: NDArray[np.uint64] = np.zeros(0, np.uint64)
-_NO_FINGERPRINTS: NDArray[np.uint32] = np.zeros(0, np.uint32)

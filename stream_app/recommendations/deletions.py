@@ -160,7 +160,7 @@ class DeletedContents:
         return found
 
     async def _renew_users(self, users: dict[bytes, int]) -> None:
-        self._ledger.outdated = wanted = users
+        self._ledger.outdated = wanted = dict(users)  # whoever gets another slate leaves it
         found: dict[bytes, tuple[int, bytes | None]] = {user: (p, None) for user, p in users.items()}
         if found.pop(COLD_START_USER, None) is not None:
             await self._pipeline.renew_cold_start()

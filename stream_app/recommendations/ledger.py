@@ -61,9 +61,10 @@ class SlateLedger:
         return not self._read[row] or partition in self._filled
 
     def shows(self, user: bytes, partition: int, content: int) -> bool | None:
-        """Whether the user's last slate names the content (its key); None where no slate is known."""
+        """Whether the user's last slate names the content (its key); None where no slate is known, or nothing
+        was left to be shown."""
         row = self._rows.get(user)
-        if row is None or self._partitions[row] != partition or self._marks[row] == WITHDRAWN:
+        if row is None or self._partitions[row] != partition or not self._keys[row].any():
             return None
         return bool((self._keys[row] == np.uint64(content)).any())
 

@@ -14,9 +14,9 @@ from stream_app.interests import record as interest_record
 from stream_app.interests.record import InterestRecord, by_arrival
 from stream_app.learning.shown import ShownContents
 from stream_app.observability import metrics
-from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.published import Published
-from stream_app.ranking.ranked import Ranked
+from stream_app.ranking.ranked import Ranked, User
 from stream_app.recommendations.active import ActiveUsers
 from stream_app.recommendations.slate import COLD_START_USER, Slate, SlateMaker
 from stream_app.settings import Settings
@@ -178,7 +178,8 @@ class RankerPipeline:
 
     async def renew(self, found: Mapping[bytes, tuple[int, bytes | None]], wanted: Container[bytes]) -> None:
         """Make slates anew, from (partition, interest record) that were looked up; users without a record
-        lose theirs. Those who are no longer ``wanted`` when their turn comes have a newer one."""
+        lose theirs, and those whose record cannot be read are as good as unknown.
+        Those who are no longer ``wanted`` when their turn comes have a newer one."""
         async with self.work:
             self._engine.adopt(self._newest())
             users: list[User] = []
@@ -186,11 +187,10 @@ class RankerPipeline:
             for user, (partition, value) in found.items():
                 if user not in wanted:
                     continue
-                record = None if value is None else _decoded(value)
-                if record is None:
+                if value is None:
                     made.append(Change(partition, user, None))
                 else:
-                    users.append((user, record))
+                    users.append((user, _decoded(value)))
             self._engine.observe(users)
             places = {user: partition for user, (partition, _) in found.items()}
             await self._publisher.publish(await self._rank(users, places, made, timely=False))
@@ -205,8 +205,8 @@ class RankerPipeline:
             places = {user: one.partition for user, one in due.items()}
             users: list[User] = [(user, one.record) for user, one in due.items()]
             self._engine.observe(users)
-            made = [one for one in await self._rank(users, places, [], timely=False) if self._better(one)]
-            news = await self._publisher.publish(made)
+            made = await self._rank(users, places, [], timely=False)
+            news = await self._publisher.publish([one for one in made if _better(one)])
         metrics.SLATES_REFRESHED.labels("changed").inc(news)
         metrics.SLATES_REFRESHED.labels("unchanged").inc(len(due) - news)
         return len(due)
@@ -265,27 +265,26 @@ class RankerPipeline:
             if self._shown is not None:
                 metrics.ARM_ANSWERED.labels(arm).inc(self._shown.answers(user, ring["content"], ring["time"]))
 
-    def _better(self, change: Change) -> bool:
-        """Whether this may take the place of a slate that no event has called in question."""
-        if change.slate is None:
-            return self._shows(change.user, change.partition, 0) is not None  # else there is none to withdraw
-        return change.slate.kind != "fallback"
-
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _current(self, ranked: Iterable[Ranked], places: Mapping[bytes, int], timely: bool) -> list[Change]:
-        """The users' slates; whoever would be shown nothing has none, and so gets the cold-start slate."""
+        """The users' slates; that of somebody for whom nothing is left is empty."""
         rankings = list(ranked)
         slates = self._slates_of(rankings)
         return [
-            Change(places[one.user_id], one.user_id, slate if slate.items else None, timely)
+            Change(places[one.user_id], one.user_id, slate, timely)
             for one, slate in zip(rankings, slates, strict=True)
         ]
 
     def _slates_of(self, ranked: Iterable[Ranked]) -> list[Slate]:
         """Slates without the contents whose deletion was read while the device ranked."""
         return [self._slates.slate(self._engine.without_deleted(one)) for one in ranked]
+
+
+def _better(change: Change) -> bool:
+    """Whether this may take the place of a slate that no event has called in question."""
+    return change.slate is not None and change.slate.kind != "fallback"
 
 
 def _decoded(value: bytes) -> InterestRecord | None:

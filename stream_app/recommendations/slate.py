@@ -46,6 +46,7 @@ class Slate(msgspec.Struct, frozen=True):
     """personal; cold_start: fresh and popular contents, for want of interests; fallback: likewise,
     for want of a device or of time"""
     items: list[Item]
+    """None where nothing is left that the user has not engaged with"""
     arm: str = ""
     """The A/B arm that the user is in"""
     ranker: str = BLEND

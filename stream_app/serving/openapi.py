@@ -26,7 +26,8 @@ OWN, COLD_START = "own", "cold-start"
 _HEADERS = {
     "slate": {
         SLATE_HEADER: {
-            "description": f"`{OWN}`: the user's; `{COLD_START}`: the user has none, this is everybody "
+            "description": f"`{OWN}`: the user's, without items where nothing is left that the user has not "
+            f"engaged with; `{COLD_START}`: the user has none, this is everybody "
             "else's, with a `user_id` of its own.",
             "schema": {"type": "string", "enum": [OWN, COLD_START]},
         }

@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.hashing import key64
 from stream_app.interests.record import decode, seen_by_arrival
-from stream_app.interests.seen import fingerprints, meeting
+from stream_app.interests.seen import fingerprints, keys_of
 from tests.interests.test_batch import CONTENTS, HOUR_MS, VECTORS, World, configured
 
 DAY = 24
@@ -97,8 +97,9 @@ def test_contents_come_back_never_within_the_long_memory(size: int, tmp_path: Pa
     record = world.record("ana")
     keys = np.array([key64(b"c%d" % n) for n in range(40)], np.uint64)
     assert set(record.seen.tolist()) == set(keys[25:30].tolist())
-    _, places = meeting(record.long, np.sort(keys))
-    assert set(np.sort(keys)[places].tolist()) == set(keys[13:25].tolist())
+    first, last = keys_of(record.long)
+    remembered = ((first[:, None] <= keys) & (keys <= last[:, None])).any(axis=0)
+    assert set(keys[remembered].tolist()) == set(keys[13:25].tolist())
     world.take("likes", [world.event("ana", 20)])  # had before: not a new content
     again = world.record("ana")
     assert again.header["seen_total"] == 30
@@ -109,7 +110,9 @@ def test_contents_come_back_never_within_the_long_memory(size: int, tmp_path: Pa
 def test_fingerprints_find_every_content_that_shares_one() -> None:
     keys = np.array([0, 1 << 40, (1 << 40) + 5, 2 << 40, (1 << 64) - 1], np.uint64)
     asked = fingerprints(np.array([2 << 40, 9 << 40, 1 << 40, (1 << 64) - 9], np.uint64))
-    places, found = meeting(asked, keys)
+    rows = SortedRows()
+    rows.replace(np.zeros(0, np.bool_), np.arange(len(keys)), keys)
+    places, found = rows.like(asked)
     assert list(zip(places.tolist(), found.tolist(), strict=True)) == [(0, 3), (2, 1), (2, 2), (3, 4)]
 
 

@@ -251,3 +251,20 @@ def test_features_of_a_few_contents_are_those_that_they_have_among_all(seed: int
 
 def test_the_statistics_have_by_default_the_half_lives_that_the_ranker_reads() -> None:
     assert Settings().interests.stats_half_lives_h == HALF_LIVES_H
+
+
+def test_contents_without_a_vector_are_near_nothing() -> None:
+    """Neither as candidates nor as what the user engaged with: the mean is not taken from nothing."""
+    catalogue, together = world()
+    vectors = catalogue.vectors.copy()
+    vectors[[3, 4]] = 0
+    catalogue = replace(catalogue, vectors=vectors, mean=vectors[vectors.any(axis=1)].mean(axis=0))
+    near = slice(NAMES.index("cosine_last"), NAMES.index("best_match") + 1)
+    found = computed(catalogue, together, somebody([7, 3, 9]))[:, near]
+    assert (found[[3, 4]] == 0).all()
+    without = replace(catalogue, vectors=np.delete(vectors, 3, axis=0))
+    assert without.vectors.shape == (CONTENTS - 1, 8)
+    other = computed(catalogue, together, somebody([7, 4, 9]))[:, near]
+    assert found == pytest.approx(other)
+    assert (computed(catalogue, together, somebody([3, 4]))[:, near] == 0).all()
+    assert computed(catalogue, together, somebody([3, 7]))[7, near.stop - 1] == pytest.approx(1, abs=1e-3)

@@ -139,3 +139,17 @@ def test_the_mean_of_the_vectors_follows_what_is_replaced(replaced: int) -> None
     expected = contents.vectors.mean(axis=0)
     far = np.abs(online._current.catalogue.mean - expected).max()
     assert far < (0.02 if replaced == 3 else 1e-5)  # a few of many may wait
+
+
+def test_the_mean_is_of_the_contents_that_have_a_vector() -> None:
+    contents, online = world(contents=50)
+    contents.vectors[10:20] = 0
+    engage(online, engagement(7, 0, [3]), 50)
+    choice = engage(online, engagement(7, 1, [3, 12]), 50)
+    assert choice is not None
+    assert online._current is not None
+    said = np.delete(contents.vectors, np.arange(10, 20), axis=0)
+    assert online._current.catalogue.mean == pytest.approx(said.mean(axis=0), abs=1e-6)
+    near = slice(NAMES.index("cosine_last"), NAMES.index("best_match") + 1)
+    assert (choice.among.features[10:20, near] == 0).all()
+    assert np.isfinite(choice.among.features).all()

@@ -116,7 +116,8 @@ def catalogue(index: ContentIndex, counted: Counted, found: CoEngagement, now: i
         created_at=index.created_at[:high],
         authors=index.authors[:high],
         vectors=index.vectors[:high],
-        mean=index.vectors[:high].sum(axis=0) / np.float32(max(index.size, 1)),
+        mean=index.vectors[:high].sum(axis=0)
+        / np.float32(max(np.count_nonzero(index.vectors[:high].any(axis=1)), 1)),
     )
 
 

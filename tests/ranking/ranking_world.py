@@ -57,6 +57,12 @@ def put(
     assert index.put(id_, ContentVector(index.model, author, created_at, created_at, unit)) is not None
 
 
+def put_silent(index: ContentIndex, id_: bytes, created_at: int, author: str = "") -> None:
+    """A content without text."""
+    nothing = np.zeros(0, np.float16)
+    assert index.put(id_, ContentVector(index.model, author, created_at, created_at, nothing)) is not None
+
+
 def filled_index(
     config: Settings, count: int, seed: int = 0, authors: int = 40, model: str = MODEL
 ) -> ContentIndex:

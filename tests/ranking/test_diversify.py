@@ -9,9 +9,9 @@ import torch
 from stream_app.content.index import ContentIndex
 from stream_app.interests import record
 from stream_app.ranking.diversify import LEAST_VOLUME, SMOOTHING, diversify
-from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.ranking.ranked import Ranked
+from stream_app.ranking.ranked import Ranked, User
 from stream_app.ranking.sides import MOST, Sides, sides
 from tests.ranking import learned_world
 from tests.ranking import ranking_world as world
@@ -36,10 +36,10 @@ def greedy(scores, valid, vectors, authors, places, diversity, cap, own, shares,
     chosen: list[int] = []
     for _ in range(places):
         best, best_value = -1, -np.inf
-        for c in range(len(scores)):
-            same = sum(authors[j] == authors[c] for j in chosen)
-            if not valid[c] or c in chosen or (cap and authors[c] and same >= cap):
-                continue
+        left = [c for c in range(len(scores)) if valid[c] and c not in chosen]
+        same = {c: sum(authors[j] == authors[c] for j in chosen) for c in left}
+        under = [c for c in left if not (cap and authors[c] and same[c] >= cap)]
+        for c in under or left:
             added = volume(vectors, [*chosen, c]) - volume(vectors, chosen)
             score = scores[c] - weight * divergence(shares, own, [*chosen, c])
             value = (1 - diversity) * score + diversity * added
@@ -100,7 +100,10 @@ def test_ties_go_to_the_first_and_unknown_authors_are_not_capped() -> None:
     authors = torch.tensor([[0, 0, 0, 7, 7, 7]])
     for diversity in (0.0, 0.7):
         chosen = diversify(scores, torch.ones(1, 6, dtype=torch.bool), vectors, authors, 6, diversity, 1)
-        assert chosen.tolist() == [[0, 1, 2, 3, -1, -1]]
+        assert chosen.tolist() == [[0, 1, 2, 3, 4, 5]]
+        others = torch.tensor([[7, 7, 8, 7, 9, 9]])
+        chosen = diversify(scores, torch.ones(1, 6, dtype=torch.bool), vectors, others, 6, diversity, 1)
+        assert chosen.tolist() == [[0, 2, 4, 1, 3, 5]]
 
 
 def test_sides_are_heaps_of_what_is_alike() -> None:
@@ -118,9 +121,9 @@ def test_sides_are_heaps_of_what_is_alike() -> None:
     )
     assert found.of[0].tolist() == [2, 0, 1, 1]
     assert found.shares[0, :3].tolist() == pytest.approx([2.5 / 5.5, 2 / 5.5, 1 / 5.5])
-    assert found.shares[1].tolist() == [1.0] + [0.0] * (MOST - 1)
+    assert found.shares[1].tolist() == [1.0] + [0.0] * MOST
     assert found.of[1].tolist() == [0] * 4
-    assert found.shares[2].tolist() == [0.0] * MOST  # nothing to calibrate to
+    assert found.shares[2].tolist() == [0.0] * (MOST + 1)  # nothing to calibrate to
     chosen = diversify(
         torch.tensor([[1.0, 3, 2, 4]] * 3),
         torch.ones(3, 4, dtype=torch.bool),

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.ranking import explore
-from stream_app.ranking.engine import RankingEngine, User
+from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.explore import Explorable
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.ranking.ranked import Item, Ranked
+from stream_app.ranking.ranked import Item, Ranked, User
 from stream_app.recommendations.readable import Titles, lines
 from stream_app.recommendations.slate import SlateMaker, decode, encode, fingerprint
 from stream_app.settings import Settings
@@ -64,7 +64,7 @@ def test_what_was_drawn_as_often_as_its_propensity_says() -> None:
     for span in range(spans):
         now = world.NOW + span * world.HOUR
         drawn = explore.draw(config, pool, users, seen, ranked, now)
-        assert drawn.propensity == pytest.approx(2 / n)
+        assert drawn.propensity == pytest.approx(np.repeat(2 / n[:, None], 2, axis=1))
         assert (drawn.rows >= 0).all()
         assert (drawn.rows[:, 0] != drawn.rows[:, 1]).all()
         for place in range(2):
@@ -234,8 +234,44 @@ def test_authors_have_room_for_what_is_explored() -> None:
     ranked = np.full((len(users), 10), -1)
     ranked[:, :3] = [0, 1, 10]  # two of author 1, one of author 2
     drawn = explore.draw(config, pool, users, (NOTHING, NOTHING), ranked, world.NOW)
-    assert set(authors[drawn.rows].ravel().tolist()) == {0, 2}
-    assert drawn.propensity == pytest.approx(2 / 19)
+    # author 1 has room for one: one of eight lots stays
+    assert set(authors[drawn.rows].ravel().tolist()) == {0, 1, 2}
+    assert (authors[drawn.rows] == 1).sum(axis=1).max() == 1
+    expected = np.where(authors[drawn.rows] == 1, 1 / 8, 1) * 2 / (1 + 9 + 10)
+    assert drawn.propensity == pytest.approx(expected)
+
+
+def test_what_is_explored_keeps_to_the_cap_and_is_drawn_as_often_as_its_propensity_says() -> None:
+    """More places than the cap has: once that ended exploration without a word."""
+    authors = np.array([1] * 12 + [2] * 3 + [3, 4, 5, 6, 0, 0], np.uint64)
+    pool = pool_of(len(authors), authors)
+    config = ranking_settings(author_cap=1, explore=0.4).ranking
+    users, spans = [b"user-%d" % u for u in range(1000)], 20
+    ranked = np.full((len(users), 10), -1)
+    ranked[:, 0] = 15  # author 3 has no room
+    shown = np.zeros(len(authors))
+    for span in range(spans):
+        now = world.NOW + span * world.HOUR
+        drawn = explore.draw(config, pool, users, (NOTHING, NOTHING), ranked, now)
+        assert (drawn.rows >= 0).all()
+        for rows in drawn.rows:
+            known = authors[rows][authors[rows] != 0]
+            assert len(set(known.tolist())) == len(known)
+        np.add.at(shown, drawn.rows.ravel(), 1)
+    share = np.array([1 / 12] * 12 + [1 / 3] * 3 + [0, 1, 1, 1, 1, 1])
+    n = 1 + 1 + 3 + 2
+    expected = share * 4 / n * spans * len(users)
+    assert (np.abs(shown - expected) <= 5 * np.sqrt(expected)).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.5])
+def test_everybody_explores_whatever_the_cap_is(share: float) -> None:
+    config = ranking_settings(explore=share, author_cap=3)
+    index = world.filled_index(config, 600, authors=200)
+    for slate in engine_over(config, index).rank(world.some_users(config, index, 30)):
+        assert len(explored(slate)) == explore.places(config.ranking)
+        names = [index.authors[index.rows[i.content_id.encode()]] for i in slate.items]
+        assert max(names.count(name) for name in names) <= 3
 
 
 def test_off_draws_nothing_and_an_item_shows_its_propensity_only_then() -> None:

@@ -11,8 +11,8 @@ import ranking_world as world
 from stream_app.events.impressions import ShownList
 from stream_app.hashing import key64
 from stream_app.learning.shown import ShownContents
-from stream_app.ranking.engine import RankingEngine, User
-from stream_app.ranking.ranked import PARTS, Item
+from stream_app.ranking.engine import RankingEngine
+from stream_app.ranking.ranked import PARTS, Item, User
 
 CONFIG = {"diversity": 0.0, "author_cap": 0, "slate_size": 60, "candidates": 60}
 """Slates that show all candidates."""

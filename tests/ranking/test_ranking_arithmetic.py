@@ -14,6 +14,7 @@ from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause,
 from stream_app.ranking.explain import shares, top_reasons
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.retrieve import priors, retrieve
+from stream_app.ranking.texts import SameTexts
 
 
 @pytest.mark.parametrize(("contents", "count"), [(7, 5), (50, 50), (3000, 20), (3001, 20), (2047, 3)])
@@ -56,7 +57,7 @@ def test_priors_fade_and_mask() -> None:
     for i, age in enumerate((-60_000, 0, world.DAY, 9 * world.DAY, 11 * world.DAY, -60_001, 0)):
         world.put(index, world.content_id(i), np.ones(world.D), world.NOW - age)
     index.delete(world.content_id(6))
-    found = priors(config, index, ContentStatistics(config, index), world.NOW)
+    found = priors(config, index, ContentStatistics(config, index), SameTexts(index), world.NOW)
     assert found.recency[:5] == pytest.approx([1, 1, 0.5, 2**-9, 2**-11], rel=1e-5)
     assert found.bias[:4] == pytest.approx(0.3 * found.recency[:4], abs=2e-6)
     assert np.isneginf(found.bias[4:]).all()

@@ -14,10 +14,11 @@ from stream_app.errors import DeviceError
 from stream_app.hashing import key64
 from stream_app.interests import record
 from stream_app.interests.record import APPLIED, AWAITING, UNDONE, InterestRecord
-from stream_app.ranking.engine import FAILURES_IN_A_ROW, RankingEngine, User
+from stream_app.ranking.engine import FAILURES_IN_A_ROW, RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
-from stream_app.ranking.ranked import Ranked
+from stream_app.ranking.ranked import Ranked, User
 from stream_app.settings import Settings
+from tests.ranking import learned_world
 
 
 def engine_over(config: Settings, index: ContentIndex) -> RankingEngine:
@@ -82,18 +83,67 @@ def test_half_precision_retrieval_gives_the_same_slates() -> None:
 def test_equal_contents_are_ordered_by_key_in_any_row() -> None:
     config = world.settings(ranking={"slate_size": 8, "candidates": 8, "author_cap": 0})
     rng = np.random.default_rng(1)
-    vector = rng.normal(size=world.D)
     slates = []
     for _ in range(3):
         index = world.filled_index(config, 0)
         for i in rng.permutation(40):
-            world.put(index, world.content_id(int(i)), vector, world.NOW)
+            world.put_silent(index, world.content_id(int(i)), world.NOW)
         statistics = ContentStatistics(config, index)
         statistics.stream_time = world.NOW
         user = user_of(config, index, Engagement(world.content_id(0), world.NOW), seen=[world.content_id(0)])
         slates.append(ids(RankingEngine(config, index, statistics).rank([user, (b"new", None)])[0]))
     assert slates[0] == slates[1] == slates[2]
     assert len(slates[0]) == 8
+
+
+@pytest.mark.parametrize("method", ["blend", "learned", "fallback"])
+@pytest.mark.parametrize("contents", [60, 3000])
+def test_equals_beyond_the_candidates_are_the_same_on_every_worker(method: str, contents: int) -> None:
+    """A catalogue that was imported at once, in another order on each worker."""
+    config = learned_world.settings(
+        ranking={
+            "arms": [{"name": "all", "ranker": "learned" if method == "learned" else "blend", "share": 1.0}],
+            "candidates": 20,
+            "all_up_to": 1000,
+            "explore": 0.2,
+        }
+    )
+    rng = np.random.default_rng(3)
+    texts = rng.normal(size=(contents, world.D))
+    slates = []
+    for _ in range(3):
+        index = ContentIndex(config, world.MODEL)
+        for i in rng.permutation(contents).tolist():
+            if i % 2:
+                world.put(index, world.content_id(i), texts[i], world.NOW)
+            else:
+                world.put_silent(index, world.content_id(i), world.NOW)
+        statistics = ContentStatistics(config, index)
+        statistics.stream_time = world.NOW + world.HOUR
+        engine = RankingEngine(config, index, statistics)
+        engine.adopt(learned_world.published(2))
+        engine.refresh()
+        user = user_of(config, index, Engagement(world.content_id(2), world.NOW))
+        users = [(b"new", None), user]
+        ranked = engine.fallback(users, "queue_full") if method == "fallback" else engine.rank_prepared(users)
+        slates.append([ids(slate) for slate in ranked])
+    assert slates[0] == slates[1] == slates[2]
+    assert len(slates[0][0]) == 10
+
+
+def test_what_is_deleted_while_the_device_ranks_is_no_reason_either() -> None:
+    config = world.settings()
+    index = world.filled_index(config, 300)
+    engine = engine_over(config, index)
+    engine.refresh()
+    ranked = engine.rank_prepared(world.some_users(config, index, 20))
+    gone = ranked[0].items[0].reasons[0].content_id
+    index.delete(gone.encode())
+    for slate in ranked:
+        left = engine.without_deleted(slate)
+        assert gone not in {i.content_id for i in left.items}
+        assert gone not in {reason.content_id for item in left.items for reason in item.reasons}
+        assert sum(len(i.reasons) for i in left.items) >= sum(len(i.reasons) for i in slate.items) - 13
 
 
 def test_shares_of_a_complete_history_add_up_to_one() -> None:

@@ -161,9 +161,10 @@ def test_affected_slates_are_made_anew_and_others_are_not(small: Settings, remem
             before = await all_ranked(settings)
             deleted = some_deleted(before)
             affected = naming(before, *deleted)
-            searches = metric("ledger_searches_total")
+            searches, renewed = metric("ledger_searches_total"), metric("slates_renewed_total")
             await send(settings, "content-vectors", [(c, None) for c in deleted])
             await until(lambda: not naming(newest(settings), *deleted), "slates without the deleted")
+            await until(lambda: metric("slates_renewed_total") == renewed + len(affected), "their count")
         assert (metric("ledger_searches_total") > searches) == (remembered < len(USERS))
         after = on_topic(settings)
         assert {user for user, shown in after.items() if len(shown) > 1} == affected

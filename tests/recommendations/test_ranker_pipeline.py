@@ -225,13 +225,22 @@ def test_contents_deleted_between_batches_are_gone() -> None:
     assert not shown & {item.content_id.encode() for item in shelf.slates["u"].items}
 
 
-def test_who_would_be_shown_nothing_has_no_slate() -> None:
+@pytest.mark.parametrize("queue_users", [1, 0])
+def test_who_would_be_shown_nothing_has_an_empty_slate_and_is_not_withdrawn(queue_users: int) -> None:
     config, index, pipeline, shelf = built()
+    pipeline._queue_users = queue_users
     record = Arrived(b"u", liked(config, index, 1))
     asyncio.run(pipeline.handle(batch([record])))
     for id_ in list(index.rows):
         index.delete(id_)
     asyncio.run(pipeline.handle(batch([record])))
+    slate = shelf.slates["u"]
+    assert slate.items == []
+    assert slate.caused_by is not None
+    asyncio.run(pipeline.renew({b"u": (0, record.value)}, wanted={b"u"}))
+    assert shelf.slates["u"].items == []
+    assert shelf.withdrawn == []
+    asyncio.run(pipeline.handle(batch([Arrived(b"u", None)])))
     assert shelf.withdrawn == [b"u"]
 
 
@@ -248,9 +257,10 @@ def test_slates_are_made_anew_from_records_that_were_looked_up() -> None:
     }
     before = rejected()
     asyncio.run(pipeline.renew(found, wanted=found.keys() - {b"ranked since"}))
-    assert shelf.slates.keys() == {"ranked since", "there"}
+    assert shelf.slates.keys() == {"ranked since", "there", "unreadable"}
     assert shelf.slates["ranked since"] is made
-    assert sorted(shelf.withdrawn) == [b"gone", b"unreadable"]
+    assert shelf.withdrawn == [b"gone"]
+    assert shelf.slates["unreadable"].kind == "cold_start"
     assert shelf.places == {b"there": 3, b"gone": 2, b"unreadable": 1, b"ranked since": 0}
     assert (shelf.timely[b"ranked since"], shelf.timely[b"there"]) == (True, False)
     assert rejected() - before == 1

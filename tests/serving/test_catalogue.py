@@ -105,3 +105,58 @@ def test_searches_wait_in_a_bounded_queue() -> None:
         return sum(isinstance(answer, BusyError) for answer in asked)
 
     assert asyncio.run(run()) == 3
+
+
+def test_what_says_the_same_comes_once_and_not_as_similar_to_itself() -> None:
+    made = catalogue()
+    again = (
+        VECTORS.astype(np.float32) + np.random.default_rng(1).uniform(-1e-5, 1e-5, VECTORS.shape)
+    ).astype(np.float16)
+
+    def copy(of: int, name: bytes, later: int) -> Read:
+        return Read(name, encode(ContentVector(model_id(SETTINGS), "", NOW_MS + later, NOW_MS, again[of])))
+
+    near = asyncio.run(made.similar("c3", 5))
+    assert near is not None
+    best = int(near.items[0].content_id.removeprefix("c"))
+    copies = [copy(3, b"c3-again", 1), copy(best, b"later", 1), copy(best, b"latest", 2)]
+    made.learn(copies)  # type: ignore[arg-type]
+    found = asyncio.run(made.similar("c3", 5))
+    assert found is not None
+    assert [one.content_id for one in found.items] == [one.content_id for one in near.items]
+    of_copy = asyncio.run(made.similar("c3-again", 5))
+    assert of_copy is not None
+    assert [one.content_id for one in of_copy.items] == [one.content_id for one in near.items]
+    made.count([counted(b"later", 3.0), counted(b"latest", 5.0), counted(b"c%d" % best, 4.0)])  # type: ignore[list-item]
+    assert [one.content_id for one in made.trending(10).items] == ["latest"]
+    made.learn([Read(b"latest", None)])  # type: ignore[list-item]
+    assert [one.content_id for one in made.trending(10).items] == [f"c{best}"]
+    made.close()
+
+
+def test_nothing_is_similar_to_a_content_without_text() -> None:
+    made = catalogue(5)
+    nothing = np.zeros(0, np.float16)
+    silent = encode(ContentVector(model_id(SETTINGS), "", NOW_MS, NOW_MS, nothing))
+    made.learn([Read(b"image-1", silent), Read(b"image-2", silent)])  # type: ignore[list-item]
+    found = asyncio.run(made.similar("image-1", 5))
+    assert found is not None
+    assert found.items == []
+    found = asyncio.run(made.similar("c1", 10))
+    assert found is not None
+    assert {one.content_id for one in found.items} == {"c0", "c2", "c3", "c4"}
+    made.count([counted(b"image-1", 3.0), counted(b"image-2", 2.0)])  # type: ignore[list-item]
+    assert [one.content_id for one in made.trending(10).items] == ["image-1", "image-2"]
+    made.close()
+
+
+def test_equals_trend_in_the_same_order_on_every_replica() -> None:
+    answers = []
+    for seed in (1, 2):
+        made = Catalogue(SETTINGS)
+        rng = np.random.default_rng(seed)
+        made.learn([vectors(40)[n] for n in rng.permutation(40)])  # type: ignore[arg-type]
+        made.count([counted(b"c%d" % n, 1.0) for n in range(40)])  # type: ignore[arg-type]
+        answers.append(made.trending(7))
+        made.close()
+    assert answers[0] == answers[1]
