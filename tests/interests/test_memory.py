@@ -11,6 +11,7 @@ import pytest
 from stream_app.hashing import key64
 from stream_app.interests.record import decode, seen_by_arrival
 from stream_app.interests.seen import fingerprints, keys_of
+from stream_app.ranking.device import SortedRows
 from tests.interests.test_batch import CONTENTS, HOUR_MS, VECTORS, World, configured
 
 DAY = 24
