@@ -66,7 +66,7 @@ def declare(settings: Settings) -> tuple[Topic, ...]:
         Topic(name("erasures"), "user_id", "erasure (JSON)", p, "delete", week, True, 0, soon),
         Topic(name("impressions"), "user_id", "impression (JSON)", p, "delete", week, True),
         Topic(name("content"), "content_id", "content (JSON); null deletes", few, "compact", FOREVER, False, kept),
-        Topic(name("content-vectors"), "content_id", "vector record", few, "compact", FOREVER, False, kept),
+        Topic(name("content-vectors"), "content_id, model", "vector record", few, "compact", FOREVER, False, kept),
         Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True, kept, soon),
         Topic(name("content-stats"), "content_id", "statistics record", p, "compact", FOREVER, True, kept),
         Topic(name("erasure-receipts"), "hash of user_id", "receipt (JSON)", p, "compact", FOREVER, True, kept, soon),

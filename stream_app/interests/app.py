@@ -24,6 +24,7 @@ from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
+from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 ROLE = "interests"
 OPEN_RETRY_S = 1.0
 SWEEP = "sweep"
+ENCODED_S = 0.5
+"""How often a worker that waits for a new encoder looks again."""
 
 
 class InterestsWorker:
@@ -61,11 +64,23 @@ class InterestsWorker:
         """Read the contents whole before the first event is taken."""
         self._health.waiting_for = "the content index"
         await self._app.read_whole(self._reader, self._health)
+        await self._until_encoded()
         interests = self._settings.interests
         self._app.background("flush", self._every(interests.flush_interval_s, "flush", self._flush))
         self._app.background("expiry", self._every(interests.expiry_interval_s, "expiry", self._expire))
         self._app.background(SWEEP, self._every(interests.sweep_interval_s, SWEEP, self._sweep))
         self._health.waiting_for = "an assignment"
+
+    async def _until_encoded(self) -> None:
+        """Let a new encoder catch up before any event is taken: states would be made anew from the few
+        contents that it has."""
+        coverage = self._contents.coverage
+        while (missing := coverage.missing) and not coverage.complete:
+            metrics.CONTENT_MISSING.set(missing)
+            self._health.waiting_for = f"{missing} contents to be encoded by {self._model} (content workers)"
+            self._health.nearer()  # that takes as long as it takes
+            await asyncio.sleep(ENCODED_S)
+        metrics.CONTENT_MISSING.set(0)
 
     async def stop(self) -> None:
         """Close everything; the streams have come to rest."""

@@ -23,6 +23,7 @@ from stream_app.hashing import action_code
 from stream_app.interests import update
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.receipts import Fences
+from stream_app.interests.record import APPLIED
 from stream_app.interests.slab import Slab
 from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
@@ -90,11 +91,15 @@ class BatchPreparation:
                     fates.erased(int(batch.source[at]))
             with _timed("load"):
                 rows_of_contents = self._contents.rows(batch.contents)
-                known = np.flatnonzero((rows_of_contents >= 0) & ~refused)
+                known = np.flatnonzero((rows_of_contents >= 0) & ~refused).astype(np.int64, copy=False)
                 for at in np.flatnonzero((rows_of_contents < 0) & ~refused).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
+                waiting = self._foreign(state.slab, rows)
+                for at in known[waiting].tolist():
+                    fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
+                known, rows = known[~waiting], rows[~waiting]
             with _timed("apply"):
                 columns = self._columns(state, batch, known, rows, rows_of_contents[known], fates)
                 change = update.apply(state.slab, columns, self._contents.vectors, self._half_life_ms)
@@ -118,19 +123,31 @@ class BatchPreparation:
         missing = list(dict.fromkeys(user for user in users if user not in slab.index))
         if missing:
             self._make_room(state, len(missing), users)
-            loaded = []
             for user, value in zip(missing, state.store.get(missing), strict=True):
-                row = slab.add(user, value)
-                if value is not None:
-                    loaded.append(row)
-            foreign = np.array(loaded, np.int64)
-            foreign = foreign[slab.models(foreign) != slab.model]
-            if len(foreign):
-                # summed under another encoder: what the record still tells, in today's vectors
-                update.renew(slab, foreign, self._contents.vectors, self._half_life_ms, partial=True)
+                slab.add(user, value)
         rows = slab.of(users)
         slab.touched[rows] = state.batches
         return rows
+
+    def _foreign(
+        self, slab: Slab, rows: np.ndarray[tuple[int], np.dtype[np.int64]]
+    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Sum those of the rows that were summed under another encoder from what their records still tell,
+        in today's vectors; True for each that has to wait until these are there."""
+        foreign = (slab.models(rows) != slab.model) & (slab.header["total"][rows] > 0)
+        for row in np.unique(rows[foreign]).tolist():
+            if self._contents.coverage.complete or self._all_indexed(slab, row):
+                one = np.array([row], np.int64)
+                update.renew(slab, one, self._contents.vectors, self._half_life_ms, partial=True)
+                slab.header["model"][row] = slab.model
+        waiting: np.ndarray[tuple[int], np.dtype[np.bool_]] = foreign & (slab.models(rows) != slab.model)
+        return waiting
+
+    def _all_indexed(self, slab: Slab, row: int) -> bool:
+        """Whether every content that stands in the row's sum has its vector."""
+        ring = slab.interactions[row]
+        keys = ring["content"][ring["state"] == APPLIED].tolist()
+        return all(self._contents.index.row_of_key(key) is not None for key in keys)
 
     def _make_room(self, state: PartitionState, count: int, users: list[bytes]) -> None:
         slab = state.slab

@@ -133,7 +133,7 @@ def renew(
 
     Exact where the record holds a user's whole history: after an undo, a small sum is not left with
     the rounding of the large one it was taken from. Interactions whose content is no longer indexed
-    are left out when ``partial``; otherwise such a user keeps the sum as it is.
+    are left out when ``partial``, and count as taken back; otherwise such a user keeps the sum as it is.
     """
     for row in rows.tolist():
         ring = slab.interactions[row]
@@ -142,6 +142,8 @@ def renew(
         contents = np.array([-1 if at is None else at for at in found], np.int64)
         if not partial and (contents < 0).any():
             continue
+        gone = np.flatnonzero(ring["state"] == APPLIED)[contents < 0]
+        ring["state"][gone] = UNDONE  # not in the sum any more: there is nothing to take back
         standing, contents = standing[contents >= 0], contents[contents >= 0]
         header = slab.header[row]
         age = header["t_ref"] - standing["time"]
