@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": "stream_app.commands.replay",
     "evaluate": "stream_app.commands.evaluate",
     "topics": "stream_app.commands.topics",
+    "models": "stream_app.commands.models",
     "dlq": "stream_app.commands.dlq",
     "erase": "stream_app.commands.erase",
     "doctor": "stream_app.commands.doctor",

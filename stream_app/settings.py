@@ -144,7 +144,8 @@ class Impressions(Section, frozen=True):
 class Content(Section, frozen=True):
     """Text encoder and content index."""
 
-    model: Annotated[str, Meta(description="Hugging Face id or local path of the encoder; `default` is all-MiniLM-L6-v2 from the installed package.")] = "default"
+    model: Annotated[str, Meta(description="Hugging Face id or local path of the encoder; `default` is all-MiniLM-L6-v2 from the installed package. A path begins with `/`, `.` or `~`, or names a directory that is there.")] = "default"
+    model_id: Annotated[str, Meta(description="Id that the encoder's vectors are stored under. Empty: `all-MiniLM-L6-v2` for `default`, a Hugging Face id as it is, and a digest of its files for a local path, which roles on machines without these files cannot compute: they are told here. `stream-app models` lists what there is.", pattern=r"^[A-Za-z0-9._:@/+-]{0,200}$")] = ""
     dimensions: Annotated[int, Meta(description="Length of the encoder's vectors.", ge=8, le=4096)] = 384
     device: Annotated[str, Meta(description="`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
     batch_size: Annotated[Count, Meta(description="Texts encoded at a time.")] = 32
@@ -152,6 +153,8 @@ class Content(Section, frozen=True):
     remembered_texts: Annotated[Count, Meta(description="Texts whose vectors are remembered, so that a content that comes again with the same text is not encoded again.")] = 10_000
     max_bytes: Annotated[Count, Meta(description="Largest content record in bytes.")] = 1_048_576
     capacity: Annotated[Count, Meta(description="Most contents in the index; the oldest are evicted first.")] = 100_000
+    former_vectors: Annotated[int, Meta(description="Vectors kept of contents that were deleted, evicted or encoded anew, the oldest are given up first: an engagement can be undone as long as its vector is there.", ge=0)] = 10_000
+    former_days: Annotated[Positive, Meta(description="How long the vector of a content that was deleted or encoded anew stays on `content-vectors` for that. Of a deleted content nothing else is kept there.")] = 30.0
     max_age_days: Annotated[Positive, Meta(description="Contents older than this, counted from stream time, are evicted from the index.")] = 730.0
 
 

@@ -90,7 +90,7 @@ def declare(settings: Settings, role: str | None = None) -> tuple[Topic, ...]:
         Topic(name("erasures"), "user_id", "erasure (JSON)", p, "delete", week, True, 0, soon, (INTERESTS,), safe),
         Topic(name("impressions"), "user_id", "impression (JSON)", p, "delete", week, True, roles=shown),
         Topic(name("content"), "content_id", "content (JSON); null deletes", few, "compact", FOREVER, False, kept, 0, read_contents, safe),
-        Topic(name("content-vectors"), "content_id", "vector record", few, "compact", FOREVER, False, kept, 0, (*ranked, CONTENT, SERVE), safe),
+        Topic(name("content-vectors"), "content_id, model", "vector record", few, "compact", FOREVER, False, kept, 0, (*ranked, CONTENT, SERVE), safe),
         Topic(name("interests"), "user_id", "interest record", p, "compact", FOREVER, True, kept, soon, ranked, safe),
         Topic(name("content-stats"), "content_id", "statistics record", p, "compact", FOREVER, True, kept, 0, (*ranked, SERVE), safe),
         Topic(name("erasure-receipts"), "hash of user_id", "receipt (JSON)", p, "compact", FOREVER, True, kept, soon, (INTERESTS,), safe),

@@ -176,7 +176,10 @@ class Archived:
         followed.take(record.offset, record.value)
 
     def _content(self, _partition: int, record: Kept) -> None:
-        self.contents.setdefault(record.key or b"", []).append(record)
+        """By the layout's key, content_id 00 CODE: neither former vectors (00 CODE 00 TAG) nor marks."""
+        content, _, rest = (record.key or b"").partition(b"\x00")
+        if content and b"\x00" not in rest:
+            self.contents.setdefault(content, []).append(record)
 
     def _statistics(self, partition: int, record: Kept) -> None:
         if record.key == OUTCOMES_KEY and record.value is not None:

@@ -185,7 +185,7 @@ def ring(value: bytes) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
 
 
 def content_vector(value: bytes) -> NDArray[np.float64]:
-    """The vector [D] of a record of ``content-vectors``."""
+    """The vector [D] of a record of ``content-vectors``; [0] of a content without text."""
     _, dimensions, model, author, _, _ = _CONTENT.unpack_from(value)
     return np.array(struct.unpack_from(f"<{dimensions}e", value, _CONTENT.size + model + author))
 

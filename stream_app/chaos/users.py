@@ -207,6 +207,7 @@ class UserCheck:
         if known is None:
             values = dict.fromkeys(r.value for r in self._archived.contents.get(content, []) if r.value)
             vectors = [content_vector(value) for value in values]
+            vectors = [vector if vector.size else np.zeros(self._dimensions) for vector in vectors]
             if not vectors:
                 self._findings.add("users_wrong", "an event was applied whose content never had a vector")
                 vectors = [np.zeros(self._dimensions)]

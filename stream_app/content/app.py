@@ -3,6 +3,11 @@
 Each batch's vectors, its dead letters and its offset go out in one transaction of the partition that it
 came from (:mod:`stream_app.kafka.fenced`): a worker that was taken for dead can overwrite no newer vector,
 and bring back no deleted content.
+
+What a content was before is on ``content-vectors`` itself: a worker follows it whole, and waits with each
+batch until it has read what was committed before. Which contents its encoder has vectors of stands there,
+too (:mod:`stream_app.content.coverage`): where the consumer group's offsets promise more than is there,
+``content`` is read again from its beginning.
 """
 
 from __future__ import annotations
@@ -14,22 +19,33 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+import msgspec
+from aiokafka import ConsumerRecord
+from aiokafka.errors import KafkaError
 from faust.types import TP
 from msgspec.structs import replace
 
+from stream_app.content.coverage import Mark, mark_key
 from stream_app.content.encoder import TextEncoder
-from stream_app.content.model import model_id
+from stream_app.content.model import model_id, role_of
 from stream_app.content.pipeline import ContentPipeline
+from stream_app.content.published import PublishedContents
 from stream_app.content.schema import ContentDecoder, Rejected
+from stream_app.content.vectors import split_key
 from stream_app.events.dead_letters import dead_letter, origin_of
 from stream_app.hashing import model_code
-from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
+from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.supervision import Ends
 from stream_app.kafka.transactions import Output
 from stream_app.kafka.transport import RecordBatch
+from stream_app.kafka.written import extents
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
+from stream_app.topics import DAY_MS
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +55,12 @@ WATCH = "content encoding"
 # loses its partitions, first ends the record batch it is at.
 CHUNK_BATCHES = 4
 RECORD_BATCH_BATCHES = 32
+MARK_S = 1.0
+"""How often it is looked whether all that stands on ``content`` has been encoded, while that is asked."""
+FORGET_S = 600.0
+"""How often former vectors are looked for that have been kept long enough."""
+AT_ONCE = 2_000
+"""Former vectors that are given up in one transaction."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,37 +72,75 @@ class ContentStage:
     def __init__(self, settings: Settings, health: Health, app: RoleApp) -> None:
         self._settings = settings
         self._health = health
+        self._app = app
+        self._model = model_id(settings)
+        self._code = model_code(self._model)
         self._decoder = ContentDecoder(settings)
+        self._content = settings.topic_name("content")
         self._vectors = settings.topic_name("content-vectors")
         self._dead_letters = settings.topic_name("events-dlq")
         self._chunk = CHUNK_BATCHES * settings.content.batch_size
         self._partitions = FencedPartitions(
             settings,
             app,
-            settings.topic_name("content"),
+            self._content,
             group_role(settings),
             writes=[self._vectors, self._dead_letters],
         )
         # decoding and encoding leave the event loop free to answer the broker and the status pages
         self._thread = ThreadPoolExecutor(1, "encoder")
         self._pipeline: ContentPipeline
+        self._published = PublishedContents(settings, self._model)
+        self._reader = TopicReader(settings, self._vectors, self._follow, label="contents")
+        self._ends = Ends(settings)
+        self._partition_count = 0  # of `content`
 
     async def start(self) -> None:
-        """Load the encoder. Raises ModelError or ConfigurationError."""
+        """Load the encoder and read what stands there. Raises ModelError or ConfigurationError."""
         self._health.waiting_for = "the encoder"
         encoder = await self._in_thread(TextEncoder, self._settings)
-        self._pipeline = ContentPipeline(self._settings, encoder)
+        self._pipeline = ContentPipeline(self._settings, encoder, self._published)
         log.info("encoding with %s", encoder.model)
+        self._health.waiting_for = "the published contents"
+        await self._app.read_whole(self._reader, self._health)
+        self._app.background("marks", self._mark_now_and_then())
+        self._app.background("former vectors", self._forget_now_and_then())
         self._health.waiting_for = "an assignment"
 
     async def stop(self) -> None:
         """Disconnect and end the encoder's thread."""
+        await self._reader.stop()
+        await self._ends.stop()
         self._thread.shutdown(wait=False, cancel_futures=True)
         await self._partitions.close()
 
     async def assign(self, actives: set[int], standbys: set[int]) -> None:
-        """Fence these partitions of ``content``, and leave all others."""
+        """Fence these partitions of ``content``, and leave all others; then read what their former owners
+        have published."""
+        before = self._partitions.sound
         await self._partitions.assign(actives)
+        published = await extents(self._settings, self._vectors)
+        await self._reader.reach({tp: extent.end for tp, extent in published.items()})
+        content = await extents(self._settings, self._content)
+        self._partition_count = len(content)
+        for number in sorted(actives - before):
+            if (partition := self._partitions[number]) is not None:
+                await self._begin(number, partition, content[TP(self._content, number)].begin)
+
+    async def _begin(self, number: int, partition: FencedPartition, first: int) -> None:
+        """Go on where the group stands; at the first offset where what it has committed is not encoded."""
+        if self._published.coverage.trusts(number) or partition.position is None:
+            return
+        if partition.position > first:
+            log.warning(
+                "%s[%d] was read to %d by this group, but the vectors of %s are not there: encoding anew",
+                *(self._content, number, partition.position, self._model),
+            )
+        await partition.begin_at(first, [self._mark(partition, number, 0)])
+
+    def _follow(self, records: list[ConsumerRecord]) -> None:
+        self._published.apply((record.key, record.value) for record in records)
+        metrics.CONTENT_MISSING.set(self._published.coverage.missing)
 
     async def settle(self) -> None:
         """Return once no transaction is on its way."""
@@ -107,6 +167,9 @@ class ContentStage:
 
     async def _take(self, batch: RecordBatch) -> None:
         outputs: list[Output] = []
+        if (partition := self._partitions[batch.partition]) is None:
+            return
+        await self._reader.reach({TP(*tp): end for tp, end in partition.written.items()})
         # 1. decode: the newest version of each content, and what is none
         decoded = await self._in_thread(self._decoder.decode, batch.records)
         # 2. encode
@@ -115,8 +178,8 @@ class ContentStage:
             if (partition := self._partitions[batch.partition]) is None:
                 return
             chunk = dict(contents[start : start + self._chunk])
-            for key, value in await self._in_thread(self._pipeline.records, chunk):
-                outputs.append(partition.output(self._vectors, key, value))
+            for content_id, key, value in await self._in_thread(self._pipeline.records, chunk):
+                outputs.append(partition.output(self._vectors, key, value, by=content_id))
             self._health.progress(WATCH)
             self._health.expect(WATCH)
         if (partition := self._partitions[batch.partition]) is None:
@@ -126,13 +189,70 @@ class ContentStage:
         # 4. all of it and the offset, or nothing
         await partition.commit(outputs, batch.end)
 
+    def _mark(self, partition: FencedPartition, number: int, at: int) -> Output:
+        """Says that all that stood in that partition of ``content`` has been encoded; ``at`` 0: that it
+        will be."""
+        mark = Mark(self._model, self._partition_count, at)
+        return partition.output(self._vectors, mark_key(self._code, number), msgspec.json.encode(mark))
+
+    async def _mark_now_and_then(self) -> None:
+        idle: set[TP] = set()
+        while True:
+            await asyncio.sleep(MARK_S)
+            try:
+                idle = await self._mark_idle(idle)
+            except (KafkaError, TimeoutError) as error:
+                log.warning("the broker does not say where %s ends: %r", self._content, error)
+
+    async def _mark_idle(self, idle: set[TP]) -> set[TP]:
+        """Mark the partitions that were ``idle`` at the last look and are so still; those that are now.
+
+        Only where it is asked: before the first mark, and while other encoders have contents that this one
+        has not. What it still has not when nothing is left to be read, it was not able to take.
+        """
+        now_ms, coverage = _now_ms(), self._published.coverage
+        asked = {
+            TP(self._content, number)
+            for number in self._partitions.sound
+            if coverage.missing or number not in coverage.marks or not coverage.marks[number].at
+        }
+        if not asked:
+            return set()
+        ends, read = await self._ends.of(asked), self._app.positions()
+        still = {tp for tp in asked if read.get(tp, 0) >= ends[tp]} - consumer_of(self._app).in_hand()
+        for tp in still & idle:
+            if (partition := self._partitions[tp.partition]) is not None:
+                await partition.commit([self._mark(partition, tp.partition, now_ms - 2 * int(1000 * MARK_S))])
+        return still
+
+    async def _forget_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(FORGET_S)
+            await self.forget_former(_now_ms())
+
+    async def forget_former(self, now_ms: int) -> None:
+        """Delete the former vectors that have been kept for ``content.former_days``, of the contents that
+        belong to our partitions."""
+        oldest = now_ms - int(self._settings.content.former_days * DAY_MS)
+        by_partition: dict[int, list[tuple[bytes, bytes]]] = {}
+        for key in self._published.outdated(oldest):
+            if (place := split_key(key)) is not None and self._partition_count:
+                number = partition_of(place.content_id, self._partition_count)
+                by_partition.setdefault(number, []).append((place.content_id, key))
+        for number, outdated in by_partition.items():
+            for start in range(0, len(outdated), AT_ONCE):
+                if (partition := self._partitions[number]) is not None:
+                    await partition.commit(
+                        partition.output(self._vectors, key, None, by=content_id)
+                        for content_id, key in outdated[start : start + AT_ONCE]
+                    )
+
     def _reject(self, partition: FencedPartition, batch: RecordBatch, rejected: Rejected) -> Output:
         record = batch.records[rejected.index]
         metrics.CONTENT_REJECTED.labels(rejected.reason.value).inc()
         metrics.DEAD_LETTERS.labels(rejected.reason.value).inc()
         origin = origin_of(record, batch.topic, batch.partition)
-        now_ms = time.time_ns() // 1_000_000
-        key, value, headers = dead_letter(record, origin, rejected.reason, rejected.detail, now_ms)
+        key, value, headers = dead_letter(record, origin, rejected.reason, rejected.detail, _now_ms())
         return partition.output(self._dead_letters, key, value, headers)
 
     async def _in_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -140,10 +260,13 @@ class ContentStage:
         return await loop.run_in_executor(self._thread, lambda: call(*args, **kwargs))
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 def group_role(settings: Settings) -> str:
-    """The role as its consumer group has it: one group a model, so that a new model starts at the beginning
-    of ``content`` and encodes all that stands there anew."""
-    return f"{ROLE}-{model_code(model_id(settings)):08x}"
+    """The role as the configured encoder's consumer group has it."""
+    return role_of(model_id(settings))
 
 
 def create_app(settings: Settings, health: Health) -> RoleApp:

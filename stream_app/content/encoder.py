@@ -22,7 +22,7 @@ CHARACTERS_PER_TOKEN = 32
 
 class TextEncoder:
     """Turns texts into unit vectors of ``dimensions``; the same text gives the same vector whatever it is
-    encoded together with, within 1e-5."""
+    encoded together with, within 1e-5. A text in which the encoder knows no token gives zeros."""
 
     def __init__(self, settings: Settings) -> None:
         """Load the model and try it on one text. Raises ModelError or ConfigurationError naming the setting
@@ -52,6 +52,8 @@ class TextEncoder:
             # one core stays free for the event loop and the clients' threads
             torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))
         self._network = network.to(self._device).eval()
+        # [CLS], [PAD] and their like, and [UNK]: what no text is known by
+        self._empty = frozenset(self._tokenizer.all_special_ids)
         longest = getattr(network.config, "max_position_embeddings", content.max_tokens)
         self._max_tokens = min(content.max_tokens, self._tokenizer.model_max_length, longest)
         found = self.encode(["stream"]).shape[1]
@@ -63,8 +65,9 @@ class TextEncoder:
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[T, D] unit vectors of T texts, in their order; texts are cut after ``content.max_tokens``.
 
-        An empty text has a vector too, that of no words. Raises ModelError when the model gives
-        something that cannot be normalised.
+        Zeros where no token is known: of an empty text, of emoji alone, in a script that the encoder has
+        never seen. All of these would have one vector, and be taken for the same. Raises ModelError when
+        the model gives something that cannot be normalised.
         """
         if not texts:
             return np.zeros((0, self.dimensions), np.float32)
@@ -72,13 +75,16 @@ class TextEncoder:
         tokens = self._tokenizer(
             [text[:characters] for text in texts], truncation=True, max_length=self._max_tokens
         )["input_ids"]
+        told = [i for i in range(len(texts)) if not self._empty.issuperset(tokens[i])]
+        if not told:
+            return np.zeros((len(texts), self.dimensions), np.float32)
         # texts of like length together: little padding
-        order = sorted(range(len(texts)), key=lambda i: len(tokens[i]))
+        order = sorted(told, key=lambda i: len(tokens[i]))
         batches = [order[i : i + self._batch_size] for i in range(0, len(order), self._batch_size)]
         vectors = np.concatenate([self._encode([tokens[i] for i in batch]) for batch in batches])
         if not np.allclose(np.einsum("td,td->t", vectors, vectors), 1, atol=1e-3):
             raise ModelError(f"content.model: {self.model} gave a vector that has no direction")
-        result = np.empty_like(vectors)
+        result = np.zeros((len(texts), vectors.shape[1]), np.float32)
         result[order] = vectors
         return result
 

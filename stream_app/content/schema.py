@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -22,7 +22,8 @@ EARLIEST_MS = int(datetime(1971, 1, 1, tzinfo=UTC).timestamp() * 1000)
 class Content(msgspec.Struct, gc=False):
     """One content. The record's key is `content_id` in UTF-8; a null value deletes the content.
 
-    Title or text must say something. Unknown fields are ignored, and null counts as missing."""
+    Unknown fields are ignored, and null counts as missing. A content without title and text (an image, a
+    product) is recommended by what people do with it."""
 
     content_id: Annotated[str | None, Meta(description="Name of the content. Missing: the record's key.")] = (
         None
@@ -35,7 +36,8 @@ class Content(msgspec.Struct, gc=False):
     created_at: Annotated[
         Annotated[datetime, Meta(tz=True)] | int | None,
         Meta(
-            description="When: RFC 3339 with an offset, or Unix milliseconds. Missing: the Kafka timestamp."
+            description="When: RFC 3339 with an offset, or Unix milliseconds. Missing: when it was first "
+            "seen, by its Kafka timestamp; it then counts as new for whatever happened before."
         ),
     ] = None
 
@@ -45,11 +47,13 @@ class Text:
     """What an accepted content comes down to."""
 
     text: str
-    """Title and text as they are encoded; never blank."""
+    """Title and text as they are encoded; empty where they say nothing."""
     author: str
     """Empty when unknown."""
     created_at: int
     """ms"""
+    known: bool = True
+    """Whether ``created_at`` was given; else it is when the record came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,26 @@ class DecodedContents:
     rejected: list[Rejected] = field(default_factory=list)
 
 
+class Dated(Protocol):
+    """What says when a content was created."""
+
+    @property
+    def created_at(self) -> int:
+        """ms"""
+
+    @property
+    def known(self) -> bool:
+        """Whether that was given."""
+
+
+def first_known(text: Text, before: Dated | None) -> Text:
+    """A content that does not say when it was created keeps the time that it had before."""
+    if before is None:
+        return text
+    time = before.created_at if before.known else min(before.created_at, text.created_at)
+    return replace(text, created_at=time, known=before.known)
+
+
 class ContentDecoder:
     """Decodes records of ``content``."""
 
@@ -84,6 +108,7 @@ class ContentDecoder:
     def decode(self, records: Sequence[Record]) -> DecodedContents:
         """The contents of records of one partition, in offset order; no record makes it raise."""
         decoded = DecodedContents()
+        first: dict[bytes, Text] = {}  # when each was created, as far as these records tell
         for index, record in enumerate(records):
             try:
                 content_id, text = self._decode(record)
@@ -92,6 +117,9 @@ class ContentDecoder:
             except DECODING_ERRORS as error:
                 decoded.rejected.append(Rejected(index, *explain(error, "created_at")))
             else:
+                if text is not None:
+                    text = text if text.known else first_known(text, first.get(content_id))
+                    first[content_id] = text
                 decoded.newest[content_id] = text
         return decoded
 
@@ -112,9 +140,8 @@ class ContentDecoder:
         if content.author:
             check_id("author", content.author, self._max_id_bytes)
         text = "\n".join(part for part in (content.title, content.text) if part and not part.isspace())
-        if not text:
-            raise UnfitError(Reason.EMPTY_TEXT, "neither title nor text says anything")
-        return content_id, Text(text, content.author or "", self._created_at(content, record.timestamp))
+        created_at = self._created_at(content, record.timestamp)
+        return content_id, Text(text, content.author or "", created_at, content.created_at is not None)
 
     def _id(self, content_id: str | None, key: str | None) -> bytes:
         if content_id is None:

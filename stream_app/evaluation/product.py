@@ -13,7 +13,7 @@ from aiokafka import ConsumerRecord
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
-from stream_app.content.vectors import ContentVector
+from stream_app.content.vectors import NOTHING, ContentVector
 from stream_app.evaluation.learned import LearnedRanker
 from stream_app.evaluation.log import EvaluationLog
 from stream_app.evaluation.scorer import Scores, Touch, World
@@ -182,7 +182,14 @@ class LiveRanker:
             vector = self._world.vectors[number].astype(np.float16)
             self._index.put(
                 catalogue.ids[number],
-                ContentVector(self._index.model, text.author, text.created_at, text.created_at, vector),
+                ContentVector(
+                    self._index.model,
+                    text.author,
+                    text.created_at,
+                    text.created_at,
+                    vector if vector.any() else NOTHING,
+                    known=True,
+                ),
             )
         self._published = max(self._published, count)
         while self._withdrawals and self._withdrawals[0][0] <= now:

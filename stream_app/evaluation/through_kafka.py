@@ -27,6 +27,7 @@ from msgspec.structs import replace
 import stream_app.content.app
 import stream_app.interests.app
 import stream_app.recommendations.app
+from stream_app.content.vectors import split_key
 from stream_app.errors import StreamAppError
 from stream_app.evaluation.learned import LearnedRanker
 from stream_app.evaluation.log import Catalogue, EvaluationLog
@@ -285,7 +286,9 @@ class _Live:
 
     def _note_contents(self, records: list[ConsumerRecord]) -> None:
         for record in records:
-            (self._indexed.discard if record.value is None else self._indexed.add)(record.key)
+            place = split_key(record.key)
+            if place is not None and place.former is None:
+                (self._indexed.discard if record.value is None else self._indexed.add)(place.content_id)
 
     def _note_slates(self, records: list[ConsumerRecord]) -> None:
         for record in records:

@@ -23,7 +23,8 @@ TEXTS_AT_A_TIME = 128
 def encoded(
     settings: Settings, catalogue: Catalogue, progress: Callable[[float], None] = lambda _: None
 ) -> NDArray[np.float32]:
-    """[N, D] vectors as ``content-vectors`` would carry them: unit length, rounded to float16.
+    """[N, D] vectors as ``content-vectors`` would carry them: unit length, rounded to float16; zeros of
+    texts that say nothing to the encoder.
 
     Raises ModelError when the encoder cannot be loaded.
     """

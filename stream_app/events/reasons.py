@@ -64,12 +64,7 @@ class Reason(StrEnum):
     )
     UNKNOWN_CONTENT = (
         "unknown_content",
-        "The content still had no vector after the last of `events.retry_delays_s`.",
-    )
-    EMPTY_TEXT = (
-        "empty_text",
-        "A content says nothing in title and text: it cannot be compared with any other. An earlier version "
-        "stays as it was; delete the content by a null value.",
+        "The content was still not known after the last of `events.retry_delays_s`.",
     )
     UNDO_TARGET_GONE = (
         "undo_target_gone",

@@ -30,6 +30,7 @@ from stream_app.kafka.admin import check_partitions, delete_records, topic_state
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
+from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 
@@ -42,6 +43,8 @@ ROLE = "interests"
 OPEN_RETRY_S = 1.0
 EXPIRY, SWEEP, CLEANUP = "expiry", "sweep", "cleanup"
 CLEANUP_LOOK_S = 60.0
+ENCODED_S = 0.5
+"""How often a worker that waits for a new encoder looks again."""
 
 
 class InterestsWorker:
@@ -73,6 +76,7 @@ class InterestsWorker:
         """Read the contents whole before the first event is taken."""
         self._health.waiting_for = "the content index"
         await self._app.read_whole(self._reader, self._health)
+        await self._until_encoded()
         interests = self._settings.interests
         self._app.background("flush", self._every(interests.flush_interval_s, "flush", self._flush))
         self._app.background(EXPIRY, self._every(interests.expiry_interval_s, EXPIRY, self._expire))
@@ -80,6 +84,17 @@ class InterestsWorker:
         look_s = min(CLEANUP_LOOK_S, max(interests.cleanup_delay_s, CLEANUP_LOOK_S / 60))
         self._app.background(CLEANUP, self._every(look_s, CLEANUP, self._clean_up))
         self._health.waiting_for = "an assignment"
+
+    async def _until_encoded(self) -> None:
+        """Let a new encoder catch up before any event is taken: states would be made anew from the few
+        contents that it has."""
+        coverage = self._contents.coverage
+        while (missing := coverage.missing) and not coverage.complete:
+            metrics.CONTENT_MISSING.set(missing)
+            self._health.waiting_for = f"{missing} contents to be encoded by {self._model} (content workers)"
+            self._health.nearer()  # that takes as long as it takes
+            await asyncio.sleep(ENCODED_S)
+        metrics.CONTENT_MISSING.set(0)
 
     async def stop(self) -> None:
         """Close everything; the streams have come to rest."""

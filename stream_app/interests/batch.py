@@ -26,6 +26,7 @@ from stream_app.interests import update
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.placement import Placement
 from stream_app.interests.receipts import Fences
+from stream_app.interests.record import APPLIED, STATE
 from stream_app.interests.slab import Slab
 from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
@@ -98,11 +99,15 @@ class BatchPreparation:
                 rows_of_contents = self._contents.rows(batch.contents)
                 # what takes something back needs its original, which the user's record has, and no content
                 needless = (rows_of_contents >= 0) | batch.undo
-                known = np.flatnonzero(needless & ~done)
+                known = np.flatnonzero(needless & ~done).astype(np.int64, copy=False)
                 for at in np.flatnonzero(~needless & ~done).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
+                waiting = self._foreign(state.slab, rows)
+                for at in known[waiting].tolist():
+                    fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
+                known, rows = known[~waiting], rows[~waiting]
             with _timed("apply"):
                 columns = self._columns(state, batch, known, rows, rows_of_contents[known], fates)
                 change = update.apply(state.slab, columns, self._contents.vectors, self._half_life_ms)
@@ -146,18 +151,34 @@ class BatchPreparation:
                 row = slab.add(user, value)
                 if value is not None:
                     loaded.append(row)
-            foreign = np.array(loaded, np.int64)
-            foreign = foreign[slab.models(foreign) != slab.model]
-            if len(foreign):
-                # summed under another encoder: what the record still tells, in today's vectors
-                update.renew(slab, foreign, self._contents.vectors, self._half_life_ms, partial=True)
-            hours = slab.header["half_life_h"][loaded]
-            faded_otherwise = (hours != 0) & (hours != np.float32(self._half_life_ms / update.HOUR_MS))
-            summed_otherwise = np.array(loaded, np.int64)[faded_otherwise]
-            update.rebase(slab, summed_otherwise, self._contents.vectors, self._half_life_ms)
+            own = np.array(loaded, np.int64)
+            own = own[slab.models(own) == slab.model]  # the others are summed anew as a whole
+            hours = slab.header["half_life_h"][own]
+            otherwise = (hours != 0) & (hours != np.float32(self._half_life_ms / update.HOUR_MS))
+            update.rebase(slab, own[otherwise], self._contents.vectors, self._half_life_ms)
         rows = slab.of(users)
         slab.touched[rows] = state.batches
         return rows
+
+    def _foreign(
+        self, slab: Slab, rows: np.ndarray[tuple[int], np.dtype[np.int64]]
+    ) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        """Sum those of the rows that were summed under another encoder from what their records still tell,
+        in today's vectors; True for each that has to wait until these are there."""
+        foreign = (slab.models(rows) != slab.model) & (slab.header["total"][rows] > 0)
+        for row in np.unique(rows[foreign]).tolist():
+            if self._contents.coverage.complete or self._all_indexed(slab, row):
+                one = np.array([row], np.int64)
+                update.renew(slab, one, self._contents.vectors, self._half_life_ms, partial=True)
+                slab.header["model"][row] = slab.model
+        waiting: np.ndarray[tuple[int], np.dtype[np.bool_]] = foreign & (slab.models(rows) != slab.model)
+        return waiting
+
+    def _all_indexed(self, slab: Slab, row: int) -> bool:
+        """Whether every content that stands in the row's sum has its vector."""
+        ring = slab.interactions[row]
+        keys = ring["content"][ring["state"] & STATE == APPLIED].tolist()
+        return all(self._contents.index.row_of_key(key) is not None for key in keys)
 
     def _make_room(self, state: PartitionState, count: int, users: list[bytes]) -> None:
         slab = state.slab

@@ -12,6 +12,7 @@ import numpy as np
 from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
+from stream_app.content.coverage import Coverage
 from stream_app.content.index import ContentIndex
 from stream_app.interests.update import Vectors
 
@@ -25,6 +26,8 @@ class IndexedContents:
 
     def __init__(self, index: ContentIndex) -> None:
         self.index = index
+        self.coverage = Coverage(index.model)
+        """Which contents are still to come under the index's encoder; as current as the index"""
         self.vectors = Vectors(index.vectors, index.row_of_key, index.versions, index.row_of_version)
         self._pending: deque[tuple[bytes | None, bytes | None]] = deque()
         self._lock = threading.Lock()
@@ -63,3 +66,4 @@ class IndexedContents:
             taken = list(self._pending)
             self._pending.clear()
             self.index.apply(taken)
+            self.coverage.apply(taken)

@@ -237,6 +237,25 @@ def committed_offset(settings: Settings, group: str, topic: str, partition: int)
     return max(0, found.offset) if found is not None else 0
 
 
+def group_members(settings: Settings, group: str) -> int:
+    """How many consumers are in a group; 0 when there is none. Raises BrokerUnavailableError."""
+    with _admin(settings) as admin:
+        listed = any(found["group_id"] == group for found in admin.list_groups())
+        return len(admin.describe_groups([group])[group]["members"]) if listed else 0
+
+
+def delete_group(settings: Settings, group: str) -> None:
+    """Delete a consumer group with its offsets, if there is one. Raises ConfigurationError when it has
+    members by now, BrokerUnavailableError."""
+    with _admin(settings) as admin:
+        if not any(found["group_id"] == group for found in admin.list_groups()):
+            return
+        if (answer := admin.delete_groups([group])[group]) != "OK":
+            raise ConfigurationError(
+                f"the consumer group {group} cannot be deleted ({answer}); is it in use?"
+            )
+
+
 def delete_records(settings: Settings, before: Mapping[tuple[str, int], int]) -> None:
     """Delete what stands before these offsets of (topic, partition); what is gone already stays gone.
 

@@ -58,6 +58,8 @@ class FencedPartition:
         self._partitions: dict[str, int] = {}
         self._inputs: Inputs
         self._expected: int | None = None
+        self.written: dict[TopicPartition, int] = {}
+        """Where what was committed here last ends, by output partition"""
         self._busy = asyncio.Lock()
 
     async def open(self, offsets: InputOffsets) -> None:
@@ -80,6 +82,12 @@ class FencedPartition:
         """The offset that the next batch has to start with; None: no such topic."""
         return self._expected
 
+    async def begin_at(self, offset: int, outputs: Iterable[Output]) -> None:
+        """Read on from ``offset``, whatever was committed before; before the first batch. ``outputs`` say so
+        in the same transaction."""
+        if await self.commit(outputs, offset):
+            self._expected = offset
+
     def accepts(self, batch: RecordBatch) -> bool:
         """Whether this batch is the next one; any other was fetched before a failure or a rebalance,
         and loses the partition."""
@@ -92,10 +100,16 @@ class FencedPartition:
         return True
 
     def output(
-        self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
+        self,
+        topic: str,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] = (),
+        by: bytes | None = None,
     ) -> Output:
-        """A record where every client's default partitioner would put its key."""
-        return Output(topic, partition_of(key or b"", self._partitions[topic]), key, value, headers)
+        """A record where every client's default partitioner would put the key ``by``, or its own key."""
+        place = partition_of((key if by is None else by) or b"", self._partitions[topic])
+        return Output(topic, place, key, value, headers)
 
     async def commit(self, outputs: Iterable[Output], end: int | None = None) -> bool:
         """Produce all outputs and commit ``end``, the input position after them, if given: all or nothing.
@@ -109,7 +123,7 @@ class FencedPartition:
                 if end is not None and not await self._inputs.same(TP(*self._source)):
                     raise TransactionError(f"{self._source.topic} was deleted and created again")
                 offsets = {} if end is None else {self._source: end}
-                await self._transactions.commit(outputs, offsets, self._inputs.ids)
+                self.written = await self._transactions.commit(outputs, offsets, self._inputs.ids)
             except (FencedError, TransactionError, KafkaError) as error:
                 self._lose(error)
                 return False

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 BATCH_RECORDS = 4_000  # applied in one go: some 40 ms in which the event loop does nothing else
 POLL_MS = 200  # a fetch that holds nothing but transaction markers is noticed after this long
 PROGRESS_S = 5.0
+REACH_S = 0.005  # looks for what has just been committed
 
 
 class TopicReader:
@@ -129,6 +130,13 @@ class TopicReader:
     def positions(self) -> dict[TP, int]:
         """Where each partition is read on; nothing before ``start`` and after ``stop``."""
         return {} if self._consumer is None else positions(self._consumer, {self._topic})
+
+    async def reach(self, ends: Mapping[TP, int]) -> None:
+        """Return once everything before these offsets has been applied. Raises what ended the reading."""
+        while any(self.positions().get(tp, 0) < end for tp, end in ends.items()):
+            if self.failed.done():
+                self.failed.result()
+            await asyncio.sleep(REACH_S)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
         for records in (await self._fetch(consumer)).values():

@@ -26,8 +26,9 @@ from stream_app.interests.contents import IndexedContents
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.written import extents
 from stream_app.learning.impressions_reader import ImpressionsReader
-from stream_app.learning.reading import InterestsReader, written_ends
+from stream_app.learning.reading import InterestsReader
 from stream_app.learning.training import Training
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
@@ -143,7 +144,8 @@ class Trainer:
         ):
             await self._read_once(name, take)
         # asked for after the statistics were read: what they hold stands before these
-        ends = await written_ends(self._settings)
+        written = await extents(self._settings, self._settings.topic_name("interests"))
+        ends = {tp.partition: extent.end for tp, extent in written.items()}
         positions = await self._in_thread(partial(training.begin, ends))
         self._training = training
         # what was shown is known before what it led to is learned

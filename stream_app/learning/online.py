@@ -40,6 +40,15 @@ class Contents:
     """[N], rows that hold a content; None: all that are asked for"""
     max_future_ms: int = 0
     """Where ``live`` is given: contents created later than this after now cannot be chosen yet"""
+    known: NDArray[np.bool_] | None = None
+    """[N], rows whose ``created_at`` was given: others may be older. None: all"""
+
+    def created_by(self, now: int, count: int) -> NDArray[np.int64]:
+        """[count], ms: when they were created as seen at ``now``: what may be older is never ahead of it."""
+        created = self.created_at[:count]
+        if self.known is None:
+            return created
+        return np.where(self.known[:count], created, np.minimum(created, now))
 
 
 @dataclass(frozen=True)
@@ -264,7 +273,7 @@ class OnlineLearning:
         if contents.live is None:
             return np.ones(count, np.bool_)
         available: NDArray[np.bool_] = contents.live[:count].copy()
-        available &= contents.created_at[:count] <= now + contents.max_future_ms
+        available &= contents.created_by(now, count) <= now + contents.max_future_ms
         return available
 
     def _at(self, now: int, count: int) -> _Current:
@@ -299,7 +308,7 @@ class OnlineLearning:
             weighted=weighted,
             engaged_at=self.counts.engaged_at[:count],
             readers=self.together.users[:count],
-            created_at=contents.created_at[:count],
+            created_at=contents.created_by(now, count),
             authors=contents.authors[:count],
             vectors=contents.vectors[:count],
             mean=self._sum / np.float32(max(self._members, 1)),

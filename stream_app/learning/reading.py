@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.reader import POLL_MS, TopicReader
 from stream_app.observability import metrics
 from stream_app.settings import Settings
@@ -72,21 +70,3 @@ class InterestsReader(TopicReader):
                 consumer.seek(tp, await consumer.position(tp) + records)
                 metrics.TRAINER_SKIPPED.inc(records)
         log.warning("learning was %d records behind and goes on at the end", sum(behind.values()))
-
-
-async def written_ends(settings: Settings) -> dict[int, int]:
-    """Where each partition of ``interests`` ends, transactions that are not decided yet included: all that
-    has been committed anywhere together with an interest record stands before that."""
-    topic = settings.topic_name("interests")
-    consumer = AIOKafkaConsumer(
-        topic,
-        **aiokafka_options(settings, f"{settings.kafka.app_id}-reader"),
-        enable_auto_commit=False,
-        isolation_level="read_uncommitted",
-    )
-    try:
-        await consumer.start()
-        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
-        return {tp.partition: int(end) for tp, end in (await consumer.end_offsets(partitions)).items()}
-    finally:
-        await disconnect(consumer)

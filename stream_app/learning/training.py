@@ -88,6 +88,7 @@ class Training:
             index.vectors,
             index.live,
             int(settings.events.max_future_s * 1000),
+            index.known,
         )
         self._online = OnlineLearning(columns, self._followed.together, candidates=learning.candidates)
         self._shadow = Shadow(learning.shadow_window, learning.margin, learning.min_steps)

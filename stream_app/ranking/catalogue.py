@@ -61,7 +61,7 @@ def live_catalogue(
     """
     high = index.high
     activity = statistics.activity(now_ms)
-    created_at, authors = index.created_at[:high].copy(), index.authors[:high].copy()
+    created_at, authors = index.created_by(now_ms), index.authors[:high].copy()
     readers = readers[:, :high].copy()
     shared = catalogue_features(
         Catalogue(

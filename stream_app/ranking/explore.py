@@ -80,7 +80,7 @@ def explorable(
     quiet = -(2.0**-20) * lot - statistics.engagement(longest, now_ms)[rows]
     rising = np.flatnonzero(trend > 0)
     kinds = (
-        rows[_most(index.created_at[rows] + lot, each)],
+        rows[_most(index.created_by(now_ms)[rows] + lot, each)],
         rows[rising[_most((trend + 2.0**-20 * lot)[rising], each)]],
         rows[_most(quiet, each)],
     )

@@ -45,7 +45,7 @@ def priors(
 ) -> Priors:
     """The priors of all rows at ``now_ms``; ``texts`` are those of the index."""
     high, ranking = index.high, settings.ranking
-    lead = index.created_at[:high] - now_ms  # [N], ms; positive: created after stream time
+    lead = index.created_by(now_ms) - now_ms  # [N], ms; positive: created after stream time
     age = np.maximum(-lead, 0).astype(np.float32)
     recency = np.exp2(age * np.float32(-1.0 / (ranking.recency_half_life_h * HOUR_MS)))
     half_life = statistics.nearest_half_life(ranking.popularity_half_life_h)

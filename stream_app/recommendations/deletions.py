@@ -23,7 +23,8 @@ from aiokafka import ConsumerRecord
 from aiokafka.errors import KafkaError
 
 from stream_app.content.index import ContentIndex
-from stream_app.hashing import key64
+from stream_app.content.vectors import VectorKey, split_key
+from stream_app.hashing import key64, model_code
 from stream_app.kafka.fenced import FencedPartitions
 from stream_app.kafka.once import read_once
 from stream_app.kafka.partitions import partition_of
@@ -60,6 +61,7 @@ class DeletedContents:
         self._partitions = partitions
         self._pipeline = pipeline
         self._batch_users = settings.ranking.batch_users
+        self._code = model_code(index.model)
         self._deleted: set[int] = set()  # keys of contents whose slates are yet to be looked for
         self._missing: set[int] = set()  # shown, but not in the index: deleted or expired
         self._wake = asyncio.Event()
@@ -68,7 +70,11 @@ class DeletedContents:
         """Take note of the deletions among records of ``content-vectors`` that the index has applied."""
         if not self._partitions.sound:
             return  # step 2 finds these, for whichever partition comes
-        deleted = [key64(r.key) for r in records if r.key is not None and r.value is None]
+        deleted = [
+            key64(place.content_id)
+            for r in records
+            if r.value is None and r.key is not None and (place := self._place(r.key)) is not None
+        ]
         if deleted:
             self._deleted.update(deleted)
             self._wake.set()
@@ -114,16 +120,23 @@ class DeletedContents:
         missing = self._missing
         if not missing:
             return set()
-        standing: set[int] = set()
+        standing: set[tuple[int, bytes]] = set()
 
         async def apply(records: Sequence[ConsumerRecord]) -> None:
             for record in records:
-                if record.key is not None and (key := key64(record.key)) in missing:
-                    (standing.discard if record.value is None else standing.add)(key)
+                place = None if record.key is None else split_key(record.key)
+                if place is not None and place.former is None and (key := key64(place.content_id)) in missing:
+                    (standing.discard if record.value is None else standing.add)((key, record.key))
 
         await read_once(self._settings, self._settings.topic_name("content-vectors"), apply)
         self._missing = set()
-        return missing - standing
+        return missing - {key for key, _ in standing}
+
+    def _place(self, key: bytes) -> VectorKey | None:
+        """Whose record the key is of, where it is one that the index holds."""
+        place = split_key(key)
+        wanted = place is not None and place.former is None and place.code in (None, self._code)
+        return place if wanted else None
 
     async def _renew(self, deleted: set[int]) -> None:
         while deleted := {key for key in deleted if self._index.row_of_key(key) is None}:

@@ -12,9 +12,11 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from stream_app.content.model import model_id
+from stream_app.content.vectors import split_key
 from stream_app.errors import StreamAppError
 from stream_app.events.dead_letters import PREFIX
-from stream_app.hashing import key64
+from stream_app.hashing import key64, model_code
 from stream_app.kafka import clients
 from stream_app.replay.follower import Follower
 from stream_app.replay.formats import CONTENT_TOPIC, LogRecord
@@ -51,11 +53,12 @@ def _contents(records: Iterable[LogRecord]) -> Iterator[tuple[LogRecord, bool]]:
 
 
 class Indexing:
-    """Follows which contents have a vector, or are dead letters, from its creation on."""
+    """Follows which contents the configured encoder has read, or are dead letters, from its creation on."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises TopicMismatchError, BrokerUnavailableError."""
         self._settings = settings
+        self._code = model_code(model_id(settings))
         self._done: set[int] = set()
         topics = (settings.topic_name(name) for name in ("content-vectors", "events-dlq"))
         with contextlib.ExitStack() as opened:
@@ -98,7 +101,10 @@ class Indexing:
     def _take_in(self) -> bool:
         """Whether anything came since the last call."""
         before = len(self._done)
-        self._done.update(key64(record.key) for record in self._vectors.read() if record.key is not None)
+        for record in self._vectors.read():
+            place = None if record.key is None else split_key(record.key)
+            if place is not None and place.former is None and place.code in (None, self._code):
+                self._done.add(key64(place.content_id))
         topic = self._settings.topic_name(CONTENT_TOPIC).encode()
         for letter in self._dead_letters.read():
             if letter.key is not None and dict(letter.headers).get(f"{PREFIX}topic") == topic:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.content import vectors
+from stream_app.content.model import model_id
 from stream_app.errors import StreamAppError
 from stream_app.events.dead_letters import PREFIX
 from stream_app.interests.record import InterestRecord, decode
@@ -129,11 +130,7 @@ def _error(expected: _Expected, found: InterestRecord) -> float:
 
 
 def _expected(settings: Settings, records: Iterable[LogRecord]) -> dict[bytes, _Expected]:
-    contents = {
-        key: vectors.decode(value).vector.astype(np.float64)
-        for key, value in _newest(settings, "content-vectors", keep_deleted=True).items()
-        if value is not None
-    }
+    contents = _contents(settings)
     dimensions = settings.content.dimensions
     half_life_ms = settings.interests.half_life_days * DAY_MS
     states = {}
@@ -151,6 +148,21 @@ def _expected(settings: Settings, records: Iterable[LogRecord]) -> dict[bytes, _
             mass += abs(left)
         states[key] = _Expected(user.t_ref, mass, total)
     return states
+
+
+def _contents(settings: Settings) -> dict[bytes, NDArray[np.float64]]:
+    """Each content's newest vector by the configured encoder, of deleted ones too; zeros without text."""
+    model = model_id(settings)
+    nothing = np.zeros(settings.content.dimensions)
+    found = {}
+    for key, value in _newest(settings, "content-vectors", keep_deleted=True).items():
+        place = vectors.split_key(key)
+        if value is not None and place is not None and place.former is None:
+            record = vectors.decode(value)
+            if record.model == model and (place.code is not None or place.content_id not in found):
+                vector = record.vector.astype(np.float64)
+                found[place.content_id] = vector if vector.size else nothing
+    return found
 
 
 def _users(settings: Settings, records: Iterable[LogRecord]) -> dict[bytes, _User]:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from prometheus_client import REGISTRY
 
 from stream_app.content import vectors
+from stream_app.content.coverage import mark_key
 from stream_app.content.index import DAY_MS, ContentIndex
-from stream_app.content.vectors import ContentVector
-from stream_app.hashing import key64
+from stream_app.content.vectors import NOTHING, ContentVector, tag, vector_key
+from stream_app.hashing import key64, model_code
 from stream_app.settings import Settings, build
 
 D = 8
@@ -42,7 +43,7 @@ def check(index: ContentIndex, model: dict[bytes, ContentVector]) -> None:
     assert index.rows.keys() == model.keys()
     assert len(index) == index.size == len(model) == int(index.live.sum())
     assert len(set(index.rows.values())) == len(model)
-    assert index.high == len(index.ids) <= len(index.live)
+    assert index.high <= len(index.keys)
     assert REGISTRY.get_sample_value("stream_app_content_indexed") == len(model)
     for content_id, wanted in model.items():
         row = index.rows[content_id]
@@ -52,8 +53,10 @@ def check(index: ContentIndex, model: dict[bytes, ContentVector]) -> None:
         assert index.created_at[row] == wanted.created_at
         assert index.authors[row] == (key64(wanted.author) if wanted.author else 0)
         np.testing.assert_array_equal(index.vectors[row], wanted.vector.astype(np.float32))
-    free = ~index.live
-    assert not index.vectors[free].any()
+    free = ~index.live[: len(index.keys)]
+    assert not index.live[len(index.keys) :].any()
+    assert not index.vectors[: len(index.keys)][free].any()
+    assert not index.versions[: len(index.keys)][free].any()
     assert not index.keys[free].any()
     assert not index.created_at[free].any()
     assert not index.authors[free].any()
@@ -78,7 +81,7 @@ def test_any_order_of_changes_leaves_what_a_dictionary_would_hold(
     steps: list[tuple[str, bytes, int]],
 ) -> None:
     index, model = ContentIndex(small(), "m"), dict[bytes, ContentVector]()
-    mirror = np.zeros_like(index.vectors)
+    mirror = np.zeros_like(index.vectors[: len(index.keys)])
     for number, (verb, key, hours) in enumerate(steps):
         created_at = hours * 3_600_000 + number
         if verb == "put":
@@ -104,7 +107,7 @@ def test_any_order_of_changes_leaves_what_a_dictionary_would_hold(
         if number % 7 == 0:
             rows = index.drain_changes()
             mirror[rows] = index.vectors[rows]
-            np.testing.assert_array_equal(mirror, index.vectors)
+            np.testing.assert_array_equal(mirror, index.vectors[: len(mirror)])
 
 
 def test_the_bookkeeping_of_ages_stays_bounded_under_updates() -> None:
@@ -169,3 +172,118 @@ def test_changes_are_drained_once() -> None:
     index.delete(b"b")
     assert index.drain_changes().tolist() == [b]
     assert index.put(b"c", content(4)) == b
+
+
+# -- keys, encoders, former vectors
+
+
+CODE, OTHER = model_code("m"), model_code("another")
+
+
+def put(content_id: bytes, seed: int, code: int = CODE, **more: int) -> tuple[bytes, bytes]:
+    model = "m" if code == CODE else "another"
+    return vector_key(content_id, code), vectors.encode(content(seed, model=model, **more))
+
+
+def former(index: ContentIndex, content_id: bytes, seed: int) -> NDArray[np.float32] | None:
+    row = index.row_of_version(key64(content_id), tag(unit(seed)))
+    return None if row is None else index.vectors[row]
+
+
+def test_another_encoders_records_are_neither_read_nor_counted() -> None:
+    index, before = ContentIndex(small(), "m"), rejected("other_model")
+    index.apply([put(b"a", 1), put(b"a", 2, OTHER), put(b"b", 3, OTHER), (vector_key(b"a", OTHER), None)])
+    index.apply([(mark_key(CODE, 0), b"{}"), (b"\0\0", b"?"), (vector_key(b"a", OTHER, 7), b"")])
+    check(index, {b"a": content(1)})
+    assert rejected("other_model") == before
+
+
+def test_a_record_with_an_earlier_versions_key_gives_way_to_ours() -> None:
+    index = ContentIndex(small(), "m")
+    index.apply([(b"a", vectors.encode(content(1))), (b"b", vectors.encode(content(2)))])
+    row = index.rows[b"a"]
+    index.apply([put(b"a", 3), (b"a", None), (b"b", None)])
+    check(index, {b"a": content(3)})
+    assert index.rows[b"a"] == row, "not forgotten in between"
+    index.apply([(b"a", vectors.encode(content(4)))])
+    check(index, {b"a": content(3)})
+    index.apply([(vector_key(b"a", CODE), None)])
+    check(index, {})
+
+
+def test_the_vectors_of_what_was_deleted_replaced_or_evicted_are_found_by_their_tags() -> None:
+    index = ContentIndex(small(capacity=2), "m")
+    index.apply([put(b"a", 1, created_at=1), put(b"b", 2, created_at=2)])
+    index.apply([put(b"a", 3, created_at=1), (vector_key(b"b", CODE), None)])
+    for content_id, seed in ((b"a", 1), (b"a", 3), (b"b", 2)):
+        np.testing.assert_array_equal(former(index, content_id, seed), unit(seed).astype(np.float32))
+    assert former(index, b"b", 1) is None, "another content's"
+    index.apply([put(b"c", 4, created_at=3), put(b"d", 5, created_at=4), put(b"e", 6, created_at=0)])
+    check(index, {b"c": content(4, 3), b"d": content(5, 4)})
+    for content_id, seed in ((b"a", 3), (b"e", 6)):  # evicted; never taken, since it is older than all
+        np.testing.assert_array_equal(former(index, content_id, seed), unit(seed).astype(np.float32))
+    row = index.row_of_version(key64(b"a"), tag(unit(1)))
+    assert row is not None
+    assert row >= len(index.keys), "out of the ranking's sight"
+    assert (index.ids[row], index.live[row]) == (b"a", False)
+
+
+def test_former_vectors_come_and_go_by_their_records_and_are_bounded() -> None:
+    settings = build({"content": {"capacity": 5, "dimensions": D, "former_vectors": 3}})
+    dropped = REGISTRY.get_sample_value("stream_app_content_former_dropped_total") or 0.0
+    index = ContentIndex(settings, "m")
+    keys = [vector_key(b"%d" % n, CODE, tag(unit(n))) for n in range(5)]
+    index.apply((keys[n], vectors.encode(content(n))) for n in range(4))
+    assert former(index, b"0", 0) is None, "the oldest gave way"
+    assert REGISTRY.get_sample_value("stream_app_content_former_dropped_total") == dropped + 1
+    index.apply([(keys[2], None), (keys[4], vectors.encode(content(4)))])
+    assert [former(index, b"%d" % n, n) is not None for n in range(5)] == [False, True, False, True, True]
+    assert REGISTRY.get_sample_value("stream_app_content_former") == 3
+    none = ContentIndex(build({"content": {"dimensions": D, "former_vectors": 0}}), "m")
+    none.apply([put(b"a", 1), (vector_key(b"a", CODE), None)])
+    assert former(none, b"a", 1) is None
+
+
+def test_of_two_contents_with_one_key_the_other_is_found_when_one_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream_app.content.index.key64", lambda _: 7)
+    for gone, left, seed in ((b"a", b"b", 2), (b"b", b"a", 1)):
+        index = ContentIndex(small(), "m")
+        index.apply([put(b"a", 1), put(b"b", 2)])
+        assert index.row_of_version(7, tag(unit(1))) == index.rows[b"a"]
+        assert index.row_of_version(7, tag(unit(2))) == index.rows[b"b"]
+        index.delete(gone)
+        assert index.row_of_key(7) == index.row_of_version(7, tag(unit(seed))) == index.rows[left]
+        index.delete(left)
+        assert index.row_of_key(7) is None
+
+
+def test_a_content_without_text_stands_in_a_row_without_a_vector() -> None:
+    index = ContentIndex(small(), "m")
+    silent = ContentVector("m", "ann", 5, 0, NOTHING)
+    index.apply([(vector_key(b"a", CODE), vectors.encode(silent)), put(b"old", 9)])
+    row = index.rows[b"a"]
+    assert (index.live[row], index.versions[row], index.vectors[row].any()) == (True, 0, False)
+    assert index.row_of_version(key64(b"a"), 0) == row
+    index.apply([put(b"a", 1)])
+    assert index.versions[row] == tag(unit(1)) > 0
+    before = index.row_of_version(key64(b"a"), 0)
+    assert before not in (None, row), "what was added without a vector is taken back without one"
+    assert not index.vectors[before].any()
+    # in records of earlier versions 0 says nothing: the content as it is, or was last
+    assert index.row_of_version(key64(b"old"), 0) == index.rows[b"old"]
+    index.delete(b"old")
+    np.testing.assert_array_equal(
+        index.vectors[index.row_of_version(key64(b"old"), 0)], unit(9).astype(np.float32)
+    )
+    index.apply([(vector_key(b"a", CODE), vectors.encode(silent))])
+    assert not index.vectors[row].any()
+
+
+def test_a_content_whose_creation_is_not_known_is_of_no_ones_future() -> None:
+    index = ContentIndex(small(), "m")
+    index.put(b"a", ContentVector("m", "", 900, 0, unit(1), known=True))
+    index.put(b"b", ContentVector("m", "", 900, 0, unit(2)))
+    assert index.created_by(500).tolist() == [900, 500]
+    assert index.created_by(1000).tolist() == [900, 900]

@@ -39,17 +39,20 @@ def made(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("value", "wanted"),
     [
-        (made(), Text("hello", "", NOW)),
-        (made(title="A title", author="ann"), Text("A title\nhello", "ann", NOW)),
-        (made(text=None, title="alone"), Text("alone", "", NOW)),
-        (made(title="  ", text="spaces around "), Text("spaces around ", "", NOW)),
+        (made(), Text("hello", "", NOW, known=False)),
+        (made(title="A title", author="ann"), Text("A title\nhello", "ann", NOW, known=False)),
+        (made(text=None, title="alone"), Text("alone", "", NOW, known=False)),
+        (made(title="  ", text="spaces around "), Text("spaces around ", "", NOW, known=False)),
+        (made(text=""), Text("", "", NOW, known=False)),
+        (made(text=" \n", title="\t", created_at=NOW - 5), Text("", "", NOW - 5)),
+        (b"{}", Text("", "", NOW, known=False)),
         (made(created_at=NOW - 5), Text("hello", "", NOW - 5)),
         (made(created_at="2026-01-02T03:04:05.678Z"), Text("hello", "", 1_767_323_045_678)),
         (made(created_at="1995-06-01T02:00:00+02:00"), Text("hello", "", 801_964_800_000)),
         (made(created_at=NOW + 300_000), Text("hello", "", NOW + 300_000)),
-        (made(tags=["x"], likes=3, nested={"a": [1]}), Text("hello", "", NOW)),
-        (b'{"text": "\\u00e9t\\u00e9"}', Text("été", "", NOW)),
-        ('{"text": "夏"}'.encode(), Text("夏", "", NOW)),
+        (made(tags=["x"], likes=3, nested={"a": [1]}), Text("hello", "", NOW, known=False)),
+        (b'{"text": "\\u00e9t\\u00e9"}', Text("été", "", NOW, known=False)),
+        ('{"text": "夏"}'.encode(), Text("夏", "", NOW, known=False)),
     ],
 )
 def test_contents(value: bytes, wanted: Text) -> None:
@@ -91,9 +94,6 @@ def test_contents(value: bytes, wanted: Text) -> None:
         (b"c1", made(created_at=-(10**30)), Reason.BAD_TIMESTAMP),
         (b"c1", made(created_at=NOW + 300_001), Reason.TIMESTAMP_IN_FUTURE),
         (b"c1", made(created_at=10**30), Reason.TIMESTAMP_IN_FUTURE),
-        (b"c1", made(text=""), Reason.EMPTY_TEXT),
-        (b"c1", made(text=" \n", title="\t"), Reason.EMPTY_TEXT),
-        (b"c1", b"{}", Reason.EMPTY_TEXT),
     ],
 )
 def test_what_is_no_content_gets_its_reason_and_no_user_data(
@@ -116,8 +116,27 @@ def test_the_newest_accepted_version_of_each_content_counts() -> None:
         (b"a", b'{"text": "2"}'),
         (b"a", b'{"text": 3}'),
     )
-    assert decoded.newest == {b"a": Text("2", "", NOW), b"b": None, b"c": Text("2", "", NOW)}
+    two = Text("2", "", NOW, known=False)
+    assert decoded.newest == {b"a": two, b"b": None, b"c": two}
     assert [r.index for r in decoded.rejected] == [6]
+
+
+def test_a_version_without_created_at_keeps_the_time_of_the_one_before() -> None:
+    records = [
+        (b"a", made(content_id="a", created_at=NOW - 9), NOW - 2),
+        (b"b", made(content_id="b"), NOW - 2),
+        (b"c", made(content_id="c"), NOW - 2),
+        (b"b", None, NOW - 1),
+        (b"a", made(content_id="a", text="edited"), NOW),
+        (b"b", made(content_id="b", text="shown again"), NOW),
+        (b"c", made(content_id="c", created_at=NOW - 1), NOW),
+    ]
+    newest = DECODER.decode([Consumed(*record) for record in records]).newest
+    assert newest == {
+        b"a": Text("edited", "", NOW - 9),
+        b"b": Text("shown again", "", NOW - 2, known=False),
+        b"c": Text("hello", "", NOW - 1),
+    }
 
 
 @budget(deadline=None, derandomize=True, max_examples=300)

@@ -152,7 +152,7 @@ def test_a_content_is_redriven_unless_a_newer_one_stands(
             sent = client.send(content, b'{"text":"%d"}' % offset, key, partition=1).get(10)
             assert sent.offset == offset
     for offset, key in enumerate([b"a", b"b", b"c"]):
-        put(settings, offset, topic="content", key=key, value=b'{"text":"old"}', reason=Reason.EMPTY_TEXT)
+        put(settings, offset, topic="content", key=key, value=b'{"text":"old"}', reason=Reason.BAD_TIMESTAMP)
     done = redrive(settings, capsys, "--topic", "content")
     assert (done["redriven"], done["refused"]) == (2, {"superseded": 1})
     newest = {r.key: r.value for r in clients.read_topic(settings, content)}

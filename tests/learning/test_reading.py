@@ -11,7 +11,8 @@ from aiokafka import ConsumerRecord
 from prometheus_client import REGISTRY
 
 from stream_app.kafka import clients
-from stream_app.learning.reading import InterestsReader, written_ends
+from stream_app.kafka.written import extents
+from stream_app.learning.reading import InterestsReader
 from stream_app.settings import Learning, Settings
 
 MOST = 100
@@ -57,7 +58,8 @@ def few(settings: Settings, topics: list[str]) -> Settings:
 
 def test_reading_goes_on_at_the_positions_and_at_the_end_of_the_others(few: Settings) -> None:
     produce(few, range(60))
-    assert asyncio.run(written_ends(few)) == {0: 30, 1: 30}
+    written = asyncio.run(extents(few, few.topic_name("interests")))
+    assert {tp.partition: extent for tp, extent in written.items()} == {0: (0, 30), 1: (0, 30)}
     found = asyncio.run(read(few, {0: 20}, lambda found: 61 in found and 60 in found, range(60, 62)))
     assert sorted(found) == [*range(40, 60, 2), 60, 61]
 

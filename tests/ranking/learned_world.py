@@ -60,7 +60,7 @@ def statistics(config: Settings, index: ContentIndex, now: int, seed: int) -> Co
     weights = np.array([a.weight for a in config.events.actions])
     engaged, weighted = np.zeros((h, index.high)), np.zeros((len(WEIGHTED), index.high))
     engaged_at, records = np.zeros(index.high, np.int64), []
-    for row, id_ in enumerate(index.ids):
+    for row, id_ in enumerate(index.ids[: index.high]):
         if row % 3 == 0 or id_ is None:
             continue
         for partition in rng.choice(config.kafka.partitions, size=int(rng.integers(1, 4)), replace=False):
@@ -90,7 +90,7 @@ def together(count: int, neighbours: int, seed: int) -> CoEngagement:
 def neighbour_records(index: ContentIndex, found: CoEngagement) -> list[tuple[bytes, bytes]]:
     """What the trainer publishes of it."""
     records = []
-    for row, id_ in enumerate(index.ids):
+    for row, id_ in enumerate(index.ids[: index.high]):
         rows, counts = found.row(row)
         live = index.live[rows]
         record = Neighbours(

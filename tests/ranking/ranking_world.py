@@ -54,7 +54,10 @@ def put(
     index: ContentIndex, id_: bytes, vector: NDArray[np.floating], created_at: int, author: str = ""
 ) -> None:
     unit = (vector / np.linalg.norm(vector)).astype(np.float16)
-    assert index.put(id_, ContentVector(index.model, author, created_at, created_at, unit)) is not None
+    assert (
+        index.put(id_, ContentVector(index.model, author, created_at, created_at, unit, known=True))
+        is not None
+    )
 
 
 def put_silent(index: ContentIndex, id_: bytes, created_at: int, author: str = "") -> None:

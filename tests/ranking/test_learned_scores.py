@@ -57,7 +57,7 @@ def somebody(
     if not length:
         return None, NOBODY
     rng = np.random.default_rng(seed)
-    ids = [id_ for id_ in index.ids if id_ is not None] + [b"never heard of"]
+    ids = [id_ for id_ in index.ids[: index.high] if id_ is not None] + [b"never heard of"]
     time, engagements = world.NOW - length * world.HOUR, []
     for _ in range(length):
         action = config.events.actions[int(rng.integers(len(config.events.actions)))]
@@ -300,7 +300,11 @@ def test_seen_deleted_old_and_future_contents_are_left_out() -> None:
         )
         index = world.filled_index(config, 60)
         world.put(index, b"future", np.ones(world.D), world.NOW + world.DAY)
-        old = {i for r, i in enumerate(index.ids) if world.NOW - index.created_at[r] > 10 * world.DAY}
+        old = {
+            i
+            for r, i in enumerate(index.ids[: index.high])
+            if world.NOW - index.created_at[r] > 10 * world.DAY
+        }
         engine = learned_world.engine_over(config, index, learned_world.published(2))
         user = world.some_users(config, index, 1)[0]
         assert user[1] is not None
