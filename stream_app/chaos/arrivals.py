@@ -70,7 +70,8 @@ class Arrivals:
     def hash_of(self, arrival: Arrival, event: Event) -> int:
         """How records name this event."""
         place = arrival.origin
-        return event_hash(event.name if event.name is not None else "-".join(map(str, place)))
+        name = event.name if event.name is not None else "-".join(map(str, place))
+        return event_hash(name, self.archived.events[place.topic].name)
 
     def accounts(self) -> dict[int, Counter[str]]:
         """By partition, what became of each input: the product's own account must say the same."""
@@ -162,7 +163,7 @@ class Arrivals:
     def _newest_times(self) -> dict[int, int]:
         newest: dict[int, int] = {}
         for arrival in self.all:
-            if not isinstance(arrival.event, frozenset):
+            if not (isinstance(arrival.event, frozenset) or arrival.letters):
                 p = arrival.spot.partition
                 newest[p] = max(newest.get(p, 0), arrival.event.time)
         return newest
@@ -179,6 +180,8 @@ class Arrivals:
             known = bool(before) and before[-1].value is not None
             tried = int(header(headers, "attempts") or 0) == len(settings.retry_delays_s)
             return tried and not known
+        if reason == "timestamp_in_future":  # beyond the worker's clock, whatever the Kafka timestamp says
+            return event.time > int(header(headers, "time") or 0)
         if reason == "undo_target_gone":
             return event.undo and any(record.value is None for record in history)
         if reason == "too_old":

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.content.schema import ContentDecoder, Text
-from stream_app.events.decode import LATEST_MS, EventDecoder
+from stream_app.events.decode import EventDecoder
+from stream_app.events.times import LATEST_MS
 from stream_app.hashing import key64
 from stream_app.replay.formats import LogRecord
 from stream_app.settings import Settings

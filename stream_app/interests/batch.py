@@ -7,8 +7,7 @@ does no Kafka I/O and may run in a thread. Steps are timed in ``stream_app_state
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -19,6 +18,7 @@ from aiokafka import ConsumerRecord
 from stream_app.events.dead_letters import Origin, Record, dead_letter, origin_of, retry
 from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.reasons import Reason
+from stream_app.events.times import Clock, wall_clock
 from stream_app.hashing import action_code
 from stream_app.interests import update
 from stream_app.interests.contents import IndexedContents
@@ -56,13 +56,12 @@ class PartitionState:
 class BatchPreparation:
     """Turns record batches into state changes and outputs, for all partitions of a worker."""
 
-    def __init__(
-        self, settings: Settings, contents: IndexedContents, now_ms: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, contents: IndexedContents, now_ms: Clock = wall_clock) -> None:
+        """``now_ms``: no event time is taken that is later by more than ``events.max_future_s``."""
         events, interests = settings.events, settings.interests
         self._decoder = EventDecoder(settings)
         self._contents = contents
-        self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self._now_ms = now_ms
         self._names = [action.name for action in events.actions]
         self._codes = np.array([action_code(name) for name in self._names], np.uint16)
         self._weights = np.array([action.weight for action in events.actions], np.float32)
@@ -82,7 +81,9 @@ class BatchPreparation:
         fates = _Fates(self, state, topic, records)
         with self._contents.still() as index:
             with _timed("decode"):
-                batch = self._decoder.decode(records, topic, state.partition, state.stream_time)
+                batch = self._decoder.decode(
+                    records, topic, state.partition, state.stream_time, self._now_ms()
+                )
                 for bad in batch.rejected:
                     fates.dead_letter(bad.index, bad.reason, bad.detail)
                 refused = state.fences.refused(batch.users, batch.times)

@@ -25,7 +25,7 @@ VERSION = 1
 HEADER = np.dtype(
     [
         ("version", "<u1"),
-        ("flags", "<u1"),  # none yet
+        ("flags", "<u1"),  # KEYED_BY_ACTION
         ("action", "<u2"),  # code of the action applied last
         ("dimensions", "<u2"),
         ("recent", "<u2"),  # R of the writer: slots wrap at R
@@ -51,7 +51,7 @@ assert HEADER.itemsize == 96
 INTERACTION = np.dtype(
     [
         ("content", "<u8"),  # key64(content_id)
-        ("event", "<u8"),  # key64(event_id)
+        ("event", "<u8"),  # key64(event_id) ^ action_mask(action)
         ("time", "<i8"),  # ms, event time
         ("weight", "<f4"),
         ("action", "<u2"),
@@ -63,6 +63,11 @@ assert INTERACTION.itemsize == 32
 
 APPLIED, UNDONE, AWAITING = 1, 2, 3
 """States of an interaction: in the sum; cancelled by an undo; an undo that awaits its original."""
+
+
+KEYED_BY_ACTION = 1
+"""Flag of a record whose events are keyed by action and id. Without it they are keyed by the id alone, as
+versions before did; it is rewritten when it is loaded."""
 
 
 def row_dtype(dimensions: int, recent: int, seen: int) -> np.dtype[np.void]:

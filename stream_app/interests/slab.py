@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.hashing import action_mask
 from stream_app.interests.record import (
     HEADER,
     INTERACTION,
+    KEYED_BY_ACTION,
     VERSION,
     InterestRecord,
     by_arrival,
@@ -86,6 +88,7 @@ class Slab:
         """The records of these rows, unused tails left out."""
         header = self.header
         header["version"][rows] = VERSION
+        header["flags"][rows] = KEYED_BY_ACTION
         header["dimensions"][rows] = self.dimensions
         header["recent"][rows] = self.recent
         header["model"][rows] = self.model
@@ -115,8 +118,16 @@ class Slab:
             self._bytes[start : start + ring_end] = value[:ring_end]
             seen = start + self._seen_at
             self._bytes[seen : seen + record.seen.nbytes] = value[ring_end:]
-            return
-        self._refit(row, record)
+        else:
+            self._refit(row, record)
+        if not header["flags"] & KEYED_BY_ACTION:
+            self._key_by_action(row)
+
+    def _key_by_action(self, row: int) -> None:
+        """Name the events of a record of an earlier version as this one does: by action and id."""
+        ring = self.interactions[row]
+        for slot in np.flatnonzero(ring["state"]):
+            ring["event"][slot] ^= np.uint64(action_mask(int(ring["action"][slot])))
 
     def _refit(self, row: int, record: InterestRecord) -> None:
         """Load a record written under other settings: keep the newest that fit, oldest first."""
