@@ -106,11 +106,10 @@ class Arrivals:
         for spot, records in self.archived.inputs.items():
             for kept in records.values():
                 self._add(spot, kept, reader.read(kept.key, kept.value, kept.timestamp))
-        retry_topic = self.archived.settings.topic_name("events-retry")
-        for partition, kept in self.archived.foreign_copies():
+        for spot, kept in self.archived.foreign_copies():
             read = reader.read(kept.key, kept.value, kept.timestamp)
             faults = read if isinstance(read, frozenset) else frozenset()
-            self._add(Spot(retry_topic, 0, partition), kept, faults | {"bad_origin"})
+            self._add(spot, kept, faults | {"bad_origin"})
 
     def _add(self, spot: Spot, kept: Kept, event: Event | frozenset[str]) -> None:
         arrival = Arrival(Origin(spot.topic, spot.partition, kept.offset, kept.timestamp), spot, event)
@@ -119,18 +118,18 @@ class Arrivals:
 
     def _attach(self) -> None:
         settings = self.archived.settings
-        dead, retries = settings.topic_name("events-dlq"), settings.topic_name("events-retry")
+        dead = settings.topic_name("events-dlq")
         for partition, letter in self.archived.letters:
             place = Place(dead, partition, letter.offset)
             found = self._origin(letter.headers, place)
             if found is not None:
                 found.letters.append((place, letter.headers))
-        for partition, copies in self.archived.copies.items():
-            committed = self._committed(Spot(retries, 0, partition))
+        for spot, copies in self.archived.copies.items():
+            committed = self._committed(spot)
             for offset, copy in copies.items():
                 if origin(copy.headers) is None:
                     continue
-                place = Place(retries, partition, offset)
+                place = Place(spot.topic, spot.partition, offset)
                 found = self._origin(copy.headers, place)
                 if found is not None:
                     found.copies.append((int(header(copy.headers, "attempts") or 0), place))

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.events.dead_letters import RETRY_TOPIC, Record, origin_of
+from stream_app.events.dead_letters import Record, origin_of
 from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
 from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
@@ -21,7 +21,7 @@ from stream_app.events.schema import IDS, Event
 from stream_app.events.times import EARLIEST_MS, LATEST_MS, unit, wall_clock
 from stream_app.hashing import action_code, action_mask, key64
 from stream_app.settings import Settings
-from stream_app.topics import DAY_MS
+from stream_app.topics import DAY_MS, is_retry_topic
 
 
 @dataclass(slots=True)
@@ -64,14 +64,13 @@ class DecodedBatch:
 
 
 class EventDecoder:
-    """Decodes record batches of the event topics and of the retry topic."""
+    """Decodes record batches of the event topics and of the retry topics."""
 
     def __init__(self, settings: Settings) -> None:
         events = settings.events
         self._read = msgspec.json.Decoder(Event).decode
         self._action_by_topic = {settings.topic_name(a.topic): i for i, a in enumerate(events.actions)}
         self._masks = np.array([action_mask(action_code(a.name)) for a in events.actions], np.uint64)
-        self._retry_topic = settings.topic_name(RETRY_TOPIC)
         self._max_bytes = events.max_bytes
         self._max_id_bytes = events.max_id_bytes
         self._max_future_ms = int(events.max_future_s * 1000)
@@ -93,7 +92,7 @@ class EventDecoder:
         raise.
         """
         now = wall_clock() if now_ms is None else now_ms
-        retried = topic == self._retry_topic
+        retried = topic not in self._action_by_topic and is_retry_topic(topic)
         action = -1 if retried else self._action_by_topic[topic]
         read, max_bytes, max_id, future = self._read, self._max_bytes, self._max_id_bytes, self._max_future_ms
         oldest, latest = EARLIEST_MS, min(now + future, LATEST_MS)

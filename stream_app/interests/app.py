@@ -21,11 +21,14 @@ from stream_app.interests.partition import InterestPartition
 from stream_app.interests.standby import StandbyPartition, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
+from stream_app.kafka.admin import left_over_retries
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
+from stream_app.topics import retry_topics, try_of
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from stream_app.observability.tracing import Tracing
@@ -45,9 +48,9 @@ class InterestsWorker:
         self._tracing = tracing
         self._model = model_id(settings)
         self._inputs = sorted(app.transactional_topics)
-        self._longest_delay_ms = int(1000 * max(settings.events.retry_delays_s, default=0.0))
+        self._delays_ms = [int(1000 * delay) for delay in settings.events.retry_delays_s]
         self._contents = IndexedContents(ContentIndex(settings, self._model))
-        self._preparation = BatchPreparation(settings, self._contents)
+        self._preparation = BatchPreparation(settings, self._contents, CLOCK.latest_ms)
         self._reader = TopicReader(
             settings, settings.topic_name("content-vectors"), self._contents.take, label="contents"
         )
@@ -182,11 +185,18 @@ class InterestsWorker:
         finally:
             self._health.progress(watch)
 
-    def due_ms(self, record: ConsumerRecord) -> int:
-        """When a retry is to be tried, ms: none waits longer than the longest delay, whatever its headers
-        say."""
-        latest: int = record.timestamp + self._longest_delay_ms
-        return min(origin_of(record, record.topic, record.partition).not_before_ms, latest)
+    def due_ms(self, record: ConsumerRecord, now_ms: int) -> int:
+        """When a retry is to be tried, ms of the broker's time, which is ``now_ms`` as it is read.
+
+        All of one try wait for its delay since the broker has them, so that they are due in their order.
+        Nothing waits longer than the longest delay, whatever its headers or its timestamp say.
+        """
+        arrived: int = min(record.timestamp, now_ms)
+        number = try_of(record.topic)
+        if number:  # of a try that is configured no more: now
+            return arrived + self._delays_ms[number - 1] if number <= len(self._delays_ms) else arrived
+        not_before = origin_of(record, record.topic, record.partition).not_before_ms
+        return min(not_before, arrived + max(self._delays_ms, default=0))
 
     # -- now and then
 
@@ -234,12 +244,12 @@ class InterestsWorker:
 def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:
     """The interests role's app, not started."""
     events = [settings.topic_name(action.topic) for action in settings.events.actions]
-    retries = settings.topic_name("events-retry")
+    retries = [*retry_topics(settings), *left_over_retries(settings)]
     erasures = settings.topic_name("erasures")
     app = create_faust_app(
         settings,
         ROLE,
-        batch_topics=[*events, retries, erasures],
+        batch_topics=[*events, *retries, erasures],
         transactional=True,
         standby_replicas=settings.interests.standby_replicas,
     )
@@ -257,9 +267,9 @@ def create_app(settings: Settings, health: Health, tracing: Tracing | None = Non
     app.standby_positions = worker.standby_positions
     app.starting.append(worker.start)
     app.stopping.append(worker.stop)
-    app.delays[retries] = worker.due_ms
+    app.delays.update(dict.fromkeys(retries, worker.due_ms))
 
-    @app.agent(app.batches([*events, retries]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
+    @app.agent(app.batches([*events, *retries]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
     async def events_agent(batches: Any) -> None:
         async for batch in batches:
             await _or_stop(app, worker.handle(batch))

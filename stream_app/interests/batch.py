@@ -31,7 +31,7 @@ from stream_app.interests.update import GONE, REPEATED, TAKEN, Columns
 from stream_app.kafka.transactions import Output
 from stream_app.observability import metrics
 from stream_app.settings import Settings
-from stream_app.topics import DAY_MS
+from stream_app.topics import DAY_MS, is_retry_topic, retry_topics
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class BatchPreparation:
         self._topic_action = {settings.topic_name(a.topic): a.name for a in events.actions}
         self._delays_ms = [int(1000 * s) for s in events.retry_delays_s]
         self._half_life_ms = interests.half_life_days * DAY_MS
-        self._retry_topic = settings.topic_name("events-retry")
+        self._retry_topics = retry_topics(settings)
         self._dlq_topic = settings.topic_name("events-dlq")
         self._dlq_partitions = settings.kafka.shared_partitions
         self._table_topic = settings.topic_name("interests")
@@ -203,7 +203,7 @@ class _Fates:
         self, path: BatchPreparation, state: PartitionState, topic: str, records: Sequence[ConsumerRecord]
     ) -> None:
         self._path, self._state, self._topic, self._records = path, state, topic, records
-        self._retried = topic == path._retry_topic
+        self._retried = is_retry_topic(topic)
         self.outputs: list[Output] = []
         if self._retried:  # what others put there (attempt 0) was never counted as waiting
             state.outcomes.retrying -= sum(self._origin(i).attempt > 0 for i in range(len(records)))
@@ -241,9 +241,8 @@ class _Fates:
             return
         now = self._path._now_ms()
         key, value, headers = retry(record, origin, now + delays[origin.attempt], now)
-        self.outputs.append(
-            Output(self._path._retry_topic, self._state.partition, key, value, tuple(headers))
-        )
+        topic = self._path._retry_topics[origin.attempt + 1]
+        self.outputs.append(Output(topic, self._state.partition, key, value, tuple(headers)))
         self._state.outcomes.retrying += 1
         self._count(origin, "retrying", 1)
 

@@ -43,12 +43,13 @@ from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
+from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
-from stream_app.topics import DAY_MS
+from stream_app.topics import DAY_MS, retry_topics
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from stream_app.observability.tracing import Passage, Tracing
@@ -170,7 +171,8 @@ class InterestPartition:
     def _writes(self) -> list[str | TopicPartition]:
         """Everything that transactions of this partition write to."""
         name = self._settings.topic_name
-        own = [self._table.topic, self._statistics_topic, name("events-retry"), name("erasure-receipts")]
+        own = [self._table.topic, self._statistics_topic, name("erasure-receipts")]
+        own += retry_topics(self._settings)
         return [*(TopicPartition(topic, self.partition) for topic in own), name("events-dlq")]
 
     async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
@@ -326,7 +328,7 @@ class InterestPartition:
                 await self._flush(state)  # then the store has every user, and no row is ahead of it
                 if self.lost:
                     return
-                now_ms = time.time_ns() // 1_000_000
+                now_ms = CLOCK.latest_ms()
                 prepare = partial(
                     self._erasures.prepare, self.partition, state.store, self._fences, batch.records, now_ms
                 )

@@ -1,6 +1,6 @@
-"""Removes the copies of erased users' events: from ``events-retry``, ``events-dlq`` and ``erasures``.
+"""Removes the copies of erased users' events: from the retry topics, ``events-dlq`` and ``erasures``.
 
-Kafka deletes only what stands before an offset. Of ``events-retry`` and ``erasures`` everything that
+Kafka deletes only what stands before an offset. Of retry topics and ``erasures`` everything that
 has been consumed is garbage and goes. Of ``events-dlq`` the letters of others must stay: chunk by
 chunk
 
@@ -19,6 +19,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import msgspec
 from aiokafka import ConsumerRecord
@@ -36,6 +37,7 @@ from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.observability import metrics
 from stream_app.settings import Settings
+from stream_app.topics import retry_topics
 
 LATER = (BrokerUnavailableError, FencedError, TransactionError, KafkaError, kafka_errors.KafkaError)
 """What ends a sweep without harm: the next one takes up where it ended."""
@@ -55,10 +57,10 @@ class CopySweep:
         """``moved`` is called as a sweep goes on."""
         self._settings, self._moved = settings, moved
         self._read = msgspec.json.Decoder(_Named).decode
-        self._retry_topic = settings.topic_name("events-retry")
+        self._retry_topics = retry_topics(settings)
         self._letters_topic = settings.topic_name("events-dlq")
         self._requests_topic = settings.topic_name(TOPIC)
-        self._ends: dict[tuple[int, int], int] = {}
+        self._ends: dict[tuple[str, int, int], int] = {}
 
     async def sweep(
         self, users: Mapping[int, Collection[int]], committed: Mapping[int, Committed]
@@ -76,30 +78,38 @@ class CopySweep:
                 user: Removed(retries=count, dead_letters=letters[user]) for user, count in counts.items()
             }
             await self._delete(self._requests_topic, p, committed[p].get(self._requests_topic) or 0)
-            for user in counts:
-                self._ends.pop((p, user), None)
+            for user, topic in product(counts, self._retry_topics):
+                self._ends.pop((topic, p, user), None)
         return done
 
     async def _retries(self, p: int, users: set[int], committed: Committed) -> dict[int, int]:
-        """Delete the consumed part of ``events-retry``; who has no copy left there, and how many it were."""
-        consumed = committed.get(self._retry_topic) or 0
+        """Delete the consumed part of the retry topics; who has no copy left there, and how many it were."""
+        waiting: set[int] = set()
+        counts: Counter[int] = Counter()
+        for topic in self._retry_topics:
+            consumed = committed.get(topic) or 0
+            gone, wait = await self._copies_on(topic, p, users, consumed)
+            waiting |= wait
+            counts += gone
+            if gone:
+                await self._delete(topic, p, consumed)
+                metrics.ERASED_COPIES.labels(topic).inc(gone.total())
+        return {user: counts[user] for user in users - waiting}
+
+    async def _copies_on(
+        self, topic: str, p: int, users: set[int], consumed: int
+    ) -> tuple[Counter[int], set[int]]:
+        """Copies before ``consumed``, by user, and who still has one to be tried."""
         found: list[tuple[int, int]] = []
 
         async def look(records: Sequence[ConsumerRecord], _position: int) -> None:
             found.extend((r.offset, user) for r in records for user in self._named_in(r) & users)
 
-        end = await self._read_all(self._retry_topic, p, look)
+        end = await self._read_all(topic, p, look)
         # only what was there when the user was first looked for: what comes later is of the time after
-        waiting = {
-            user for offset, user in found if consumed <= offset < self._ends.setdefault((p, user), end)
-        }
-        for user in users:
-            self._ends.setdefault((p, user), end)
-        counts = Counter(user for offset, user in found if offset < consumed)
-        if counts:
-            await self._delete(self._retry_topic, p, consumed)
-            metrics.ERASED_COPIES.labels(self._retry_topic).inc(counts.total())
-        return {user: counts[user] for user in users - waiting}
+        ends = {user: self._ends.setdefault((topic, p, user), end) for user in users}
+        waiting = {user for offset, user in found if consumed <= offset < ends[user]}
+        return Counter(user for offset, user in found if offset < consumed), waiting
 
     async def _letters(self, users: set[int]) -> Counter[int]:
         """Rewrite each partition of ``events-dlq`` that has letters of these users; how many it were."""

@@ -14,7 +14,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, OffsetSpec
 from stream_app.errors import AccessError, ConfigurationError, TopicMismatchError
 from stream_app.kafka.clients import admin_client, naming_the_broker
 from stream_app.settings import Settings
-from stream_app.topics import Topic, declare
+from stream_app.topics import Topic, declare, retry_topics, try_of
 
 CREATE_TIMEOUT_S = 15.0
 DELETE_TIMEOUT_S = 15.0
@@ -170,6 +170,18 @@ def ensure_topics(settings: Settings) -> None:
     """
     create_topics(settings)
     check_partitions(settings, topic_states(settings))
+
+
+def left_over_retries(settings: Settings) -> list[str]:
+    """Retry topics that the broker has of tries beyond ``events.retry_delays_s``: after a change of it,
+    events may still wait there. Raises BrokerUnavailableError."""
+    declared = retry_topics(settings)
+    with _admin(settings) as admin:
+        return [
+            name
+            for name in sorted(admin.list_topics())
+            if name.startswith(declared[0]) and try_of(name) and name not in declared
+        ]
 
 
 def delete_topics(settings: Settings) -> list[str]:

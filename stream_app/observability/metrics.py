@@ -21,6 +21,7 @@ USERS_TOUCHED = Counter("stream_app_users_touched", "User records changed (chang
 CHANGELOG_BYTES = Counter("stream_app_changelog_bytes", "Bytes of changelog values sent.")
 USERS_EXPIRED = Counter("stream_app_users_expired", "Faded users dropped.")
 ERASURES = Counter("stream_app_erasures", "Requests to erase a user by result: erased, or rejected as a dead letter.", ["result"])
+CLOCK_OFFSET = Gauge("stream_app_clock_offset_seconds", "This machine's clock less the broker's, as the answers to what is produced show it; 0 within their delay. Retries go by the broker's.")
 ERASURES_UNSWEPT = Gauge("stream_app_erasures_unswept", "Erased users whose copies on events-retry and events-dlq are still there.", ["partition"])
 ERASED_COPIES = Counter("stream_app_erased_copies", "Copies of erased users' events that were removed, by topic.", ["topic"])
 FENCES = Gauge("stream_app_fences", "Erased users whose late events are refused.", ["partition"])

@@ -32,6 +32,7 @@ from stream_app.interests.statistics_record import decode as decode_statistics
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.transactions import Output
 from stream_app.settings import Settings, build
+from stream_app.topics import is_retry_topic, try_of
 
 D = 16
 CONTENTS = 8
@@ -128,7 +129,8 @@ class World:
                 assert out.key is not None
                 assert out.value is not None
                 self.table[out.key] = out.value
-            elif out.topic == "events-retry":
+            elif is_retry_topic(out.topic):
+                assert try_of(out.topic) == int(dict(out.headers)["stream-app-attempts"])
                 self.retries.append(out)
             elif out.topic == "events-dlq":
                 self.letters.append(out)
