@@ -24,6 +24,7 @@ from stream_app.content.schema import ContentDecoder, Rejected
 from stream_app.events.dead_letters import dead_letter, origin_of
 from stream_app.hashing import model_code
 from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.transactions import Output
 from stream_app.kafka.transport import RecordBatch
@@ -50,7 +51,7 @@ class ContentStage:
     def __init__(self, settings: Settings, health: Health, app: RoleApp) -> None:
         self._settings = settings
         self._health = health
-        self._decoder = ContentDecoder(settings)
+        self._decoder = ContentDecoder(settings, CLOCK.latest_ms)
         self._vectors = settings.topic_name("content-vectors")
         self._dead_letters = settings.topic_name("events-dlq")
         self._chunk = CHUNK_BATCHES * settings.content.batch_size

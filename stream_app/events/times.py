@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from stream_app.settings import Settings
+
 EARLIEST_MS = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp() * 1000)
 LATEST_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
 
@@ -21,6 +23,12 @@ Clock = Callable[[], int]
 def wall_clock() -> int:
     """This machine's clock, Unix ms."""
     return time.time_ns() // 1_000_000
+
+
+def newest_believed(settings: Settings) -> int:
+    """The latest event time that counts now, ms: what stands beyond it in a record, written by an earlier
+    version or under a wrong clock, is taken for this."""
+    return wall_clock() + int(settings.events.max_future_s * 1000)
 
 
 def unit(time_ms: int) -> str:

@@ -54,7 +54,7 @@ class InterestsWorker:
         self._reader = TopicReader(
             settings, settings.topic_name("content-vectors"), self._contents.take, label="contents"
         )
-        self._copies = CopySweep(settings, self._sweeping)
+        self._copies = CopySweep(settings, self._sweeping, CLOCK.latest_ms)
         self._partitions: dict[int, InterestPartition] = {}
         self._standbys: dict[int, StandbyPartition] = {}
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
@@ -221,15 +221,21 @@ class InterestsWorker:
             await partition.expire(self._contents.index)
 
     async def _sweep(self) -> None:
-        """Remove the copies of erased users' events, if there are any."""
+        """Remove the copies of erased users' events, if there are any, and letters that a sweep has moved
+        past their time."""
+        kafka = self._settings.kafka
         asked = {number: users for number, p in self._partitions.items() if (users := p.unswept)}
-        if not asked:
-            return
+        letters = [p for p in range(kafka.shared_partitions) if p % kafka.partitions in self._partitions]
         try:
+            await self._copies.expire(letters)
+            if not asked:
+                return
             committed = {number: await self._committed(number) for number in asked}
             gone = await self._copies.sweep(asked, committed)
         except LATER as error:
-            log.warning("copies of erased users' events cannot be removed yet: %s", error)
+            log.warning(
+                "copies of erased users' events and expired dead letters cannot be removed yet: %s", error
+            )
             return
         for number, copies in gone.items():
             partition = self._partitions.get(number)

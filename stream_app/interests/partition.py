@@ -188,9 +188,10 @@ class InterestPartition:
             self._fences.load(record.key, record.value)
 
     async def _take_statistics(self, records: Sequence[ConsumerRecord], _position: int) -> None:
+        latest = CLOCK.latest_ms() + int(self._settings.events.max_future_s * 1000)
         for record in records:
             if record.key != OUTCOMES_KEY:
-                self._statistics.load(record.key, record.value)
+                self._statistics.load(record.key, record.value, latest)
             elif record.value is not None:
                 self._outcomes = msgspec.json.decode(record.value, type=Outcomes)
 

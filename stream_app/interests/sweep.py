@@ -11,13 +11,17 @@ chunk
 A crash between the two leaves a chunk twice until the next sweep, which begins by deleting what stands
 before the committed offset. The transactional id fences a sweep that another one has overtaken. All
 letters move, so that they stay in order.
+
+For the broker a letter that has moved is new, and its retention begins anew. So letters whose own time
+(when they were first written) is past the topic's retention are left behind when others move, and
+:meth:`CopySweep.expire` looks now and then after those that moved before.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 
@@ -28,22 +32,35 @@ from aiokafka.structs import TopicPartition
 from kafka import errors as kafka_errors
 
 from stream_app.errors import BrokerUnavailableError, FencedError, TransactionError
+from stream_app.events.dead_letters import written_ms
 from stream_app.events.faults import DECODING_ERRORS
+from stream_app.events.times import Clock, wall_clock
 from stream_app.hashing import key64
 from stream_app.interests.erasure import TOPIC
 from stream_app.interests.receipts import Removed
-from stream_app.kafka.admin import committed_offset, delete_records, topic_id
+from stream_app.kafka.admin import committed_offset, delete_records, retention_ms, topic_id
 from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.observability import metrics
 from stream_app.settings import Settings
-from stream_app.topics import retry_topics
+from stream_app.topics import FOREVER, retry_topics
 
 LATER = (BrokerUnavailableError, FencedError, TransactionError, KafkaError, kafka_errors.KafkaError)
 """What ends a sweep without harm: the next one takes up where it ended."""
 
 Committed = Mapping[str, int | None]
 """Topic → committed offset in one partition."""
+
+
+LOOKS = 100
+"""So often within the retention letters that have moved are looked at."""
+
+
+def own_ms(letter: ConsumerRecord) -> int:
+    """When a letter was first written, ms: moving it gives it another Kafka timestamp, and a writer whose
+    clock was ahead must not keep it for longer."""
+    arrived: int = letter.timestamp
+    return min(written_ms(letter), arrived)
 
 
 class _Named(msgspec.Struct):
@@ -53,12 +70,15 @@ class _Named(msgspec.Struct):
 class CopySweep:
     """Sweeps for all partitions of a worker at once. Calls must not overlap."""
 
-    def __init__(self, settings: Settings, moved: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, settings: Settings, moved: Callable[[], None] = lambda: None, now_ms: Clock = wall_clock
+    ) -> None:
         """``moved`` is called as a sweep goes on."""
-        self._settings, self._moved = settings, moved
+        self._settings, self._moved, self._now_ms = settings, moved, now_ms
         self._read = msgspec.json.Decoder(_Named).decode
         self._retry_topics = retry_topics(settings)
         self._letters_topic = settings.topic_name("events-dlq")
+        self._looked_at: dict[int, int] = {}
         self._requests_topic = settings.topic_name(TOPIC)
         self._ends: dict[tuple[str, int, int], int] = {}
 
@@ -111,14 +131,57 @@ class CopySweep:
         waiting = {user for offset, user in found if consumed <= offset < ends[user]}
         return Counter(user for offset, user in found if offset < consumed), waiting
 
+    async def expire(self, partitions: Iterable[int]) -> None:
+        """Remove letters of these partitions of ``events-dlq`` that have moved and are past their own time.
+
+        What never moved is the broker's to remove. A partition is looked at a hundred times within the
+        retention, so none outlives it by more than a hundredth. Raises one of LATER.
+        """
+        now_ms, retention = self._now_ms(), await self._retention_ms()
+        due = [p for p in partitions if self._looked_at.get(p, 0) <= now_ms - retention // LOOKS]
+        if retention == FOREVER or not due:
+            return
+        group = await self._group()
+        for p in due:
+            if await asyncio.to_thread(committed_offset, self._settings, group, self._letters_topic, p):
+                await self._expire(p, group, now_ms - retention)
+            self._looked_at[p] = now_ms
+
+    async def _expire(self, p: int, group: str, before_ms: int) -> None:
+        kept, first, behind = False, 0, False
+
+        async def look(records: Sequence[ConsumerRecord], _position: int) -> None:
+            nonlocal kept, first, behind
+            for record in records:
+                if own_ms(record) >= before_ms:
+                    kept = True
+                elif kept:
+                    behind = True
+                else:
+                    first = int(record.offset) + 1
+
+        await self._read_all(self._letters_topic, p, look)
+        if behind:  # younger ones were written while the others moved, and stand before them
+            await self._rewrite(p, group, set(), before_ms)
+        else:
+            await self._delete(self._letters_topic, p, first)
+
+    async def _group(self) -> str:
+        """The group whose offsets say how far a partition has moved. Offsets of a topic that has been
+        deleted say nothing of one that was created since."""
+        topic = await asyncio.to_thread(topic_id, self._settings, self._letters_topic)
+        return f"{self._settings.group('letters')}-{topic}"
+
+    async def _retention_ms(self) -> int:
+        return await asyncio.to_thread(retention_ms, self._settings, self._letters_topic)
+
     async def _letters(self, users: set[int]) -> Counter[int]:
         """Rewrite each partition of ``events-dlq`` that has letters of these users; how many it were."""
         counts: Counter[int] = Counter()
         if not users:
             return counts
-        # offsets of a topic that has been deleted say nothing of one that was created since
-        topic = await asyncio.to_thread(topic_id, self._settings, self._letters_topic)
-        group = f"{self._settings.group('letters')}-{topic}"
+        group, retention = await self._group(), await self._retention_ms()
+        before_ms = 0 if retention == FOREVER else self._now_ms() - retention
         for p in range(self._settings.kafka.shared_partitions):
             await self._delete_done(p, group)
             found: Counter[int] = Counter()
@@ -130,12 +193,13 @@ class CopySweep:
 
             await self._read_all(self._letters_topic, p, look)
             if found:
-                await self._rewrite(p, group, users)
+                await self._rewrite(p, group, users, before_ms)
                 metrics.ERASED_COPIES.labels(self._letters_topic).inc(found.total())
                 counts += found
         return counts
 
-    async def _rewrite(self, p: int, group: str, users: set[int]) -> None:
+    async def _rewrite(self, p: int, group: str, users: set[int], before_ms: int) -> None:
+        """Write a partition's letters anew, but those of ``users`` and those from before ``before_ms``."""
         topic = self._letters_topic
         transactions = PartitionTransactions(
             self._settings, f"{self._settings.kafka.app_id}-letters-{p}", group
@@ -148,7 +212,7 @@ class CopySweep:
                 kept = [
                     Output(topic, p, r.key, r.value, r.headers)
                     for r in records
-                    if not self._named_in(r) & users
+                    if own_ms(r) >= before_ms and not self._named_in(r) & users
                 ]
                 await transactions.commit(kept, {TopicPartition(topic, p): position})
                 await self._delete(topic, p, position)

@@ -215,6 +215,12 @@ def topic_id(settings: Settings, name: str) -> str:
     return str(found["topic_id"] or "")
 
 
+def retention_ms(settings: Settings, name: str) -> int:
+    """How long the broker keeps a topic's records, ms; -1: for ever. Raises BrokerUnavailableError."""
+    with _admin(settings) as admin:
+        return int(_configs(admin, [name])[name]["retention.ms"])
+
+
 def committed_offset(settings: Settings, group: str, topic: str, partition: int) -> int:
     """A consumer group's committed offset; 0 when there is none. Raises BrokerUnavailableError."""
     where = TopicPartition(topic, partition)
