@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.errors import ConfigurationError
 from stream_app.settings import OWN_TOPICS, Settings, build, load
-from stream_app.topics import declare
+from stream_app.topics import declare, retry_topics
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_errors_name_setting_and_value(tree: dict[str, Any], message: str) -> No
         build(tree)
 
 
-@pytest.mark.parametrize("topic", [*OWN_TOPICS, "my-events-retry"])
+@pytest.mark.parametrize("topic", [*OWN_TOPICS, "my-events-retry", "my-events-retry-3"])
 def test_an_action_cannot_take_one_of_our_topics(topic: str) -> None:
     with pytest.raises(ConfigurationError, match=f"topic '{topic}' of 'like' is the product's own"):
         build({"events": {"actions": [{"name": "like", "topic": topic, "weight": 1}]}})
@@ -69,7 +69,8 @@ def test_an_action_cannot_take_one_of_our_topics(topic: str) -> None:
 def test_our_topics_are_those_declared() -> None:
     settings = Settings()
     events = {a.topic for a in settings.events.actions}
-    assert {t.name for t in declare(settings)} - events == set(OWN_TOPICS)
+    tries = set(retry_topics(settings)[1:])
+    assert {t.name for t in declare(settings)} - events - tries == set(OWN_TOPICS)
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRecord
@@ -21,7 +21,6 @@ from stream_app.interests.partition import InterestPartition
 from stream_app.interests.standby import StandbyPartition, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
-from stream_app.kafka.admin import left_over_retries
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.reader import TopicReader
@@ -247,10 +246,13 @@ class InterestsWorker:
         self._health.expect(SWEEP)
 
 
-def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:
-    """The interests role's app, not started."""
+def create_app(
+    settings: Settings, health: Health, tracing: Tracing | None = None, left_over: Sequence[str] = ()
+) -> RoleApp:
+    """The interests role's app, not started. ``left_over``: retry topics of tries that are configured no
+    more, in which events may wait."""
     events = [settings.topic_name(action.topic) for action in settings.events.actions]
-    retries = [*retry_topics(settings), *left_over_retries(settings)]
+    retries = [*retry_topics(settings), *left_over]
     erasures = settings.topic_name("erasures")
     app = create_faust_app(
         settings,

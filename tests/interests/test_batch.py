@@ -259,6 +259,28 @@ def test_foreign_records_on_the_retry_topic_are_not_taken_for_waiting_ones(world
     assert world.committed == Outcomes(dead_lettered=2)
 
 
+def test_the_same_id_on_two_actions_is_two_events_and_each_is_taken_back_by_itself(world: World) -> None:
+    world.know(0, 1)
+    for topic in WEIGHTS:
+        world.take(topic, [world.event("u", 1, event_id="post-1")])
+    assert world.committed == Outcomes(applied=3)
+    for topic in WEIGHTS:
+        world.take(topic, [world.event("u", 1, event_id="post-1")])
+    assert world.committed == Outcomes(applied=3, duplicates=3)
+    world.take("comments", [world.event("u", 1, event_id="post-1", undo=True)])
+    assert world.committed.applied == 4
+    assert world.record("u").header["live"] == 2
+    assert world.record("u").mass == pytest.approx(1.0 + 1.5)
+
+
+def test_an_event_without_id_is_undone_by_its_default_id(world: World) -> None:
+    world.know(0, 1)
+    world.take("likes", [world.event("u", 1)])
+    name = f"likes-0-{world.offset}-{NOW_MS}"
+    world.take("likes", [world.event("u", 1, event_id=name, undo=True)])
+    assert world.record("u").header["live"] == 0
+
+
 # -- retries
 
 
