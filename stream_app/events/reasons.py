@@ -35,8 +35,8 @@ class Reason(StrEnum):
     INVALID_ID = (
         "invalid_id",
         "An id is empty (an empty `event_id` is none), longer than `events.max_id_bytes`, has control "
-        "characters (U+0000 to U+001F, U+007F to U+009F) or half a surrogate pair; ids that start with U+0000 "
-        "are the product's own.",
+        "characters (U+0000 to U+001F, U+007F to U+009F) or half a surrogate pair; ids that start with "
+        "U+0000 are the product's own.",
     )
     KEY_MISMATCH = (
         "key_mismatch",
