@@ -174,7 +174,7 @@ def _decoded(records: Sequence[LogRecord], arrivals: Sequence[_Arrival], setting
     batches = [
         (
             np.array(at, np.int64),
-            decoder.decode([arrivals[i] for i in at], settings.topic_name(topic), 0, None),
+            decoder.decode([arrivals[i] for i in at], settings.topic_name(topic), 0, None, LATEST_MS),
         )
         for topic, at in by_topic.items()
     ]
@@ -206,7 +206,7 @@ def _catalogue(
     first_seen: dict[bytes, int],
 ) -> Catalogue:
     """Contents by their first version: a later one is not known yet when they come out."""
-    decoder = ContentDecoder(settings)
+    decoder = ContentDecoder(settings, lambda: LATEST_MS)  # a log knows no now
     texts: dict[bytes, Text] = {}
     due: dict[bytes, int] = {}
     withdrawn: dict[bytes, int] = {}
