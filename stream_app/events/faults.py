@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from stream_app.events.hints import hint
@@ -32,6 +34,9 @@ def check_id(field: str, text: str, max_bytes: int) -> None:
         raise UnfitError(Reason.INVALID_ID, f"{field} has control characters")
 
 
+_QUOTED = re.compile(rb'_at"\s*:\s*"[0-9]+"')
+
+
 def explain(error: Exception, time_field: str, value: bytes) -> tuple[Reason, str]:
     """Reason and detail of one of DECODING_ERRORS. Its messages name fields and types, never values; what
     ``value`` looks like is added where it is no message at all."""
@@ -41,6 +46,8 @@ def explain(error: Exception, time_field: str, value: bytes) -> tuple[Reason, st
             detail = f"{detail}; it looks like {looks}"
         elif f"got `float` - at `$.{time_field}" in detail:
             detail += "; Unix milliseconds are whole numbers"
+    elif reason is Reason.BAD_TIMESTAMP and _QUOTED.search(value):
+        detail += "; a number of milliseconds goes without quotes"
     return reason, detail
 
 

@@ -22,7 +22,7 @@ from stream_app.interests.standby import StandbyPartition, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
-from stream_app.kafka.clock import CLOCK
+from stream_app.kafka.clock import APPENDED, CLOCK
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability.health import Health
@@ -188,9 +188,10 @@ class InterestsWorker:
         """When a retry is to be tried, ms of the broker's time, which is ``now_ms`` as it is read.
 
         All of one try wait for its delay since the broker has them, so that they are due in their order.
-        Nothing waits longer than the longest delay, whatever its headers or its timestamp say.
+        Nothing waits longer than the longest delay, whatever its headers or its timestamp say; where that is
+        a worker's own (CreateTime), a try waits from when it is read.
         """
-        arrived: int = min(record.timestamp, now_ms)
+        arrived: int = min(record.timestamp, now_ms) if record.timestamp_type == APPENDED else now_ms
         number = try_of(record.topic)
         if number:  # of a try that is configured no more: now
             return arrived + self._delays_ms[number - 1] if number <= len(self._delays_ms) else arrived

@@ -22,7 +22,7 @@ from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, expl
 from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
 from stream_app.events.schema import ID, Milliseconds, Moment
-from stream_app.events.times import EARLIEST_MS, LATEST_MS
+from stream_app.events.times import EARLIEST_MS, LATEST_MS, unit
 from stream_app.hashing import key64
 from stream_app.interests.receipts import Fences, Receipt, Removed, receipt_key
 from stream_app.interests.record import decode
@@ -147,11 +147,12 @@ class ErasurePreparation:
         if time > min(arrived + self._max_future_ms, LATEST_MS):
             raise UnfitError(
                 Reason.TIMESTAMP_IN_FUTURE,
-                f"requested_at is {time - arrived} ms after the Kafka timestamp, or after now",
+                f"requested_at is {time - arrived} ms after the Kafka timestamp, or after now{unit(time)}",
             )
         if time < EARLIEST_MS:  # a fence in 1970 would keep nothing out
             raise UnfitError(
-                Reason.TOO_OLD, "requested_at is before the year 2000; numbers are Unix milliseconds"
+                Reason.TOO_OLD,
+                f"requested_at is before the year 2000; numbers are Unix milliseconds{unit(time)}",
             )
         return Request(user, time, record.offset)
 

@@ -185,6 +185,7 @@ def test_a_replacement_character_in_an_id_is_one_like_any_other() -> None:
         (event(occurred_at=NOW * 1_000_000), "nanoseconds"),
         (event(occurred_at=NOW // 1000), "; it looks like seconds"),
         (event(occurred_at=NOW / 1000 + 0.5), "whole numbers"),
+        (event(occurred_at=str(NOW)), "without quotes"),
     ],
 )
 def test_a_refused_value_says_what_it_looks_like_and_nothing_that_it_holds(value: bytes, word: str) -> None:

@@ -158,6 +158,19 @@ def test_a_retry_that_is_stamped_in_the_future_waits_no_longer_than_its_try(
     assert partition.due() == [("odd", 1)]
 
 
+def test_where_a_retry_topic_has_the_workers_times_a_try_waits_from_when_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    times = Times(0.0)
+    partition = Partition(times, monkeypatch)
+    partition.put(1, "behind", timestamp=BROKER_MS - 3_600_000)
+    partition.topics["events-retry-1"][0].timestamp_type = CREATED
+    monkeypatch.setattr(times.clock, "seen", lambda *_: None)
+    assert partition.due() == []
+    times.passed = 1.0
+    assert partition.due() == [("behind", 1)]
+
+
 def test_a_worker_learns_the_brokers_time_from_the_answers_to_its_transactions(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
