@@ -24,6 +24,15 @@ def action_code(name: str) -> int:
     return zlib.crc32(name.encode()) & 0xFFFF
 
 
+def action_mask(code: int) -> int:
+    """What an event's key is combined with (exclusive or), by its action's code: ids are unique for each
+    action, so the same id on two actions is two events.
+
+    An event's 64-bit key is ``key64(event_id) ^ action_mask(action_code(action))``.
+    """
+    return key64(code.to_bytes(2, "little"))
+
+
 def model_code(model_id: str) -> int:
     """32-bit code of an encoder's id: vectors of two models are never compared."""
     return zlib.crc32(model_id.encode())

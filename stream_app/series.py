@@ -14,6 +14,7 @@ from typing import Any
 from stream_app.events.reasons import Reason
 from stream_app.observability import metrics
 from stream_app.settings import Settings
+from stream_app.topics import copy_topics
 
 Values = Iterable[str]
 """What one label can be."""
@@ -81,7 +82,7 @@ def _by_settings(settings: Settings, role: str) -> Iterator[tuple[Any, tuple[Val
         yield metrics.SPANS, (("made", "exported", "failed"),)
     if role == "interests":
         yield metrics.EVENTS, ([action.name for action in settings.events.actions], OUTCOMES)
-        swept = [settings.topic_name(name) for name in ("events-retry", "events-routed", "events-dlq")]
+        swept = [*copy_topics(settings), settings.topic_name("events-dlq")]
         yield metrics.ERASED_COPIES, (swept,)
     if role == "ranker":
         arms = [arm.name for arm in settings.ranking.arms]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +59,7 @@ class Kafka(Section, frozen=True):
     shared_partitions: Annotated[Count, Meta(description="Partitions of the topics that every worker reads whole, of the dead letters and of the slates.")] = 4
     replication_factor: Annotated[Count, Meta(description="Replication of topics that `stream-app topics` creates.")] = 1
     event_retention_days: Annotated[Count, Meta(description="Retention of event topics, retries and dead letters.")] = 7
-    compaction_lag_h: Annotated[Positive, Meta(description="What was deleted or replaced leaves the log of `interests`, `recommendations` and `erasure-receipts` at the broker's first compaction after this time (`max.compaction.lag.ms`); segments of `erasures`, `events-retry`, `events-routed` and `events-dlq` are closed after it (`segment.ms`).")] = 24.0
+    compaction_lag_h: Annotated[Positive, Meta(description="What was deleted or replaced leaves the log of `interests`, `recommendations` and `erasure-receipts` at the broker's first compaction after this time (`max.compaction.lag.ms`); segments of `erasures`, of the retry topics, of `events-routed` and of `events-dlq` are closed after it (`segment.ms`).")] = 24.0
     delete_retention_h: Annotated[Positive, Meta(description="How long the broker keeps the tombstones of compacted topics (`delete.retention.ms`). A state directory that has not followed its changelog for three quarters of it is rebuilt, because it may have missed some.")] = 24.0
     batch_records: Annotated[Count, Meta(description="Most records of one partition in one batch.")] = 40_000
     fetch_max_bytes: Annotated[int, Meta(description="Most bytes fetched for one partition at a time.", ge=65_536)] = 8_388_608
@@ -99,9 +100,9 @@ class Events(Section, frozen=True):
     extra_actions: Annotated[tuple[Action, ...], Meta(description="Actions beside those of `events.actions`, so that the default ones need not be repeated; one with a name that is there already replaces it. In the environment `name:topic:weight,…`.", max_length=MOST_ACTIONS)] = ()
     max_bytes: Annotated[Count, Meta(description="Largest event in bytes; larger ones get `oversized`.")] = 65_536
     max_id_bytes: Annotated[int, Meta(description="Largest user, content or event id in bytes.", ge=1, le=1024)] = 256
-    max_future_s: Annotated[float, Meta(description="How far `occurred_at` may be ahead of the Kafka timestamp. Contents created after stream time by more than this are not recommended yet: a replay must not know its future.", ge=0)] = 300.0
+    max_future_s: Annotated[float, Meta(description="How far `occurred_at` may be ahead of the Kafka timestamp, and of the clock of worker and broker. Contents created after stream time by more than this are not recommended yet: a replay must not know its future.", ge=0)] = 300.0
     max_age_days: Annotated[Positive, Meta(description="Events older than this, counted from stream time, get `too_old`.")] = 400.0
-    retry_delays_s: Annotated[tuple[Positive, ...], Meta(description="Wait before each try of an event whose content is not known yet; after the last one it is dead-lettered.", max_length=16)] = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+    retry_delays_s: Annotated[tuple[Positive, ...], Meta(description="Wait before each try of an event whose content is not known yet, on a topic for each (`events-retry-1`, …), so that none waits for another; after the last one it is dead-lettered.", max_length=16)] = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
     max_redrives: Annotated[int, Meta(description="How often `stream-app dlq redrive` gives the same record a second chance; its next dead letter is refused.", ge=0, le=1000)] = 3
 
 
@@ -120,7 +121,7 @@ class Interests(Section, frozen=True):
     write_buffer_bytes: Annotated[int, Meta(description="Memory in which RocksDB gathers one partition's writes before it makes a file of them; up to twice as much is used while it does.", ge=65_536)] = 33_554_432
     flush_interval_s: Annotated[Positive, Meta(description="How often changed users are written to RocksDB.")] = 2.0
     expiry_interval_s: Annotated[Positive, Meta(description="How often faded users are looked for.")] = 60.0
-    sweep_interval_s: Annotated[Positive, Meta(description="How often copies of erased users' events are removed from `events-retry`, `events-routed`, `events-dlq` and the files of the state directory, if there are any. One round rewrites the state of the partitions concerned.")] = 30.0
+    sweep_interval_s: Annotated[Positive, Meta(description="How often copies of erased users' events are removed from the retry topics, `events-routed`, `events-dlq` and the files of the state directory, if there are any. One round rewrites the state of the partitions concerned.")] = 30.0
     fences: Annotated[Count, Meta(description="Most erased users remembered in one partition; beyond it those with the oldest fences are forgotten, and late events of theirs would count again. A fence older than `events.max_age_days` is not needed any more.")] = 1_000_000
     cleanup_delay_s: Annotated[float, Meta(description="Directories of partitions that moved to another worker are removed after this time: until then a partition that comes back finds its state. Erased users are taken out of the directories of partitions that are served, and only of these.", ge=0)] = 600.0
     standby_replicas: Annotated[int, Meta(description="Workers that keep a warm copy of each partition.", ge=0, le=8)] = 0
@@ -360,10 +361,11 @@ def build(tree: Mapping[str, Any]) -> Settings:
     if len({action.topic for action in actions}) < len(actions):
         raise ConfigurationError("events.actions: each topic must be given once")
     for action in actions:
-        if action.topic in OWN_TOPICS or action.topic.endswith(("events-retry", "events-routed")):
+        if action.topic in OWN_TOPICS or re.search(r"events-(routed|retry(-\d+)?)$", action.topic):
             raise ConfigurationError(
                 f"events.actions: topic {action.topic!r} of {action.name!r} is the product's own "
-                f"({', '.join(OWN_TOPICS)}, and names that end in events-retry or events-routed); take another"
+                f"({', '.join(OWN_TOPICS)}, and names that end in events-routed, events-retry or "
+                "events-retry-NUMBER); take another"
             )
     if len({arm.name for arm in settings.ranking.arms}) < len(settings.ranking.arms):
         raise ConfigurationError("ranking.arms: each name must be given once")

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 
 from stream_app import memory, series
 from stream_app.errors import BrokerUnavailableError, ConfigurationError, StalledError, StreamAppError
-from stream_app.kafka.admin import ensure_topics
+from stream_app.kafka.admin import ensure_topics, left_over_retries
 from stream_app.kafka.app import RoleApp
 from stream_app.kafka.supervision import supervise
 from stream_app.observability import metrics
@@ -92,8 +92,10 @@ async def run_worker(settings: Settings, role: str) -> int:
         await _wait_for_broker(settings, role, health)
         if role in ONE_THREAD:
             os.environ.setdefault(BLAS_THREADS, "1")  # read when the role's module loads NumPy
-        traced = {} if tracing is None else {"tracing": tracing}
-        app: RoleApp | Follower = importlib.import_module(ROLES[role]).create_app(settings, health, **traced)
+        own: dict[str, Any] = {} if tracing is None else {"tracing": tracing}
+        if role == "interests":
+            own["left_over"] = await asyncio.to_thread(left_over_retries, settings)
+        app: RoleApp | Follower = importlib.import_module(ROLES[role]).create_app(settings, health, **own)
         await _work(settings, role, app, health)
     except KafkaError as error:
         raise StreamAppError(f"a Kafka client failed: {error!r}; start this worker anew") from error

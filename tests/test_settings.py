@@ -12,7 +12,7 @@ from stream_app.demo.roles import environment
 from stream_app.errors import ConfigurationError
 from stream_app.kafka.connection import aiokafka_options, faust_options, kafka_python_options
 from stream_app.settings import OWN_TOPICS, SECTIONS, Settings, build, load
-from stream_app.topics import declare
+from stream_app.topics import declare, retry_topics
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_errors_name_setting_and_value(tree: dict[str, Any], message: str) -> No
         build(tree)
 
 
-@pytest.mark.parametrize("topic", [*OWN_TOPICS, "my-events-retry"])
+@pytest.mark.parametrize("topic", [*OWN_TOPICS, "my-events-retry", "my-events-retry-3"])
 def test_an_action_cannot_take_one_of_our_topics(topic: str) -> None:
     with pytest.raises(ConfigurationError, match=f"topic '{topic}' of 'like' is the product's own"):
         build({"events": {"actions": [{"name": "like", "topic": topic, "weight": 1}]}})
@@ -76,7 +76,8 @@ def test_an_action_cannot_take_one_of_our_topics(topic: str) -> None:
 def test_our_topics_are_those_declared() -> None:
     settings = Settings()
     events = {a.topic for a in settings.events.actions}
-    assert {t.name for t in declare(settings)} - events == set(OWN_TOPICS)
+    tries = set(retry_topics(settings)[1:])
+    assert {t.name for t in declare(settings)} - events - tries == set(OWN_TOPICS)
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

@@ -107,8 +107,8 @@ class Archived:
     settings: Settings
     inputs: dict[Spot, dict[int, Kept]] = field(default_factory=dict)
     """Records of the event topics, by offset in the order of reading."""
-    copies: dict[int, dict[int, Kept]] = field(default_factory=dict)
-    """Records of ``events-retry`` by partition and offset."""
+    copies: dict[Spot, dict[int, Kept]] = field(default_factory=dict)
+    """Records of the retry topics by partition and offset."""
     routed: dict[int, dict[int, Kept]] = field(default_factory=dict)
     """Records of ``events-routed`` likewise."""
     letters: list[tuple[int, Kept]] = field(default_factory=list)
@@ -130,8 +130,9 @@ class Archived:
         name = self.settings.topic_name
         self.events = {name(action.topic): action for action in self.settings.events.actions}
         self._topic_of_code = {code16(action.name): topic for topic, action in self.events.items()}
+        tries = range(1, len(self.settings.events.retry_delays_s) + 1)
+        self._retries = [name("events-retry"), *(name(f"events-retry-{n}") for n in tries)]
         self._outputs = {
-            name("events-retry"): self._copy,
             name("events-routed"): self._route,
             name("events-dlq"): self._letter,
             name("interests"): self._user,
@@ -143,12 +144,14 @@ class Archived:
     @property
     def topics(self) -> list[str]:
         """Full names of all topics that are read."""
-        return [*self.events, *self._outputs]
+        return [*self.events, *self._retries, *self._outputs]
 
     def take(self, spot: Spot, record: Kept) -> None:
         """One record, in the order of its partition."""
         if spot.topic in self.events:
             self._input(spot, record)
+        elif spot.topic in self._retries:
+            self.copies.setdefault(spot, {})[record.offset] = record
         else:
             self._outputs[spot.topic](spot.partition, record)
 
@@ -158,9 +161,6 @@ class Archived:
         if before.get(record.offset) == record:
             # the new life had already grown past the position that the old one was read to
             del before[record.offset]
-
-    def _copy(self, partition: int, record: Kept) -> None:
-        self.copies.setdefault(partition, {})[record.offset] = record
 
     def _route(self, partition: int, record: Kept) -> None:
         self.routed.setdefault(partition, {})[record.offset] = record
@@ -219,12 +219,12 @@ class Archived:
                 return f"{owed} of {len(self.users)} users have no slate for their last event"
         return None
 
-    def foreign_copies(self) -> Iterator[tuple[int, Kept]]:
-        """Records of ``events-retry`` that somebody else put there: inputs, and not copies of any."""
-        for partition, copies in self.copies.items():
+    def foreign_copies(self) -> Iterator[tuple[Spot, Kept]]:
+        """Records of the retry topics that somebody else put there: inputs, and not copies of any."""
+        for spot, copies in self.copies.items():
             for copy in copies.values():
                 if origin(copy.headers) is None:
-                    yield partition, copy
+                    yield spot, copy
 
     def last_of(self, value: bytes) -> tuple[str | None, int, int]:
         """Topic, partition and offset of the event that a user's record names as applied last."""

@@ -112,7 +112,8 @@ class Arrivals:
     def hash_of(self, arrival: Arrival, event: Event) -> int:
         """How records name this event."""
         place = arrival.origin
-        return event_hash(event.name if event.name is not None else "-".join(map(str, place)))
+        name = event.name if event.name is not None else "-".join(map(str, place))
+        return event_hash(name, self.archived.events[place.topic].name)
 
     def accounts(self) -> dict[int, Counter[str]]:
         """By partition, what became of each input: the product's own account must say the same."""
@@ -152,11 +153,10 @@ class Arrivals:
         for spot, records in self.archived.inputs.items():
             for kept in records.values():
                 self._add(spot, kept, reader.read(kept.value, kept.timestamp))
-        retry_topic = self.archived.settings.topic_name("events-retry")
-        for partition, kept in self.archived.foreign_copies():
+        for spot, kept in self.archived.foreign_copies():
             read = reader.read(kept.value, kept.timestamp)
             faults = read if isinstance(read, frozenset) else frozenset()
-            self._add(Spot(retry_topic, 0, partition), kept, faults | {"bad_origin"})
+            self._add(spot, kept, faults | {"bad_origin"})
 
     def _add(self, spot: Spot, kept: Kept, event: Event | frozenset[str]) -> None:
         place = Origin(spot.topic, spot.partition, kept.offset, kept.timestamp)
@@ -173,7 +173,7 @@ class Arrivals:
 
     def _attach(self) -> None:
         settings = self.archived.settings
-        dead, retries = settings.topic_name("events-dlq"), settings.topic_name("events-retry")
+        dead = settings.topic_name("events-dlq")
         for partition, letter in self.archived.letters:
             place = Place(dead, partition, letter.offset)
             found = self._origin(letter.headers, place)
@@ -187,12 +187,12 @@ class Arrivals:
                 if (found := self._origin(copy.headers, place)) is not None:
                     found.routes.append(place)
                     found.waiting |= offset >= committed
-        for partition, copies in self.archived.copies.items():
-            committed = self._committed(Spot(retries, 0, partition))
+        for spot, copies in self.archived.copies.items():
+            committed = self._committed(spot)
             for offset, copy in copies.items():
                 if origin(copy.headers) is None:
                     continue
-                place = Place(retries, partition, offset)
+                place = Place(spot.topic, spot.partition, offset)
                 found = self._origin(copy.headers, place)
                 if found is not None:
                     found.copies.append((int(header(copy.headers, "attempts") or 0), place))
@@ -225,7 +225,7 @@ class Arrivals:
     def _newest_times(self) -> dict[int, int]:
         newest: dict[int, int] = {}
         for arrival in self.all:
-            if not isinstance(arrival.event, frozenset):
+            if not (isinstance(arrival.event, frozenset) or arrival.letters):
                 p = arrival.home
                 newest[p] = max(newest.get(p, 0), arrival.event.time)
         return newest
@@ -242,6 +242,8 @@ class Arrivals:
             known = bool(before) and before[-1].value is not None
             tried = int(header(headers, "attempts") or 0) == len(settings.retry_delays_s)
             return tried and not known
+        if reason == "timestamp_in_future":  # beyond the worker's clock, whatever the Kafka timestamp says
+            return event.time > int(header(headers, "time") or 0)
         if reason == "undo_target_gone":
             return event.undo and any(record.value is None for record in history)
         if reason == "too_old":

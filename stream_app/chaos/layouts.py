@@ -63,9 +63,10 @@ def hash64(text: str | bytes) -> int:
     return xxhash.xxh3_64_intdigest(text)
 
 
-def event_hash(text: str) -> int:
-    """As :func:`hash64`; 0 marks an empty place in a record, so 1 stands for it."""
-    return hash64(text) or 1
+def event_hash(text: str, action: str) -> int:
+    """The id's hash, combined by exclusive or with the hash of the action's code (two bytes, the lower one
+    first); 0 marks an empty place in a record, so 1 stands for it."""
+    return hash64(text) ^ hash64(code16(action).to_bytes(2, "little")) or 1
 
 
 def code16(action: str) -> int:
@@ -244,6 +245,7 @@ class EventReader:
         except UnicodeDecodeError:
             faults.add("invalid_utf8")
             text = value.decode(errors="replace")
+        text = text.removeprefix("\ufeff")
         if max(text.count("["), text.count("{")) > DEEP:
             faults.add("too_deep")
         try:
@@ -271,7 +273,7 @@ class EventReader:
         ):
             if tree.get(field) is not None and not isinstance(tree[field], kind):
                 faults.add("bad_type")
-        ids = [tree.get(field) for field in ("user_id", "content_id", "event_id")]
+        ids = [tree.get("user_id"), tree.get("content_id"), tree.get("event_id") or None]
         if any(isinstance(text, str) and not self._is_id(text) for text in ids):
             faults.add("invalid_id")
         user, content, name = ids
@@ -288,6 +290,8 @@ class EventReader:
         time: int | None = None
         if stated is None:
             time = arrived_ms
+        elif isinstance(stated, float) and stated.is_integer():
+            time = int(stated)
         elif isinstance(stated, bool) or not isinstance(stated, int | str):
             faults.add("bad_type")
         elif isinstance(stated, int):
@@ -327,9 +331,11 @@ def _no_constant(name: str) -> None:
 def _moment(text: str) -> int | None:
     """Milliseconds of an RFC 3339 time; None when it is none."""
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text.replace(":60", ":59", 1) if ":60" in text[16:19] else text)
     except ValueError:
         return None
+    if ":60" in text[16:19]:  # a leap second counts as the second after it
+        moment = moment.replace(microsecond=0) + timedelta(seconds=1)
     if moment.tzinfo is None or "T" not in text.upper().replace(" ", "T"):
         return None
     return math.floor((moment - EPOCH) / timedelta(milliseconds=1) + 0.5)

@@ -19,7 +19,6 @@ import msgspec
 
 from stream_app.commands.dlq_letters import Selection, no_letter, read_letters
 from stream_app.errors import FencedError, TopicMismatchError, TransactionError
-from stream_app.events.dead_letters import RETRY_TOPIC
 from stream_app.events.redrive import (
     CONTENT_TOPIC,
     DLQ_TOPIC,
@@ -35,6 +34,7 @@ from stream_app.kafka import clients
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.replay.follower import Follower
 from stream_app.settings import Settings
+from stream_app.topics import RETRY_TOPIC
 
 CHUNK_LETTERS = 500
 CHUNK_BYTES = 4_000_000

@@ -35,6 +35,7 @@ from stream_app.content.vectors import split_key
 from stream_app.events.dead_letters import dead_letter, origin_of
 from stream_app.hashing import model_code
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.reader import TopicReader
@@ -75,7 +76,7 @@ class ContentStage:
         self._app = app
         self._model = model_id(settings)
         self._code = model_code(self._model)
-        self._decoder = ContentDecoder(settings)
+        self._decoder = ContentDecoder(settings, CLOCK.latest_ms)
         self._content = settings.topic_name("content")
         self._vectors = settings.topic_name("content-vectors")
         self._dead_letters = settings.topic_name("events-dlq")

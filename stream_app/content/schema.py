@@ -12,7 +12,10 @@ from msgspec import Meta
 
 from stream_app.events.dead_letters import Record
 from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
+from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
+from stream_app.events.schema import ID
+from stream_app.events.times import LATEST_MS, Clock, unit, wall_clock
 from stream_app.settings import Settings
 
 # Unix seconds given for milliseconds, and zeros that stand for "unknown", end up before this
@@ -25,16 +28,22 @@ class Content(msgspec.Struct, gc=False):
     Unknown fields are ignored, and null counts as missing. A content without title and text (an image, a
     product) is recommended by what people do with it."""
 
-    content_id: Annotated[str | None, Meta(description="Name of the content. Missing: the record's key.")] = (
-        None
-    )
+    content_id: Annotated[
+        Annotated[str, Meta(extra_json_schema={"minLength": 1, **ID})] | None,
+        Meta(description="Name of the content. Missing: the record's key."),
+    ] = None
     title: Annotated[str | None, Meta(description="Encoded before the text.")] = None
     text: Annotated[str | None, Meta(description="What it says, in any language the encoder knows.")] = None
     author: Annotated[
-        str | None, Meta(description="Who made it: an id, for the cap on one author in a slate.")
+        Annotated[str, Meta(extra_json_schema=ID)] | None,
+        Meta(description="Who made it: an id, for the cap on one author in a slate."),
     ] = None
     created_at: Annotated[
-        Annotated[datetime, Meta(tz=True)] | int | None,
+        Annotated[
+            datetime, Meta(tz=True, extra_json_schema={"pattern": "^(19(7[2-9]|[89][0-9])|2[01][0-9]{2})-"})
+        ]
+        | Annotated[int, Meta(extra_json_schema={"minimum": EARLIEST_MS, "maximum": LATEST_MS})]
+        | None,
         Meta(
             description="When: RFC 3339 with an offset, or Unix milliseconds. Missing: when it was first "
             "seen, by its Kafka timestamp; it then counts as new for whatever happened before."
@@ -99,7 +108,8 @@ def first_known(text: Text, before: Dated | None) -> Text:
 class ContentDecoder:
     """Decodes records of ``content``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, now_ms: Clock = wall_clock) -> None:
+        self._now_ms = now_ms
         self._read = msgspec.json.Decoder(Content).decode
         self._max_bytes = settings.content.max_bytes
         self._max_id_bytes = settings.events.max_id_bytes
@@ -115,7 +125,7 @@ class ContentDecoder:
             except UnfitError as fault:
                 decoded.rejected.append(Rejected(index, fault.reason, fault.detail))
             except DECODING_ERRORS as error:
-                decoded.rejected.append(Rejected(index, *explain(error, "created_at")))
+                decoded.rejected.append(Rejected(index, *explain(error, "created_at", record.value or b"")))
             else:
                 if text is not None:
                     text = text if text.known else first_known(text, first.get(content_id))
@@ -133,7 +143,10 @@ class ContentDecoder:
             raise UnfitError(
                 Reason.OVERSIZED, f"{len(record.value)} bytes, at most {self._max_bytes} are taken"
             )
-        content = self._read(record.value)
+        try:
+            content = self._read(record.value)
+        except DECODING_ERRORS as error:
+            content = read_mended(self._read, record.value, error, ("content_id",))
         if not record.value.isascii():
             record.value.decode()  # msgspec skips ignored fields without looking at their encoding
         content_id = self._id(content.content_id, key)
@@ -155,16 +168,18 @@ class ContentDecoder:
 
     def _created_at(self, content: Content, arrival: int) -> int:
         """ms. Raises UnfitError."""
-        time = content.created_at
+        time, arrival = content.created_at, min(arrival, self._now_ms())
         if time is None:
             time = arrival
         elif isinstance(time, datetime):
             time = round(time.timestamp() * 1000)
         if time < EARLIEST_MS:
-            raise UnfitError(Reason.BAD_TIMESTAMP, "created before 1971; numbers are Unix milliseconds")
-        if time > arrival + self._max_future_ms:
+            raise UnfitError(
+                Reason.BAD_TIMESTAMP, f"created before 1971; numbers are Unix milliseconds{unit(time)}"
+            )
+        if time > min(arrival + self._max_future_ms, LATEST_MS):
             raise UnfitError(
                 Reason.TIMESTAMP_IN_FUTURE,
-                f"created more than {self._max_future_ms} ms after the Kafka timestamp",
+                f"created more than {self._max_future_ms} ms after the Kafka timestamp, or now{unit(time)}",
             )
         return time

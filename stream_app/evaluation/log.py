@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.content.schema import ContentDecoder, Text
-from stream_app.events.decode import LATEST_MS, EventDecoder
+from stream_app.events.decode import EventDecoder
+from stream_app.events.times import LATEST_MS
 from stream_app.hashing import key64
 from stream_app.replay.formats import LogRecord
 from stream_app.settings import Settings
@@ -173,7 +174,7 @@ def _decoded(records: Sequence[LogRecord], arrivals: Sequence[_Arrival], setting
     batches = [
         (
             np.array(at, np.int64),
-            decoder.decode([arrivals[i] for i in at], settings.topic_name(topic), 0, None),
+            decoder.decode([arrivals[i] for i in at], settings.topic_name(topic), 0, None, LATEST_MS),
         )
         for topic, at in by_topic.items()
     ]
@@ -205,7 +206,7 @@ def _catalogue(
     first_seen: dict[bytes, int],
 ) -> Catalogue:
     """Contents by their first version: a later one is not known yet when they come out."""
-    decoder = ContentDecoder(settings)
+    decoder = ContentDecoder(settings, lambda: LATEST_MS)  # a log knows no now
     texts: dict[bytes, Text] = {}
     due: dict[bytes, int] = {}
     withdrawn: dict[bytes, int] = {}

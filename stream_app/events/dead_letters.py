@@ -1,5 +1,5 @@
-"""What is written to ``events-dlq``, ``events-retry`` and ``events-routed``: the original record, and
-headers of ours.
+"""What is written to ``events-dlq``, to the retry topics and to ``events-routed``: the original record,
+and headers of ours.
 
 Our headers are UTF-8 text. Their names start with ``stream-app-``, which is reserved: a producer's own
 headers of such names are not kept.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stream_app.events.reasons import Reason
+from stream_app.topics import is_copy_topic
 
 PREFIX = "stream-app-"
 HEADERS = {
@@ -21,7 +22,8 @@ HEADERS = {
     "offset": "Its offset there.",
     "timestamp": "Its Kafka timestamp there, ms.",
     "attempts": "Tries because its content was unknown: 0 for none.",
-    "not-before": "Retries only: not to be tried before this time, ms.",
+    "not-before": "Retries only: not to be tried before this time, ms, by the clock of the worker that wrote "
+    "it. What counts is the broker's time of arrival and the try's delay; on `events-retry` itself, this.",
     "reason": "Dead letters only: a code of docs/REASONS.md.",
     "detail": "Dead letters only: one short sentence, without user data.",
     "time": "When this copy was written, ms.",
@@ -33,10 +35,6 @@ HEADERS = {
     "offset, timestamp and redrives, with slashes between them.",
 }
 """Names without the prefix, and what they mean."""
-RETRY_TOPIC = "events-retry"
-ROUTED_TOPIC = "events-routed"
-COPIES = (RETRY_TOPIC, ROUTED_TOPIC)
-"""Topics of copies: whose headers say where a record first arrived."""
 MAX_RECORD_BYTES = 1_000_000
 """Key, headers and value of a copy together: what any broker takes with its default
 ``message.max.bytes`` (1,048,588), with room for framing."""
@@ -97,7 +95,7 @@ def origin_of(record: Record, topic: str, partition: int) -> Origin:
     content has: whoever forges it forfeits his own record's. A copy whose headers are not ours has its own
     place as origin; the decoder rejects it as ``bad_origin``.
     """
-    if topic.endswith(COPIES) and (written := origin_in(record)) is not None:
+    if is_copy_topic(topic) and (written := origin_in(record)) is not None:
         return written
     return Origin(topic, partition, record.offset, record.timestamp, 0, 0, *_chances(our_headers(record)))
 

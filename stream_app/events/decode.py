@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.events.dead_letters import COPIES, Record, origin_of
+from stream_app.events.dead_letters import Record, origin_of
 from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
+from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
-from stream_app.events.schema import Event
-from stream_app.hashing import key64
+from stream_app.events.schema import IDS, Event
+from stream_app.events.times import EARLIEST_MS, LATEST_MS, unit, wall_clock
+from stream_app.hashing import action_code, action_mask, key64
 from stream_app.settings import Settings
-from stream_app.topics import DAY_MS
-
-EARLIEST_MS = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp() * 1000)
-LATEST_MS = int(datetime(2200, 1, 1, tzinfo=UTC).timestamp() * 1000)
+from stream_app.topics import DAY_MS, is_copy_topic
 
 
 @dataclass(slots=True)
@@ -52,7 +50,8 @@ class DecodedBatch:
     actions: NDArray[np.int64]
     """[E], index into ``settings.events.actions``"""
     events: NDArray[np.uint64]
-    """[E], key64 of the event id, or of "topic-partition-offset-timestamp" where none was given"""
+    """[E], key64 of the event id, or of "topic-partition-offset-timestamp" where none was given, combined
+    with the action (:func:`action_mask`): ids are unique for each action"""
     named: NDArray[np.bool_]
     """[E], an event id was given"""
     times: NDArray[np.int64]
@@ -60,7 +59,7 @@ class DecodedBatch:
     undo: NDArray[np.bool_]
     """[E]"""
     received: NDArray[np.int64]
-    """[E], Kafka timestamp of the first arrival, ms"""
+    """[E], Kafka timestamp of the first arrival, ms; now, where that lies in the future"""
     rejected: list[Rejected]
 
 
@@ -71,24 +70,32 @@ class EventDecoder:
         events = settings.events
         self._read = msgspec.json.Decoder(Event).decode
         self._action_by_topic = {settings.topic_name(a.topic): i for i, a in enumerate(events.actions)}
-        self._copies = {settings.topic_name(name) for name in COPIES}
+        self._masks = np.array([action_mask(action_code(a.name)) for a in events.actions], np.uint64)
         self._max_bytes = events.max_bytes
         self._max_id_bytes = events.max_id_bytes
         self._max_future_ms = int(events.max_future_s * 1000)
         self._max_age_ms = int(events.max_age_days * DAY_MS)
 
     def decode(
-        self, records: Sequence[Record], topic: str, partition: int, stream_time_ms: int | None
+        self,
+        records: Sequence[Record],
+        topic: str,
+        partition: int,
+        stream_time_ms: int | None,
+        now_ms: int | None = None,
     ) -> DecodedBatch:
         """Columns of the records of one partition of ``topic`` (its full name).
 
         ``stream_time_ms`` is the newest accepted event time before this batch, None when there is none
-        yet. Raises KeyError if ``topic`` carries no events; no record makes it raise.
+        yet. No event time is taken that is later than ``now_ms`` (missing: this machine's clock) by more
+        than ``events.max_future_s``. Raises KeyError if ``topic`` carries no events; no record makes it
+        raise.
         """
-        copied = topic in self._copies
+        now = wall_clock() if now_ms is None else now_ms
+        copied = topic not in self._action_by_topic and is_copy_topic(topic)
         action = -1 if copied else self._action_by_topic[topic]
         read, max_bytes, max_id, future = self._read, self._max_bytes, self._max_id_bytes, self._max_future_ms
-        oldest = EARLIEST_MS
+        oldest, latest = EARLIEST_MS, min(now + future, LATEST_MS)
         if stream_time_ms is not None:
             oldest = max(oldest, stream_time_ms - self._max_age_ms)
         source: list[int] = []
@@ -114,7 +121,10 @@ class EventDecoder:
                     if place.topic not in self._action_by_topic:
                         raise UnfitError(Reason.BAD_ORIGIN, "headers name no topic of a configured action")
                     action, arrival = self._action_by_topic[place.topic], place.timestamp
-                event = read(value)
+                try:
+                    event = read(value)
+                except DECODING_ERRORS as error:
+                    event = read_mended(read, value, error, IDS)
                 if not value.isascii():
                     value.decode()  # msgspec skips ignored fields without looking at their encoding
                 user, content = event.user_id.encode(), event.content_id.encode()
@@ -127,7 +137,7 @@ class EventDecoder:
                     check_id("user_id", event.user_id, max_id)
                     check_id("content_id", event.content_id, max_id)
                 name = event.event_id
-                if name is None:
+                if not name:
                     # with its time: offsets start at 0 again when the topic is deleted and made anew
                     if place is None:
                         name_key = key64(f"{topic}-{partition}-{record.offset}-{arrival}")
@@ -142,38 +152,39 @@ class EventDecoder:
                     time = arrival
                 elif type(time) is not int:
                     time = round(time.timestamp() * 1000)  # type: ignore[union-attr]  # a datetime: not None, not int
-                if not oldest <= time <= arrival + future or time > LATEST_MS:
-                    raise _misplaced(time, arrival, future, event.occurred_at is None)
+                if not oldest <= time <= arrival + future or time > latest:
+                    raise _misplaced(time, arrival, now, future, event.occurred_at is None)
             except UnfitError as fault:
                 rejected.append(Rejected(index, fault.reason, fault.detail))
                 continue
             except DECODING_ERRORS as error:
-                rejected.append(Rejected(index, *explain(error, "occurred_at")))
+                rejected.append(Rejected(index, *explain(error, "occurred_at", record.value or b"")))
                 continue
             source.append(index)
             users.append(user)
             contents.append(content)
             actions.append(action)
             events.append(name_key)
-            named.append(name is not None)
+            named.append(bool(name))
             times.append(time)
             undo.append(event.undo is True)
             received.append(arrival)
+        of_actions = np.array(actions, np.int64)
         return DecodedBatch(
             np.array(source, np.int64),
             users,
             contents,
-            np.array(actions, np.int64),
-            np.array(events, np.uint64),
+            of_actions,
+            np.array(events, np.uint64) ^ self._masks[of_actions],
             np.array(named, np.bool_),
             np.array(times, np.int64),
             np.array(undo, np.bool_),
-            np.array(received, np.int64),
+            np.minimum(np.array(received, np.int64), now),
             rejected,
         )
 
 
-def _misplaced(time: int, arrival: int, future_ms: int, missing: bool) -> UnfitError:
+def _misplaced(time: int, arrival: int, now: int, future_ms: int, missing: bool) -> UnfitError:
     """The fault of an event time outside its limits."""
     if missing and time < EARLIEST_MS:
         return UnfitError(
@@ -181,14 +192,22 @@ def _misplaced(time: int, arrival: int, future_ms: int, missing: bool) -> UnfitE
         )
     if not -(1 << 63) <= time < 1 << 63:
         return UnfitError(Reason.BAD_TIMESTAMP, "occurred_at is no 64-bit number of milliseconds")
+    if missing and time > now:
+        return UnfitError(
+            Reason.TIMESTAMP_IN_FUTURE,
+            f"occurred_at is missing and the Kafka timestamp is {time - now} ms ahead of now",
+        )
     if time > LATEST_MS:
-        return UnfitError(Reason.TIMESTAMP_IN_FUTURE, "the event time is after the year 2200")
+        return UnfitError(Reason.TIMESTAMP_IN_FUTURE, f"the event time is after the year 2200{unit(time)}")
     if time > arrival + future_ms:
         return UnfitError(
             Reason.TIMESTAMP_IN_FUTURE, f"{time - arrival} ms after the Kafka timestamp, at most {future_ms}"
         )
+    if time > now:
+        return UnfitError(Reason.TIMESTAMP_IN_FUTURE, f"{time - now} ms ahead of now, at most {future_ms}")
     if time < EARLIEST_MS:
         return UnfitError(
-            Reason.TOO_OLD, "the event time is before the year 2000; numbers are Unix milliseconds"
+            Reason.TOO_OLD,
+            f"the event time is before the year 2000; numbers are Unix milliseconds{unit(time)}",
         )
     return UnfitError(Reason.TOO_OLD, "older than events.max_age_days before stream time")

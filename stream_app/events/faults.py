@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
+from stream_app.events.hints import hint
 from stream_app.events.reasons import Reason
 
 
@@ -31,8 +34,24 @@ def check_id(field: str, text: str, max_bytes: int) -> None:
         raise UnfitError(Reason.INVALID_ID, f"{field} has control characters")
 
 
-def explain(error: Exception, time_field: str) -> tuple[Reason, str]:
-    """Reason and detail of one of DECODING_ERRORS. Its messages name fields and types, never values."""
+_QUOTED = re.compile(rb'_at"\s*:\s*"[0-9]+"')
+
+
+def explain(error: Exception, time_field: str, value: bytes) -> tuple[Reason, str]:
+    """Reason and detail of one of DECODING_ERRORS. Its messages name fields and types, never values; what
+    ``value`` looks like is added where it is no message at all."""
+    reason, detail = _explain(error, time_field)
+    if reason in (Reason.MALFORMED_JSON, Reason.INVALID_UTF8, Reason.BAD_TYPE, Reason.MISSING_FIELD):
+        if looks := hint(value):
+            detail = f"{detail}; it looks like {looks}"
+        elif f"got `float` - at `$.{time_field}" in detail:
+            detail += "; Unix milliseconds are whole numbers"
+    elif reason is Reason.BAD_TIMESTAMP and _QUOTED.search(value):
+        detail += "; a number of milliseconds goes without quotes"
+    return reason, detail
+
+
+def _explain(error: Exception, time_field: str) -> tuple[Reason, str]:
     text = str(error)
     if isinstance(error, RecursionError):
         return Reason.TOO_DEEP, "the JSON is nested too deeply"

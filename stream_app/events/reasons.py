@@ -34,8 +34,9 @@ class Reason(StrEnum):
     BAD_TYPE = "bad_type", "The value is not an object, or a field has another type than the schema says."
     INVALID_ID = (
         "invalid_id",
-        "An id is empty, longer than `events.max_id_bytes`, or has control characters (U+0000 to U+001F, "
-        "U+007F to U+009F); ids that start with U+0000 are the product's own.",
+        "An id is empty (an empty `event_id` is none), longer than `events.max_id_bytes`, has control "
+        "characters (U+0000 to U+001F, U+007F to U+009F) or half a surrogate pair; ids that start with "
+        "U+0000 are the product's own.",
     )
     KEY_MISMATCH = (
         "key_mismatch",
@@ -50,7 +51,9 @@ class Reason(StrEnum):
     )
     TIMESTAMP_IN_FUTURE = (
         "timestamp_in_future",
-        "The event time is more than `events.max_future_s` after the Kafka timestamp, or after 2200-01-01.",
+        "The event time is more than `events.max_future_s` after the Kafka timestamp, or after now by the "
+        "clocks of worker and broker, or after 2200-01-01. An event without `occurred_at` whose Kafka "
+        "timestamp is of a wrong clock ends here too.",
     )
     TOO_OLD = (
         "too_old",
@@ -59,7 +62,7 @@ class Reason(StrEnum):
     )
     BAD_ORIGIN = (
         "bad_origin",
-        "A record on `events-retry` or `events-routed` does not say where it came from, or its topic is no "
+        "A record on a retry topic or on `events-routed` does not say where it came from, or its topic is no "
         "action's.",
     )
     UNKNOWN_CONTENT = (

@@ -15,7 +15,6 @@ from typing import Protocol
 
 from stream_app.events.dead_letters import (
     PREFIX,
-    RETRY_TOPIC,
     Origin,
     Record,
     origin_in,
@@ -27,6 +26,7 @@ from stream_app.hashing import key64
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.transactions import Output
 from stream_app.settings import Settings
+from stream_app.topics import RETRY_TOPIC
 
 CONTENT_TOPIC = "content"
 DLQ_TOPIC = "events-dlq"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from faust.types import TP
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
 from stream_app.errors import BrokerUnavailableError, FencedError, StateDirectoryError, TransactionError
-from stream_app.events.dead_letters import COPIES, ROUTED_TOPIC, origin_of
+from stream_app.events.dead_letters import origin_of
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.directories import LeftDirectories
@@ -28,11 +28,13 @@ from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.admin import check_partitions, delete_records, topic_states
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.clock import APPENDED, CLOCK
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
+from stream_app.topics import ROUTED_TOPIC, retry_topics, try_of
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from stream_app.observability.tracing import Tracing
@@ -56,13 +58,13 @@ class InterestsWorker:
         self._model = model_id(settings)
         self._events = {settings.topic_name(action.topic) for action in settings.events.actions}
         self._inputs: list[str] = []  # topics that are assigned as the table is
-        self._longest_delay_ms = int(1000 * max(settings.events.retry_delays_s, default=0.0))
+        self._delays_ms = [int(1000 * delay) for delay in settings.events.retry_delays_s]
         self._contents = IndexedContents(ContentIndex(settings, self._model))
-        self._preparation = BatchPreparation(settings, self._contents)
+        self._preparation = BatchPreparation(settings, self._contents, CLOCK.latest_ms)
         self._reader = TopicReader(
             settings, settings.topic_name("content-vectors"), self._contents.take, label="contents"
         )
-        self._copies = CopySweep(settings, partial(self._moved, SWEEP))
+        self._copies = CopySweep(settings, partial(self._moved, SWEEP), CLOCK.latest_ms)
         self._partitions: dict[int, InterestPartition] = {}
         self._routers = Routers(settings, self._rejoin)
         self._purged: dict[int, int] = {}  # positions on events-routed when it was purged last
@@ -252,11 +254,19 @@ class InterestsWorker:
         finally:
             self._health.progress(watch)
 
-    def due_ms(self, record: ConsumerRecord) -> int:
-        """When a retry is to be tried, ms: none waits longer than the longest delay, whatever its headers
-        say."""
-        latest: int = record.timestamp + self._longest_delay_ms
-        return min(origin_of(record, record.topic, record.partition).not_before_ms, latest)
+    def due_ms(self, record: ConsumerRecord, now_ms: int) -> int:
+        """When a retry is to be tried, ms of the broker's time, which is ``now_ms`` as it is read.
+
+        All of one try wait for its delay since the broker has them, so that they are due in their order.
+        Nothing waits longer than the longest delay, whatever its headers or its timestamp say; where that is
+        a worker's own (CreateTime), a try waits from when it is read.
+        """
+        arrived: int = min(record.timestamp, now_ms) if record.timestamp_type == APPENDED else now_ms
+        number = try_of(record.topic)
+        if number:  # of a try that is configured no more: now
+            return arrived + self._delays_ms[number - 1] if number <= len(self._delays_ms) else arrived
+        not_before = origin_of(record, record.topic, record.partition).not_before_ms
+        return min(not_before, arrived + max(self._delays_ms, default=0))
 
     # -- now and then
 
@@ -281,21 +291,25 @@ class InterestsWorker:
             await partition.expire(self._contents.index, partial(self._moved, EXPIRY))
 
     async def _sweep(self) -> None:
-        """Remove what has come by ``events-routed`` and is garbage now; and the copies of erased users'
-        events, if there are any."""
+        """Remove what has come by ``events-routed`` and is garbage now; the copies of erased users' events,
+        if there are any; and letters that a sweep has moved past their time."""
         try:
             await self._purge()
         except LATER as error:
             log.warning("what was routed cannot be removed yet: %s", error)
+        kafka = self._settings.kafka
         asked = {number: users for number, p in self._partitions.items() if (users := p.unswept)}
-        if not asked:
-            return
+        letters = [p for p in range(kafka.shared_partitions) if p % kafka.partitions in self._partitions]
         try:
-            names = map(self._settings.topic_name, (*COPIES, ERASURES))
-            committed = await self._committed(names)
+            await self._copies.expire(letters)
+            if not asked:
+                return
+            committed = await self._committed([*self._copies.topics, self._settings.topic_name(ERASURES)])
             gone = await self._copies.sweep(asked, committed)
         except LATER as error:
-            log.warning("copies of erased users' events cannot be removed yet: %s", error)
+            log.warning(
+                "copies of erased users' events and expired dead letters cannot be removed yet: %s", error
+            )
             return
         for number, copies in gone.items():
             partition = self._partitions.get(number)
@@ -324,15 +338,18 @@ class InterestsWorker:
         self._health.expect(name)
 
 
-def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:
-    """The interests role's app, not started."""
+def create_app(
+    settings: Settings, health: Health, tracing: Tracing | None = None, left_over: Sequence[str] = ()
+) -> RoleApp:
+    """The interests role's app, not started. ``left_over``: retry topics of tries that are configured no
+    more, in which events may wait."""
     events = [settings.topic_name(action.topic) for action in settings.events.actions]
-    retries, routed = settings.topic_name("events-retry"), settings.topic_name("events-routed")
+    retries, routed = [*retry_topics(settings), *left_over], settings.topic_name(ROUTED_TOPIC)
     erasures = settings.topic_name("erasures")
     app = create_faust_app(
         settings,
         ROLE,
-        batch_topics=[*events, retries, routed, erasures],
+        batch_topics=[*events, *retries, routed, erasures],
         transactional=True,
         standby_replicas=settings.interests.standby_replicas,
     )
@@ -350,9 +367,9 @@ def create_app(settings: Settings, health: Health, tracing: Tracing | None = Non
     app.standby_positions = worker.standby_positions
     app.starting.append(worker.start)
     app.stopping.append(worker.stop)
-    app.delays[retries] = worker.due_ms
+    app.delays.update(dict.fromkeys(retries, worker.due_ms))
 
-    @app.agent(app.batches([*events, retries, routed]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
+    @app.agent(app.batches([*events, *retries, routed]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
     async def events_agent(batches: Any) -> None:
         async for batch in batches:
             await _or_stop(app, worker.handle(batch))

@@ -7,8 +7,7 @@ does no Kafka I/O and may run in a thread. Steps are timed in ``stream_app_state
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,10 +16,11 @@ import numpy as np
 from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
-from stream_app.events.dead_letters import COPIES, Origin, Record, dead_letter, origin_of, retry
+from stream_app.events.dead_letters import Origin, Record, dead_letter, origin_of, retry
 from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.named import users_in
 from stream_app.events.reasons import Reason
+from stream_app.events.times import Clock, wall_clock
 from stream_app.hashing import action_code, key64
 from stream_app.interests import update
 from stream_app.interests.contents import IndexedContents
@@ -35,7 +35,7 @@ from stream_app.interests.update import GONE, REPEATED, TAKEN, Columns
 from stream_app.kafka.transactions import Output
 from stream_app.observability import metrics
 from stream_app.settings import Settings
-from stream_app.topics import DAY_MS
+from stream_app.topics import DAY_MS, is_copy_topic, is_retry_topic, retry_topics
 
 
 @dataclass(slots=True)
@@ -60,13 +60,12 @@ class PartitionState:
 class BatchPreparation:
     """Turns record batches into state changes and outputs, for all partitions of a worker."""
 
-    def __init__(
-        self, settings: Settings, contents: IndexedContents, now_ms: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, contents: IndexedContents, now_ms: Clock = wall_clock) -> None:
+        """``now_ms``: no event time is taken that is later by more than ``events.max_future_s``."""
         events, interests = settings.events, settings.interests
         self._decoder = EventDecoder(settings)
         self._contents = contents
-        self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
+        self._now_ms = now_ms
         self._names = [action.name for action in events.actions]
         self._codes = np.array([action_code(name) for name in self._names], np.uint16)
         self._weights = np.array([action.weight for action in events.actions], np.float32)
@@ -74,8 +73,7 @@ class BatchPreparation:
         self._delays_ms = [int(1000 * s) for s in events.retry_delays_s]
         self._half_life_ms = interests.half_life_days * DAY_MS
         self._placement = Placement(settings)
-        self._retry_topic = settings.topic_name("events-retry")
-        self._copies = {settings.topic_name(name) for name in COPIES}
+        self._retry_topics = retry_topics(settings)
         self._dlq_topic = settings.topic_name("events-dlq")
         self._dlq_partitions = settings.kafka.shared_partitions
         self._table_topic = settings.topic_name("interests")
@@ -87,7 +85,9 @@ class BatchPreparation:
         fates = _Fates(self, state, topic, records)
         with self._contents.still() as index:
             with _timed("decode"):
-                batch = self._decoder.decode(records, topic, state.partition, state.stream_time)
+                batch = self._decoder.decode(
+                    records, topic, state.partition, state.stream_time, self._now_ms()
+                )
                 for bad in batch.rejected:
                     fates.reject(bad.index, bad.reason, bad.detail)
                 away = self._away(state, batch, fates)
@@ -263,9 +263,9 @@ class _Fates:
         self, path: BatchPreparation, state: PartitionState, topic: str, records: Sequence[ConsumerRecord]
     ) -> None:
         self._path, self._state, self._topic, self._records = path, state, topic, records
-        self._copied = topic in path._copies
+        self._copied = is_copy_topic(topic)
         self.outputs: list[Output] = []
-        if topic == path._retry_topic:  # what others put there (attempt 0) was never counted as waiting
+        if is_retry_topic(topic):  # what others put there (attempt 0) was never counted as waiting
             state.outcomes.retrying -= sum(self._origin(i).attempt > 0 for i in range(len(records)))
 
     def reject(self, index: int, reason: Reason, detail: str) -> None:
@@ -318,9 +318,8 @@ class _Fates:
             return
         now = self._path._now_ms()
         key, value, headers = retry(record, origin, now + delays[origin.attempt], now)
-        self.outputs.append(
-            Output(self._path._retry_topic, self._state.partition, key, value, tuple(headers))
-        )
+        topic = self._path._retry_topics[origin.attempt + 1]
+        self.outputs.append(Output(topic, self._state.partition, key, value, tuple(headers)))
         self._state.outcomes.retrying += 1
         self._count(origin, "retrying", 1)
 

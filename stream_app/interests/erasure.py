@@ -18,9 +18,11 @@ from aiokafka import ConsumerRecord
 from msgspec import Meta
 
 from stream_app.events.dead_letters import dead_letter, origin_of
-from stream_app.events.decode import EARLIEST_MS
 from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
+from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
+from stream_app.events.schema import ID, Milliseconds, Moment
+from stream_app.events.times import EARLIEST_MS, LATEST_MS, unit
 from stream_app.hashing import key64
 from stream_app.interests.placement import Placement
 from stream_app.interests.receipts import Fences, Receipt, Removed, receipt_key
@@ -38,12 +40,14 @@ class Erasure(msgspec.Struct, gc=False):
     Unknown fields are ignored, and null counts as missing. The record's key should be `user_id` in UTF-8: it
     saves a detour, and nothing else is read from it."""
 
-    user_id: Annotated[str, Meta(description="Who; should also be the record's key.", min_length=1)]
+    user_id: Annotated[
+        str, Meta(description="Who; should also be the record's key.", min_length=1, extra_json_schema=ID)
+    ]
     requested_at: Annotated[
-        Annotated[datetime, Meta(tz=True)] | int | None,
+        Moment | Milliseconds | None,
         Meta(
             description="When: RFC 3339 with an offset, or Unix milliseconds. Events of up to this time are "
-            "refused from now on. Missing: the Kafka timestamp."
+            "refused from now on. Missing: the Kafka timestamp, or now if that lies in the future."
         ),
     ] = None
 
@@ -102,7 +106,7 @@ class ErasurePreparation:
         latest: dict[bytes, Request] = {}
         for record in records:
             try:
-                request = self.request(record)
+                request = self.request(record, now_ms)
             except UnfitError as fault:
                 done.outputs.append(self._letter(partition, record, fault, now_ms))
                 done.rejected.append(fault.reason)
@@ -124,7 +128,7 @@ class ErasurePreparation:
             done.outputs.append(self._receipts.output(partition, key64(request.user), receipt))
         return done
 
-    def request(self, record: ConsumerRecord) -> Request:
+    def request(self, record: ConsumerRecord, now_ms: int) -> Request:
         """The request that a record holds. Raises UnfitError."""
         value = record.value
         if not value:
@@ -132,25 +136,31 @@ class ErasurePreparation:
         if len(value) > self._max_bytes:
             raise UnfitError(Reason.OVERSIZED, f"{len(value)} bytes, at most {self._max_bytes} are taken")
         try:
-            erasure = self._read(value)
+            try:
+                erasure = self._read(value)
+            except DECODING_ERRORS as error:
+                erasure = read_mended(self._read, value, error, ("user_id",))
             value.decode()
             user = erasure.user_id.encode()
         except DECODING_ERRORS as error:
-            raise UnfitError(*explain(error, "requested_at")) from None
+            raise UnfitError(*explain(error, "requested_at", value)) from None
         check_id("user_id", erasure.user_id, self._max_id)
+        # no fence stands in the future: it would lock the user out until then
+        arrived = min(record.timestamp, now_ms)
         time = erasure.requested_at
         if isinstance(time, datetime):
             time = round(time.timestamp() * 1000)
         elif time is None:
-            time = record.timestamp
-        if time > record.timestamp + self._max_future_ms:
+            time = arrived
+        if time > min(arrived + self._max_future_ms, LATEST_MS):
             raise UnfitError(
                 Reason.TIMESTAMP_IN_FUTURE,
-                f"requested_at is {time - record.timestamp} ms after the Kafka timestamp",
+                f"requested_at is {time - arrived} ms after the Kafka timestamp, or after now{unit(time)}",
             )
         if time < EARLIEST_MS:  # a fence in 1970 would keep nothing out
             raise UnfitError(
-                Reason.TOO_OLD, "requested_at is before the year 2000; numbers are Unix milliseconds"
+                Reason.TOO_OLD,
+                f"requested_at is before the year 2000; numbers are Unix milliseconds{unit(time)}",
             )
         return Request(user, time, record.offset)
 
@@ -165,7 +175,7 @@ class ErasurePreparation:
             record = decode(value)
             removed.records += 1
             removed.interactions += int(record.header["total"])
-            fence = max(fence, record.t_ref)
+            fence = max(fence, min(record.t_ref, now_ms + self._max_future_ms))
         return Receipt(
             requested_at=request.requested_ms,
             request_offset=request.offset,

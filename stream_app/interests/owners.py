@@ -13,6 +13,7 @@ from aiokafka import TopicPartition
 
 from stream_app.kafka.transactions import PartitionTransactions
 from stream_app.settings import Settings
+from stream_app.topics import retry_topics
 
 
 class Owner(NamedTuple):
@@ -25,7 +26,8 @@ class Owner(NamedTuple):
 def table_owner(settings: Settings, partition: int) -> Owner:
     """Who has this partition of the interests table."""
     name = settings.topic_name
-    own = [name(topic) for topic in ("interests", "content-stats", "events-retry", "erasure-receipts")]
+    own = [name(topic) for topic in ("interests", "content-stats", "erasure-receipts")]
+    own += retry_topics(settings)
     everywhere = [name(topic) for topic in ("events-routed", "events-dlq", "erasures")]
     return Owner(
         f"{settings.kafka.app_id}-interests-{partition}",

@@ -56,6 +56,7 @@ from stream_app.interests.statistics_record import (
 )
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
+from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.topic_ids import Bounds, CommittedOffset, InputOffsets, Inputs, same_topic
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.kafka.transport import RecordBatch
@@ -260,9 +261,10 @@ class InterestPartition:
             self._fences.load(record.key, record.value)
 
     async def _take_statistics(self, records: Sequence[ConsumerRecord], _position: int) -> None:
+        latest = CLOCK.latest_ms() + int(self._settings.events.max_future_s * 1000)
         for record in records:
             if not record.key.startswith(RESERVED):
-                self._statistics.load(record.key, record.value)
+                self._statistics.load(record.key, record.value, latest)
             elif record.value is None:
                 continue
             elif record.key == OUTCOMES_KEY:
@@ -413,7 +415,7 @@ class InterestPartition:
                 await self._flush(state)  # then the store has every user, and no row is ahead of it
                 if self.lost:
                     return
-                now_ms = time.time_ns() // 1_000_000
+                now_ms = CLOCK.latest_ms()
                 prepare = partial(
                     self._erasures.prepare, self.partition, state.store, self._fences, batch.records, now_ms
                 )

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from stream_app.events.dead_letters import MAX_RECORD_BYTES, ROUTED_TOPIC, Origin, Record, routed
+from stream_app.events.dead_letters import MAX_RECORD_BYTES, Origin, Record, routed
 from stream_app.events.named import users_in
 from stream_app.kafka.partitions import partitions_of
 from stream_app.kafka.transactions import Output
 from stream_app.settings import Settings
+from stream_app.topics import ROUTED_TOPIC
 
 ROOM = 4096
 """Bytes of a copy that its own headers may take."""

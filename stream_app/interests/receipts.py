@@ -16,6 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from stream_app.hashing import key64
+from stream_app.topics import DAY_MS
 
 
 class Removed(msgspec.Struct, kw_only=True, gc=False):
@@ -73,7 +74,10 @@ class Fences:
         if value is None:
             self.receipts.pop(user, None)
         else:
-            self.receipts[user] = msgspec.json.decode(value, type=Receipt)
+            receipt = msgspec.json.decode(value, type=Receipt)
+            # earlier versions took a request's time from any clock, and locked the user out until then
+            fence = min(receipt.fence, receipt.erased_at + DAY_MS)
+            self.receipts[user] = msgspec.structs.replace(receipt, fence=fence)
 
     def refused(self, users: Sequence[bytes], times: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[E], which events are of a user's time before the erasure. ``times`` in ms."""

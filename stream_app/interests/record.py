@@ -35,7 +35,7 @@ _T = TypeVar("_T", bound=np.generic)
 HEADER = np.dtype(
     [
         ("version", "<u1"),
-        ("flags", "<u1"),  # UNDONE_TIMES, LOST, MORE
+        ("flags", "<u1"),  # UNDONE_TIMES, LOST, MORE, KEYED_BY_ACTION
         ("action", "<u2"),  # code of the action applied last
         ("dimensions", "<u2"),
         ("recent", "<u2"),  # R of the writer: slots wrap at R
@@ -69,13 +69,13 @@ EXTRA = np.dtype(
 )
 assert EXTRA.itemsize == 16
 
-UNDONE_TIMES, LOST, MORE = 1, 2, 4
+UNDONE_TIMES, LOST, MORE, KEYED_BY_ACTION = 1, 2, 4, 8
 """Flags: the record has ``undone_at``; interactions left it before any were kept; it has ``extra``."""
 
 INTERACTION = np.dtype(
     [
         ("content", "<u8"),  # key64(content_id)
-        ("event", "<u8"),  # key64 of the event id
+        ("event", "<u8"),  # key64(event_id) ^ action_mask(action)
         ("time", "<i8"),  # ms, event time; of an undo in wait, its own
         ("weight", "<f4"),
         ("action", "<u2"),

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.hashing import action_mask
 from stream_app.interests.record import (
     EXTRA,
     HEADER,
     INTERACTION,
+    KEYED_BY_ACTION,
     LOST,
     MORE,
     UNDONE_TIMES,
@@ -135,13 +137,14 @@ class Slab:
         """The records of these rows, unused tails left out."""
         header = self.header
         header["version"][rows] = VERSION
+        header["flags"][rows] |= np.uint8(KEYED_BY_ACTION)
         header["dimensions"][rows] = self.dimensions
         header["recent"][rows] = self.recent
         header["model"][rows] = self.model
         header["seen"][rows] = self.seen_keys
         self.extra["kept"][rows], self.extra["long"][rows] = self.kept, self.long_keys
         extra, flags = self.extra[rows], header["flags"][rows] & ~np.uint8(MORE)
-        more = extra["kept_total"] | extra["long_total"] | flags
+        more = extra["kept_total"] | extra["long_total"] | flags & ~np.uint8(KEYED_BY_ACTION)
         if self.kept:
             more |= header["total"][rows] > self.recent
         header["flags"][rows] = np.where(more != 0, flags | np.uint8(MORE), flags)
@@ -195,12 +198,20 @@ class Slab:
                 self.long[row, : len(record.long)] = record.long
         else:
             self._refit(row, record)
+        if not own["flags"] & KEYED_BY_ACTION:
+            self._key_by_action(row)
         if extra["kept"] != self.kept and own["total"] > self.recent:
             own["flags"] |= LOST
 
     def _place_kept(self, row: int, kept: NDArray[np.void], times: NDArray[np.int64]) -> None:
         self.interactions[row, self.recent : self.recent + len(kept)] = kept
         self.undone_at[row, self.recent : self.recent + len(times)] = times
+
+    def _key_by_action(self, row: int) -> None:
+        """Name the events of a record of an earlier version as this one does: by action and id."""
+        ring = self.interactions[row]
+        for slot in np.flatnonzero(ring["state"]):
+            ring["event"][slot] ^= np.uint64(action_mask(int(ring["action"][slot])))
 
     def _refit(self, row: int, record: InterestRecord) -> None:
         """Load a record written under other settings: the newest that fit, oldest first."""

@@ -65,8 +65,9 @@ def store_records(store: PartitionStore) -> Apply:
 
     async def apply(records: Sequence[ConsumerRecord], position: int) -> None:
         newest = {record.key: record.value for record in records}
-        # a reader that lags behind stands where its records were written, not where the clock is
-        stood_ms = max(record.timestamp for record in records)
+        # a reader that lags behind stands where its records were written, not where the clock is, and
+        # never later, whatever the clock said that they were written by
+        stood_ms = min(max(record.timestamp for record in records), time.time_ns() // 1_000_000)
         await finish(store.write, list(newest.items()), position, stood_ms)
 
     return apply

@@ -12,6 +12,7 @@ from collections.abc import Container, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.events.times import LATEST_MS
 from stream_app.hashing import key64
 from stream_app.interests import statistics_record
 from stream_app.interests.decay import remaining
@@ -46,19 +47,22 @@ class PartitionStatistics:
         used = self._t_ref[: len(self._ids)]
         return int(used.max()) if len(used) else None
 
-    def load(self, content_id: bytes, value: bytes | None) -> None:
-        """Take over one record of ``content-stats`` (None: forget the content)."""
+    def load(self, content_id: bytes, value: bytes | None, latest_ms: int = LATEST_MS) -> None:
+        """Take over one record of ``content-stats`` (None: forget the content). Counts that stand at a time
+        after ``latest_ms`` are taken to stand then: an event of a wrong clock must not hold all others of
+        the content, and the stream time, in its future."""
         if value is None:
             self.forget(content_id)
             return
         if (own := statistics_record.like(self._head, self._middle, value)) is not None:
             row = self._row(content_id)  # recovery meets these by the thousand
-            self._t_ref[row], counts = own
+            t_ref, counts = own
+            self._t_ref[row] = min(t_ref, latest_ms)
             self._counts[row].flat = counts
             return
         record = statistics_record.decode(value)
         row = self._row(content_id)
-        self._t_ref[row] = record.t_ref
+        self._t_ref[row] = min(record.t_ref, latest_ms)
         # a half-life or action that is no longer configured is dropped, a new one starts at 0
         self._counts[row] = 0.0
         for h, hours in enumerate(record.half_lives_h):

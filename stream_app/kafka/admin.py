@@ -16,7 +16,7 @@ from stream_app.errors import AccessError, ConfigurationError, TopicMismatchErro
 from stream_app.kafka.clients import admin_client, naming_the_broker
 from stream_app.kafka.topic_state import CREATE, TopicState
 from stream_app.settings import Settings
-from stream_app.topics import Topic, declare
+from stream_app.topics import Topic, declare, retry_topics, try_of
 
 log = logging.getLogger(__name__)
 
@@ -198,6 +198,18 @@ def ensure_topics(settings: Settings, role: str | None = None) -> None:
         )
 
 
+def left_over_retries(settings: Settings) -> list[str]:
+    """Retry topics that the broker has of tries beyond ``events.retry_delays_s``: after a change of it,
+    events may still wait there. Raises BrokerUnavailableError."""
+    declared = retry_topics(settings)
+    with _admin(settings) as admin:
+        return [
+            name
+            for name in sorted(admin.list_topics())
+            if name.startswith(declared[0]) and try_of(name) and name not in declared
+        ]
+
+
 def delete_topics(settings: Settings) -> list[str]:
     """Delete the declared topics with everything in them; the names of those that existed.
 
@@ -227,6 +239,12 @@ def topic_id(settings: Settings, name: str) -> str:
     if found["error_code"] == kafka_errors.UnknownTopicOrPartitionError.errno:
         raise TopicMismatchError(f"topic {name} does not exist: {CREATE}")
     return str(found.get("topic_id") or "")
+
+
+def retention_ms(settings: Settings, name: str) -> int:
+    """How long the broker keeps a topic's records, ms; -1: for ever. Raises BrokerUnavailableError."""
+    with _admin(settings) as admin:
+        return int(_configs(admin, [name])[name]["retention.ms"])
 
 
 def committed_offset(settings: Settings, group: str, topic: str, partition: int) -> int:

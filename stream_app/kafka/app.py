@@ -55,9 +55,9 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
 
     batch_topics: frozenset[str]
     transactional_topics: frozenset[str]
-    delays: dict[str, Callable[[ConsumerRecord], int]]
-    """Batch topics whose records are held back: when each is due, in ms of wall-clock time. Within a
-    partition their order is kept: one waits for those before it."""
+    delays: dict[str, Callable[[ConsumerRecord, int], int]]
+    """Batch topics whose records are held back: when each is due, by the broker's time (ms), which is the
+    second argument when it is read. Within a partition their order is kept: one waits for those before it."""
     fetch_max_wait_ms: int
     owner: PartitionOwner | None
     readers: list[TopicReader]

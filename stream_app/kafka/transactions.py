@@ -19,6 +19,7 @@ from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_app.errors import FencedError, TransactionError
+from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.coordination import Coordination
 from stream_app.observability import metrics
@@ -164,6 +165,7 @@ class PartitionTransactions:
         self, outputs: Iterable[Output], marks: Mapping[TopicPartition, OffsetAndMetadata]
     ) -> dict[TopicPartition, int]:
         # 1. begin; 2. everything the batch caused; 3. its offset; 4. commit
+        begun = CLOCK.sending()
         await self._producer.begin_transaction()
         futures = await self._send(outputs)
         if marks:
@@ -173,6 +175,7 @@ class PartitionTransactions:
             sent = await future
             tp = TopicPartition(sent.topic, sent.partition)
             ends[tp] = max(ends.get(tp, 0), sent.offset + count)
+            CLOCK.acknowledged(begun, sent.timestamp, sent.timestamp_type)
         await self._producer.commit_transaction()
         return ends
 

@@ -25,6 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
+from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.positions import positions
 from stream_app.kafka.stable_end import stable_end
@@ -183,6 +184,14 @@ class _Opened:
     again: int = 0
 
 
+@dataclass(slots=True)
+class _Held:
+    """Records of one partition that wait until they are due, and when each is, ms of the broker's time."""
+
+    records: FetchedRecords
+    due: list[int]
+
+
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     """Faust's aiokafka consumer, delivering record batches for ``app.batch_topics``."""
 
@@ -190,7 +199,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._next_start: dict[TP, int] = {}
-        self._held: dict[TP, FetchedRecords] = {}
+        self._held: dict[TP, _Held] = {}
         self._rejoins = 0
         self._opened: dict[tuple[TP, ...], _Opened] = {}
         super().__init__(*args, **kwargs)
@@ -214,6 +223,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         wanted = {TP(*tp): fetched for tp, fetched in records.items() if fetched and self._wanted(tp, active)}
         batches = {tp: fetched for tp, fetched in wanted.items() if tp.topic in self.app.batch_topics}
         plain = {tp: fetched for tp, fetched in wanted.items() if tp not in batches}
+        for fetched in batches.values():
+            CLOCK.seen(fetched[-1].timestamp, fetched[-1].timestamp_type)
         for tp, fetched in self._due(batches).items():
             if not self.flow_active or generation != self.app.consumer_generation_id:
                 return
@@ -231,22 +242,25 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         holds nobody up: in a stream it would fill its queue, and Faust's fetch loop waits for a full one."""
         delays = self.app.delays
         due = {tp: records for tp, records in fetched.items() if tp.topic not in delays}
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = CLOCK.now_ms()
         for tp in self._held.keys() | {tp for tp in fetched if tp.topic in delays}:
-            waiting, more = self._held.pop(tp, None), fetched.get(tp)
-            if waiting is None or (more is not None and more.start != waiting.end):
-                waiting = more  # what was held is not what comes before it: it is read again
-            elif more is not None:
-                waiting = FetchedRecords(waiting.start, [*waiting, *more])
-            assert waiting is not None  # noqa: S101  # for the type checker: tp is in one of the two
-            not_due = (n for n, record in enumerate(waiting) if delays[tp.topic](record) > now_ms)
-            count = next(not_due, len(waiting))
-            start = waiting.start
+            held, more = self._held.pop(tp, None), fetched.get(tp)
+            if held is None or (more is not None and more.start != held.records.end):
+                held = None  # what was held is not what comes before it: it is read again
+            if more is not None:
+                before = _Held(FetchedRecords(more.start, []), []) if held is None else held
+                held = _Held(
+                    FetchedRecords(before.records.start, [*before.records, *more]),
+                    before.due + [delays[tp.topic](record, now_ms) for record in more],
+                )
+            assert held is not None  # noqa: S101  # for the type checker: tp is in one of the two
+            count = next((n for n, at in enumerate(held.due) if at > now_ms), len(held.due))
+            start, records = held.records.start, held.records
             if count:
-                due[tp] = FetchedRecords(start, waiting[:count])
+                due[tp] = FetchedRecords(start, records[:count])
                 start = due[tp].end
-            if count < len(waiting):
-                self._held[tp] = FetchedRecords(start, waiting[count:])
+            if count < len(records):
+                self._held[tp] = _Held(FetchedRecords(start, records[count:]), held.due[count:])
                 self.on_buffer_full(tp)  # no more of it is fetched
             else:
                 self.on_buffer_drop(tp)
@@ -254,8 +268,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     def _until_due(self) -> float:
         """Seconds until the first record that is held becomes due; infinite when none is."""
-        times = (self.app.delays[tp.topic](records[0]) for tp, records in self._held.items())
-        return max(IDLE_SLEEP_S, min(times, default=math.inf) / 1000 - time.time())
+        first = min((held.due[0] for held in self._held.values()), default=math.inf)
+        return max(IDLE_SLEEP_S, (first - CLOCK.now_ms()) / 1000)
 
     async def _batch_message(self, tp: TP, fetched: FetchedRecords) -> ConsumerMessage:
         start, last, before = fetched.start, fetched[-1], self._next_start.get(tp)

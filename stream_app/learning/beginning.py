@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
-from stream_app.events.decode import LATEST_MS
+from stream_app.events.times import LATEST_MS, newest_believed
 from stream_app.hashing import action_code
 from stream_app.interests import statistics_record
 from stream_app.interests.statistics_record import RESERVED, Statistics
@@ -21,6 +21,7 @@ class ContentCounts:
     """The newest record of each content and partition, until they are counted."""
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._weights = {action_code(action.name): action.weight for action in settings.events.actions}
         self._records: dict[tuple[bytes, int], bytes] = {}
 
@@ -36,7 +37,7 @@ class ContentCounts:
     def into(self, counts: EngagementCounts, index: ContentIndex) -> int:
         """Add all that was noted of the contents in ``index`` to ``counts``, and forget it. Returns stream
         time, ms; 0 without any. Records that cannot be read are counted and skipped."""
-        stream_time = 0
+        stream_time, latest = 0, newest_believed(self._settings)
         for (content_id, _), value in self._records.items():
             row = index.rows.get(content_id)
             try:
@@ -47,9 +48,10 @@ class ContentCounts:
             if not (0 < statistics.t_ref <= LATEST_MS and np.isfinite(statistics.counts).all()):
                 metrics.TRAINER_REJECTED.labels("content-stats").inc()
                 continue
-            stream_time = max(stream_time, statistics.t_ref)
+            t_ref = min(statistics.t_ref, latest)
+            stream_time = max(stream_time, t_ref)
             if row is not None:
-                counts.add(row, statistics.t_ref, *self._sums(statistics))
+                counts.add(row, t_ref, *self._sums(statistics))
         self._records.clear()
         return stream_time
 

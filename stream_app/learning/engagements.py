@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
-from stream_app.events.decode import LATEST_MS
+from stream_app.events.times import LATEST_MS
 from stream_app.interests.record import (
     APPLIED,
     COUNTED,

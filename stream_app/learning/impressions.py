@@ -10,6 +10,7 @@ import numpy as np
 from stream_app.content.index import ContentIndex
 from stream_app.events.impressions import ImpressionDecoder
 from stream_app.events.reasons import Reason
+from stream_app.kafka.clock import CLOCK
 from stream_app.learning.online import Engagement, Shown
 from stream_app.learning.shown import ShownContents, fatigue
 from stream_app.observability import metrics
@@ -46,7 +47,7 @@ class FollowedImpressions:
     def __init__(self, settings: Settings, role: str) -> None:
         """``role`` says in the metric who reads."""
         self.shown = ShownContents(settings)
-        self._decoder = ImpressionDecoder(settings)
+        self._decoder = ImpressionDecoder(settings, CLOCK.latest_ms)
         self._strength = settings.ranking.fatigue
         self._role = role
 

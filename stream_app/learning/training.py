@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import LearningError, RecordFormatError
+from stream_app.events.times import newest_believed
 from stream_app.interests import record as interest_record
 from stream_app.interests.contents import IndexedContents
 from stream_app.learning import checkpoint, impressions
@@ -79,7 +81,7 @@ class Training:
         learning, index = settings.learning, contents.index
         self.positions: dict[int, int] = {}
         """Partition of ``interests`` → offset that learning goes on at"""
-        self._contents = contents
+        self._settings, self._contents = settings, contents
         self._most_published = learning.published_contents
         self._followed = FollowedNeighbours(index, learning.neighbours)
         columns = Contents(
@@ -183,7 +185,10 @@ class Training:
             metrics.TRAINER_REJECTED.labels("interests").inc()
             return
         counted = record.offset < self._counted_until.get(record.partition, 0)
+        latest = newest_believed(self._settings)
         for news in found:
+            if news.time > latest:  # of a wrong clock, and taken by an earlier version
+                news = replace(news, time=latest)
             self._stream_time = max(self._stream_time, news.time)
             if isinstance(news, Engagement):
                 self._engage(user, news, index, counted)

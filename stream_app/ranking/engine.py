@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import DeviceError
+from stream_app.events.times import newest_believed
 from stream_app.hashing import action_code
 from stream_app.learning.shown import ShownContents
 from stream_app.observability import metrics
@@ -107,12 +108,14 @@ class RankingEngine:
     def now(self) -> int:
         """Stream time, ms; before any event, the time of the newest content."""
         now = max(self.statistics.stream_time, self._observed)
-        return now or int(self.index.created_at[: self.index.high].max(initial=0))
+        return now or min(
+            int(self.index.created_at[: self.index.high].max(initial=0)), newest_believed(self.settings)
+        )
 
     def observe(self, users: Sequence[User]) -> None:
         """Let stream time advance to the newest event of these records."""
         newest = max((record.t_ref for _, record in users if record is not None), default=0)
-        self._observed = max(self._observed, newest)
+        self._observed = max(self._observed, min(newest, newest_believed(self.settings)))
 
     def arm_of(self, user_id: bytes) -> str:
         """Name of the user's A/B arm."""

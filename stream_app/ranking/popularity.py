@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from stream_app.content.early import Early
 from stream_app.content.index import ContentIndex
 from stream_app.errors import RecordFormatError
+from stream_app.events.times import newest_believed
 from stream_app.hashing import action_code
 from stream_app.interests import statistics_record
 from stream_app.learning.activity import HALF_LIVES_H, WEIGHTED
@@ -59,7 +60,7 @@ class ContentStatistics:
         """[H], hours"""
         self.stream_time = 0
         """Newest t_ref seen, ms; 0 before the first record."""
-        self._index = index
+        self._settings, self._index = settings, index
         self.fit_learning = bool(
             len(self.half_lives_h) == len(HALF_LIVES_H)
             and np.allclose(self.half_lives_h, HALF_LIVES_H, rtol=1e-3)
@@ -80,6 +81,7 @@ class ContentStatistics:
         Records that cannot be read are counted and skipped. A tombstone does not say which partition
         it came from, and what it withdraws has faded: it changes nothing.
         """
+        latest = newest_believed(self._settings)
         for content_id, value in records:
             if content_id is None or value is None or content_id.startswith(statistics_record.RESERVED):
                 continue
@@ -91,8 +93,9 @@ class ContentStatistics:
             if statistics.partition >= self._t_ref.shape[1]:
                 metrics.RANKER_REJECTED.labels("content-stats").inc()
                 continue
-            self.stream_time = max(self.stream_time, statistics.t_ref)
-            counts = (statistics.t_ref, self._sums(statistics))
+            t_ref = min(statistics.t_ref, latest)
+            self.stream_time = max(self.stream_time, t_ref)
+            counts = (t_ref, self._sums(statistics))
             row = self._index.rows.get(content_id)
             if row is None:
                 held = self._early.get(content_id) or {}

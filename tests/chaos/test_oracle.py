@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from stream_app.chaos.archive import Archive
-from stream_app.chaos.archived import Archived, Kept, Sample, Spot
+from stream_app.chaos.archived import Archived, Kept, Sample
 from stream_app.chaos.oracle import TOLERANCE, verdict
 from stream_app.errors import ConfigurationError
 from stream_app.kafka import clients
@@ -276,11 +276,10 @@ def given_up_too_early(archived: Archived) -> None:
 
 
 def retried_twice(archived: Archived) -> None:
-    partition, copies = next((p, copies) for p, copies in archived.copies.items() if copies)
+    spot, copies = next((spot, copies) for spot, copies in archived.copies.items() if copies)
     one = next(iter(copies.values()))
     copies[one.offset + 1000] = one._replace(offset=one.offset + 1000)
     latest = archived.samples[-1]  # it has been read, too
-    spot = Spot(archived.settings.topic_name("events-retry"), 0, partition)
     archived.samples.append(latest._replace(committed={**latest.committed, spot: 9_999}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 
 import pytest
@@ -113,6 +114,51 @@ def test_rivals_fence_each_other_and_the_letters_stay_whole(filled: Settings) ->
         assert isinstance(outcome, (dict, *LATER)), outcome
     sweep_once(filled, VICTIM)
     assert sorted(letters(filled), key=repr) == sorted(stay, key=repr)
+
+
+DAY_MS = 86_400_000
+NOW_MS = time.time_ns() // 1_000_000
+
+
+def write_letters(settings: Settings, *letters: tuple[str, float]) -> None:
+    """Dead letters in partition 0: whose, and how many days ago they were written, by their header."""
+    with clients.producer(settings, linger_ms=0) as producer:
+        for number, (user, days) in enumerate(letters):
+            written = b"%d" % (NOW_MS - int(days * DAY_MS))
+            headers = [("stream-app-time", written), ("stream-app-offset", b"%d" % number)]
+            topic = settings.topic_name("events-dlq")
+            producer.send(topic, key=user.encode(), value=b"%g" % days, headers=headers, partition=0).get(10)
+
+
+def ages(settings: Settings) -> list[bytes | None]:
+    """Of the letters that stand in partition 0, in their order."""
+    return [value for partition, _, value, _ in letters(settings) if partition == 0]
+
+
+def test_letters_that_move_expire_by_their_own_time(filled: Settings) -> None:
+    """Retention is seven days. To the broker a letter that has moved is as good as new."""
+    delete_records(filled, {(filled.topic_name("events-dlq"), p): 30 for p in range(2)})
+    write_letters(filled, (NEIGHBOUR, 8), (NEIGHBOUR, 6.9), (VICTIM, 6.5), (NEIGHBOUR, 3), (NEIGHBOUR, 0))
+    sweep_once(filled, VICTIM)
+    assert ages(filled) == [b"6.9", b"3", b"0"], "what is past its time does not move"
+
+    def expire(days: float) -> list[bytes | None]:
+        later = NOW_MS + int(days * DAY_MS)
+        asyncio.run(CopySweep(filled, now_ms=lambda: later).expire(range(2)))
+        return ages(filled)
+
+    assert expire(0) == [b"6.9", b"3", b"0"]
+    assert expire(0.2) == [b"3", b"0"]
+    write_letters(filled, (NEIGHBOUR, -1), (NEIGHBOUR, 2))  # the younger was written while the other moved
+    assert expire(0.2) == [b"3", b"0", b"-1", b"2"]
+    assert expire(5.1) == [b"0", b"-1"], "also what stands behind younger ones"
+    assert expire(7.1) == []
+
+
+def test_what_never_moved_is_left_to_the_brokers_retention(filled: Settings) -> None:
+    stay = letters(filled)
+    asyncio.run(CopySweep(filled, now_ms=lambda: NOW_MS + 30 * DAY_MS).expire(range(2)))
+    assert letters(filled) == stay
 
 
 @pytest.mark.parametrize("name", ["events-retry", "events-routed"])

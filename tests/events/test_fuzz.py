@@ -29,8 +29,9 @@ from stream_app.content.vectors import decode as decode_vector
 from stream_app.content.vectors import encode as encode_vector
 from stream_app.errors import RecordFormatError
 from stream_app.events.dead_letters import MAX_RECORD_BYTES, dead_letter, origin_in, origin_of, retry
-from stream_app.events.decode import EARLIEST_MS, LATEST_MS, EventDecoder
+from stream_app.events.decode import EventDecoder
 from stream_app.events.reasons import Reason
+from stream_app.events.times import EARLIEST_MS, LATEST_MS
 from stream_app.interests.record import HEADER
 from stream_app.interests.record import decode as decode_interests
 from stream_app.interests.statistics_record import decode as decode_statistics
@@ -114,7 +115,7 @@ def event_records(count: int, seed: int) -> Iterator[list[Consumed]]:
 
 def check_events(batch: list[Consumed], topic: str, stream_time: int | None) -> Counter[str]:
     """Decode a batch, hold every record of it to what is documented, and count what became of them."""
-    decoded = EVENT_DECODER.decode(batch, topic, 3, stream_time)
+    decoded = EVENT_DECODER.decode(batch, topic, 3, stream_time, NOW_MS)
     source = decoded.source.tolist()
     assert sorted(source + [r.index for r in decoded.rejected]) == list(range(len(batch)))
     columns = zip(
@@ -133,8 +134,9 @@ def check_events(batch: list[Consumed], topic: str, stream_time: int | None) -> 
         assert 0 < len(user) <= MAX_ID
         assert 0 < len(content) <= MAX_ID
         assert all(c >= " " and not "\x7f" <= c <= "\x9f" for c in tree["user_id"] + tree["content_id"])
-        assert received == (record.timestamp if topic == "likes" else origin_of(record, topic, 3).timestamp)
-        assert EARLIEST_MS <= time <= min(LATEST_MS, received + FUTURE_MS)
+        arrived = record.timestamp if topic == "likes" else origin_of(record, topic, 3).timestamp
+        assert received == min(arrived, NOW_MS)
+        assert EARLIEST_MS <= time <= received + FUTURE_MS
         assert stream_time is None or time >= stream_time - AGE_MS
     fates = Counter({"accepted": len(source)})
     for rejected in decoded.rejected:

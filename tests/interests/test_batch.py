@@ -33,6 +33,7 @@ from stream_app.interests.statistics_record import decode as decode_statistics
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.transactions import Output
 from stream_app.settings import Settings, build
+from stream_app.topics import is_retry_topic, try_of
 
 D = 16
 CONTENTS = 8
@@ -129,7 +130,8 @@ class World:
                 assert out.key is not None
                 assert out.value is not None
                 self.table[out.key] = out.value
-            elif out.topic == "events-retry":
+            elif is_retry_topic(out.topic):
+                assert try_of(out.topic) == int(dict(out.headers)["stream-app-attempts"])
                 self.retries.append(out)
             elif out.topic == "events-dlq":
                 self.letters.append(out)
@@ -256,6 +258,28 @@ def test_foreign_records_on_the_retry_topic_are_not_taken_for_waiting_ones(world
     world.take("events-retry", [Record(b"u", b"{}", 0), world.event("u", 1)])
     assert [headers_of(letter)["reason"] for letter in world.letters] == [Reason.BAD_ORIGIN] * 2
     assert world.committed == Outcomes(dead_lettered=2)
+
+
+def test_the_same_id_on_two_actions_is_two_events_and_each_is_taken_back_by_itself(world: World) -> None:
+    world.know(0, 1)
+    for topic in WEIGHTS:
+        world.take(topic, [world.event("u", 1, event_id="post-1")])
+    assert world.committed == Outcomes(applied=3)
+    for topic in WEIGHTS:
+        world.take(topic, [world.event("u", 1, event_id="post-1")])
+    assert world.committed == Outcomes(applied=3, duplicates=3)
+    world.take("comments", [world.event("u", 1, event_id="post-1", undo=True)])
+    assert world.committed.applied == 4
+    assert world.record("u").header["live"] == 2
+    assert world.record("u").mass == pytest.approx(1.0 + 1.5)
+
+
+def test_an_event_without_id_is_undone_by_its_default_id(world: World) -> None:
+    world.know(0, 1)
+    world.take("likes", [world.event("u", 1)])
+    name = f"likes-0-{world.offset}-{NOW_MS}"
+    world.take("likes", [world.event("u", 1, event_id=name, undo=True)])
+    assert world.record("u").header["live"] == 0
 
 
 # -- retries

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
@@ -93,3 +94,46 @@ def test_waiting_retries_survive_their_worker_and_are_applied_when_due(
         accounts = wait_for_outcomes(world, len(late) + len(sent), second.log)
         assert accounts.dead_lettered == 0
         assert worst_error(world, late + sent, vectors) <= 1e-5
+
+
+def test_an_event_whose_content_comes_waits_for_no_hopeless_one_before_it(
+    world: Settings, tmp_path: Path
+) -> None:
+    """The hopeless ones wait for an hour at their second try; whoever comes after them waits some seconds."""
+    vectors = unit_vectors(CONTENTS, 32)
+    publish_contents(world, vectors[: CONTENTS - LATE])
+    with workers(with_delays(world, 5.0, 3600.0), tmp_path, "w") as (worker,):
+        worker.wait_for("serving 4 partitions")
+        hopeless = [Sent(b"late-%d" % n, 999, 2_000_000 + n, NOW_MS) for n in range(40)]
+        produce(world, hopeless)
+        second = world.topic_name("events-retry-2")
+        wait_until(
+            lambda: len(list(clients.read_topic(world, second))) == len(hopeless),
+            "their second try to be an hour away",
+            worker.log,
+        )
+        late = on_late_contents(40)
+        produce(world, late)
+        wait_until(
+            lambda: read_outcomes(world).retrying == len(hopeless) + len(late), "they wait", worker.log
+        )
+        publish_contents(world, vectors)
+        wait_until(lambda: read_outcomes(world).applied == len(late), "they are applied", worker.log)
+        assert read_outcomes(world).retrying == len(hopeless)
+
+
+def test_events_that_wait_for_a_try_that_is_configured_no_more_are_not_forgotten(
+    world: Settings, tmp_path: Path
+) -> None:
+    publish_contents(world, unit_vectors(CONTENTS, 32)[: CONTENTS - LATE])
+    late = on_late_contents(40)
+    with workers(with_delays(world, 0.1, 3600.0), tmp_path, "before") as (before,):
+        produce(world, late)
+        second = world.topic_name("events-retry-2")
+        wait_until(
+            lambda: len(list(clients.read_topic(world, second))) == len(late), "an hour's wait", before.log
+        )
+        assert before.stop() == 0
+    with workers(with_delays(world, 0.1), tmp_path, "after") as (after,):
+        accounts = wait_for_outcomes(world, len(late), after.log)
+        assert (accounts.dead_lettered, accounts.retrying) == (len(late), 0)

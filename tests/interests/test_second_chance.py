@@ -13,7 +13,7 @@ from stream_app.commands.dlq_letters import Selection, read_letters
 from stream_app.commands.dlq_redrive import Summary, redrive
 from stream_app.events.dead_letters import our_headers, written_ms
 from stream_app.events.redrive import SecondChances
-from stream_app.hashing import key64
+from stream_app.hashing import action_code, action_mask, key64
 from stream_app.interests.statistics_record import Outcomes
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
@@ -65,7 +65,7 @@ def test_a_letter_is_applied_once_the_content_is_there_as_if_it_came_in_time(
         record = states(world)[b"u"]
         (interaction,) = record.interactions
         place = f"{world.topic_name('shares')}-{first.partition}-{first.offset}-{first.timestamp}"
-        assert interaction["event"] == key64(place)
+        assert interaction["event"] == key64(place) ^ action_mask(action_code("share"))
         assert interaction["time"] == record.header["received_at"] == record.t_ref == first.timestamp
         assert (record.header["partition"], record.header["offset"]) == (first.partition, first.offset)
 

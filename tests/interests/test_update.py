@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream_app.hashing import action_mask
 from stream_app.interests.record import AWAITING, decode
 from stream_app.interests.slab import Slab
 from stream_app.interests.update import GONE, REPEATED, TAKEN, Columns, Vectors, apply
@@ -171,6 +172,24 @@ def test_records_survive_encoding_and_other_ring_sizes() -> None:
         known = Sent(b"u", 10, 11, NOW + 10 * HOUR)  # the newest event: in every ring
         assert run(other, [[known]]) == [REPEATED]
     assert same.encode(np.array([same.index[b"u"]])) == [value]
+
+
+@pytest.mark.parametrize("recent", [8, 4])
+def test_events_of_an_earlier_versions_record_are_keyed_by_action_when_it_is_loaded(recent: int) -> None:
+    """They were named by the id alone; a repeat is recognised, an undo finds its original all the same."""
+    where, mask = slab(recent=8, seen=8), action_mask(9)
+    run(where, [[Sent(b"u", i, i + 1, NOW + i * HOUR) for i in range(3)]])
+    (value,) = where.encode(np.array([where.index[b"u"]]))
+    old = value[:1] + b"\0" + value[2:]  # no flags
+    other = slab(recent=recent, seen=8)
+    row = other.add(b"u", old)
+    assert set(other.interactions["event"][row].tolist()) == {(i + 1) ^ mask for i in range(3)} | {0}
+    assert run(other, [[Sent(b"u", 2, 3 ^ mask, NOW + 2 * HOUR)]]) == [REPEATED]
+    assert run(other, [[Sent(b"u", 2, 3 ^ mask, NOW + 9 * HOUR, undo=True)]]) == [TAKEN]
+    (written,) = other.encode(np.array([row]))
+    again = slab(recent=recent, seen=8)
+    again.add(b"u", written)
+    assert again.interactions.tolist() == other.interactions.tolist(), "once"
 
 
 def test_a_repeat_within_the_batch_and_one_hot_user_beyond_the_ring() -> None:
