@@ -20,6 +20,7 @@ STATE_SECONDS = Histogram("stream_app_state_seconds", "Seconds of one batch's st
 USERS_TOUCHED = Counter("stream_app_users_touched", "User records changed (changelog records).")
 CHANGELOG_BYTES = Counter("stream_app_changelog_bytes", "Bytes of changelog values sent.")
 USERS_EXPIRED = Counter("stream_app_users_expired", "Faded users dropped.")
+USERS_MISPLACED = Counter("stream_app_users_misplaced", "Users dropped whom an earlier version kept in another partition than their own.")
 ERASURES = Counter("stream_app_erasures", "Requests to erase a user by result: erased, rejected as a dead letter, or routed to the user's partition.", ["result"])
 ERASURES_UNSWEPT = Gauge("stream_app_erasures_unswept", "Erased users whose copies on events-retry, events-routed and events-dlq are still there.", ["partition"])
 ERASED_COPIES = Counter("stream_app_erased_copies", "Copies of erased users' events that were removed, by topic.", ["topic"])
