@@ -40,6 +40,7 @@ from stream_app.interests.batch import BatchPreparation, PartitionState
 from stream_app.interests.decay import remaining
 from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
 from stream_app.interests.owners import fence_out, router_owner, table_owner
+from stream_app.interests.placement import Placement
 from stream_app.interests.receipts import Fences, Removed
 from stream_app.interests.record import HEADER
 from stream_app.interests.slab import Slab
@@ -127,6 +128,7 @@ class InterestPartition:
         self._outcomes = Outcomes()
         self._routers: dict[bytes, RouterStanding] = {}
         self._fences = Fences()
+        self._placement = Placement(settings)
         self._erasures = ErasurePreparation(settings)
         self._receipts = ReceiptWriter(settings)
         self._state: PartitionState | None = None
@@ -551,7 +553,12 @@ class InterestPartition:
 
     async def expire(self, index: ContentIndex, moved: Callable[[], None] = lambda: None) -> int:
         """Drop users whose mass has faded below ``interests.min_mass``, and faded statistics of
-        contents that are no longer indexed; returns how many users. ``moved`` is called now and then."""
+        contents that are no longer indexed; returns how many users. ``moved`` is called
+        now and then.
+
+        So are users who live in another partition: what earlier versions made of misplaced events, and
+        nobody reads or erases there. ``stream-app rebuild`` counts them where they belong.
+        """
         async with self._busy:
             state = self._state
             if self.lost or state is None or state.stream_time is None:
@@ -566,15 +573,23 @@ class InterestPartition:
                 return 0
             await self._flush(state)
             try:
-                faded = await finish(self._faded, state, now)
+                faded, strays = await finish(self._faded, state, now)
             except StateDamagedError as error:
                 self._lose(error)
                 return 0
             gone = state.statistics.dispensable(index.rows, self._settings.content.capacity)
             oldest = now - self._settings.events.max_age_days * DAY_MS  # what is older is too old anyway
             unfenced = self._fences.obsolete(int(oldest), self._settings.interests.fences)
-            if self.lost or not (faded or gone or unfenced):
+            if self.lost or not (faded or strays or gone or unfenced):
                 return 0
+            if strays:
+                log.warning(
+                    "partition %d: %d users live in others and are dropped here: an earlier version took "
+                    "their events where they stood",
+                    *(self.partition, len(strays)),
+                )
+                metrics.USERS_MISPLACED.inc(len(strays))
+                faded += strays
             outputs = [Output(self._table.topic, self.partition, user, None) for user in faded]
             outputs += [Output(self._statistics_topic, self.partition, content, None) for content in gone]
             outputs += [self._receipts.output(self.partition, user, None) for user in unfenced]
@@ -597,17 +612,20 @@ class InterestPartition:
         removed: list[tuple[bytes, bytes | None]] = [(user, None) for user in users]
         await finish(state.store.write, removed, self._position)
 
-    def _faded(self, state: PartitionState, now: int) -> list[bytes]:
-        """Faded users among the next ones on disk; memory has just been written there."""
+    def _faded(self, state: PartitionState, now: int) -> tuple[list[bytes], list[bytes]]:
+        """Faded users among the next ones on disk, and those who live in other partitions; memory has just
+        been written there."""
         interests = self._settings.interests
         half_life_ms = interests.half_life_days * DAY_MS
-        found, last, count = [], b"", 0
+        found, passed, last, count = [], list[bytes](), b"", 0
         for user, value in state.store.scan(self._scanned, EXPIRY_SCAN):
             last, count = user, count + 1
+            passed.append(user)
             header = np.frombuffer(value, HEADER, count=1)[0]
             age = now - int(header["t_ref"])
             # a record without mass may hold an early undo: it is kept for a half-life at least
             if age >= half_life_ms and header["mass"] * remaining(age, half_life_ms) < interests.min_mass:
                 found.append(user)
         self._scanned = last if count >= EXPIRY_SCAN else b""
-        return found
+        strays = {user for user, place in self._placement.places(passed).items() if place != self.partition}
+        return [user for user in found if user not in strays], sorted(strays)

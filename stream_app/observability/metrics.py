@@ -22,6 +22,7 @@ USERS_TOUCHED = Counter("stream_app_users_touched", "User records changed (chang
 CHANGELOG_BYTES = Counter("stream_app_changelog_bytes", "Bytes of changelog values sent.")
 UNDO_RESIDUES = Counter("stream_app_undo_residues", "Undos whose content's former vector is nowhere any more, of users whose whole history their record does not hold: counts and mass are taken back, the vector stays in the sum.")
 USERS_EXPIRED = Counter("stream_app_users_expired", "Faded users dropped.")
+USERS_MISPLACED = Counter("stream_app_users_misplaced", "Users dropped whom an earlier version kept in another partition than their own.")
 ERASURES = Counter("stream_app_erasures", "Requests to erase a user by result: erased, rejected as a dead letter, or routed to the user's partition.", ["result"])
 CLOCK_OFFSET = Gauge("stream_app_clock_offset_seconds", "This machine's clock less the broker's, as the answers to what is produced show it; 0 within their delay. Retries go by the broker's.")
 ERASURES_UNSWEPT = Gauge("stream_app_erasures_unswept", "Erased users whose copies on the retry topics, events-routed and events-dlq are still there.", ["partition"])

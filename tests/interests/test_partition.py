@@ -129,6 +129,31 @@ def test_a_batch_of_another_topic_of_that_name_is_refused_however_well_it_fits(
     assert states(settings).keys() == {b"ana"}
 
 
+def test_users_whom_an_earlier_version_kept_in_the_wrong_partition_go(
+    settings: Settings, topics: list[str], tmp_path: Path
+) -> None:
+    """Ben lives in partition 1; that was not looked at, and with one partition it is not."""
+    owner = Owner(small(settings), tmp_path / "a")
+
+    async def before() -> None:
+        await owner.open(committed=0)
+        await owner.partition.handle(owner.batch(0, "ana", "ben"))
+        await owner.partition.close()
+
+    asyncio.run(before())
+    kafka = msgspec.structs.replace(settings.kafka, partitions=2)
+    owner = Owner(msgspec.structs.replace(small(settings), kafka=kafka), tmp_path / "a")
+
+    async def after() -> None:
+        await owner.open(committed=2)
+        assert await owner.partition.expire(ContentIndex(owner.settings, MODEL)) == 1
+        await owner.partition.close()
+
+    asyncio.run(after())
+    assert states(settings).keys() == {b"ana"}
+    assert users_on_disk(tmp_path / "a") == {b"ana"}
+
+
 @pytest.mark.parametrize("marked", [False, True])
 def test_what_has_no_marker_yet_is_not_written_to_disk(
     settings: Settings, topics: list[str], tmp_path: Path, marked: bool
