@@ -25,6 +25,7 @@ from stream_app.errors import (
 )
 from stream_app.kafka import admin, distribution
 from stream_app.kafka.clients import admin_client, naming_the_broker
+from stream_app.kafka.deployments import refuse_others
 from stream_app.settings import Kafka, Settings
 
 HELP = "check broker, topics, model, device and data directory, and say what to do about each fault"
@@ -89,6 +90,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("broker", "ok", f"{settings.kafka.broker} answers, brokers: {brokers}")
     yield from _check_topics(settings)
+    yield from _check_groups(settings)
 
 
 def _security(kafka: Kafka) -> str:
@@ -128,6 +130,15 @@ def _check_topics(settings: Settings) -> Iterator[Finding]:
         yield Finding("partitions", "fault", what, advice)
     else:
         yield Finding("partitions", "ok", f"kafka.partitions = {settings.kafka.partitions} fits the topics")
+
+
+def _check_groups(settings: Settings) -> Iterator[Finding]:
+    try:
+        for role in ("interests", "ranker", "trainer"):
+            refuse_others(settings, settings.group(role))
+    except ConfigurationError as error:
+        what, _, advice = str(error).partition("; ")
+        yield Finding("app_id", "fault", what, advice)
 
 
 def check_model(settings: Settings) -> Iterator[Finding]:
