@@ -24,7 +24,7 @@ from kafka.admin import (
 
 from stream_app.errors import AccessError, TopicMismatchError
 from stream_app.kafka import clients
-from stream_app.kafka.admin import alter_topics, create_topics, ensure_topics
+from stream_app.kafka.admin import alter_topics, create_topics, ensure_topics, topic_states
 from stream_app.kafka.broker import LocalBroker
 from stream_app.secret import Secret
 from stream_app.settings import Settings, build
@@ -142,11 +142,14 @@ def test_with_the_right_to_see_it_the_configuration_is_checked(
     grant_role(administrator, "serve")
     world = user(administrator, guarded, "serve")
     names = [topic.name for topic in declare(world, "serve")]
+    # brokers learn of a right a moment after it was granted
+    wait_until(lambda: all(s.partitions for s in topic_states(world, "serve")), "the topics to be seen")
     caplog.set_level(logging.WARNING, "stream_app.kafka.admin")
     ensure_topics(world, "serve")
     assert len(caplog.messages) == 1, "one line for all of them"
     caplog.clear()
     grant(administrator, "serve", ResourceType.TOPIC, names, [ACLOperation.DESCRIBE_CONFIGS])
+    wait_until(lambda: all(s.config for s in topic_states(world, "serve")), "their configuration to be seen")
     ensure_topics(world, "serve")
     assert caplog.messages == []
     other: dict[str, Any] = {"event_retention_days": 1}
