@@ -7,7 +7,8 @@ import gc
 import importlib
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiokafka.errors import KafkaError
@@ -16,6 +17,7 @@ from stream_app import memory, series
 from stream_app.errors import BrokerUnavailableError, ConfigurationError, StalledError, StreamAppError
 from stream_app.kafka.admin import ensure_topics, left_over_retries
 from stream_app.kafka.app import RoleApp
+from stream_app.kafka.deployments import refuse_others
 from stream_app.kafka.supervision import supervise
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
@@ -89,13 +91,15 @@ async def run_worker(settings: Settings, role: str) -> int:
     await server.start()
     log.info("actions: %s", _actions(settings.events))
     try:
-        await _wait_for_broker(settings, role, health)
+        await _once_the_broker_answers(settings, health, partial(ensure_topics, settings, role))
         if role in ONE_THREAD:
             os.environ.setdefault(BLAS_THREADS, "1")  # read when the role's module loads NumPy
         own: dict[str, Any] = {} if tracing is None else {"tracing": tracing}
         if role == "interests":
             own["left_over"] = await asyncio.to_thread(left_over_retries, settings)
         app: RoleApp | Follower = importlib.import_module(ROLES[role]).create_app(settings, health, **own)
+        if isinstance(app, RoleApp):
+            await _once_the_broker_answers(settings, health, partial(refuse_others, settings, app.conf.id))
         await _work(settings, role, app, health)
     except KafkaError as error:
         raise StreamAppError(f"a Kafka client failed: {error!r}; start this worker anew") from error
@@ -174,7 +178,11 @@ def _watching(
     if not isinstance(app, RoleApp):
         return {"supervision": app.watch()}
     app.serving.append(lambda serving: _note_serving(health, role, serving))
-    return {"supervision": supervise(settings, app, health), "crash": _crashed(app)}
+    return {
+        "supervision": supervise(settings, app, health),
+        "crash": _crashed(app),
+        "deployments": _look_again(settings, app),
+    }
 
 
 async def _first_failure(tasks: set[asyncio.Task[Any]], ended: asyncio.Task[Any]) -> BaseException | None:
@@ -200,24 +208,34 @@ async def _rest(app: RoleApp | Follower, tasks: set[asyncio.Task[Any]], limit: f
     return bool(done)
 
 
+async def _look_again(settings: Settings, app: RoleApp) -> None:
+    """Once we are in the group: two deployments that start together see nobody there before."""
+    served = asyncio.Event()
+    app.serving.append(lambda serving: served.set() if serving else None)
+    await served.wait()
+    try:
+        await asyncio.to_thread(refuse_others, settings, app.conf.id)
+    except (BrokerUnavailableError, KafkaError) as error:
+        log.warning("whether another deployment is in the group was not to be learned: %s", error)
+
+
 async def _crashed(app: RoleApp) -> None:
     await app._crashed.wait()
     raise app.crash_reason or StreamAppError("the worker crashed")
 
 
-async def _wait_for_broker(settings: Settings, role: str, health: Health) -> None:
-    """Create and check the role's topics as soon as the broker answers."""
+async def _once_the_broker_answers(settings: Settings, health: Health, check: Callable[[], None]) -> None:
+    """Have ``check`` ask the broker, in a thread, until it has got its answer."""
     health.waiting_for = "the broker"
     loop = asyncio.get_running_loop()
     limit = settings.kafka.connect_timeout_s
     deadline = loop.time() + limit if limit else float("inf")
     while True:
-        asking = asyncio.create_task(asyncio.to_thread(ensure_topics, settings, role))
+        asking = asyncio.create_task(asyncio.to_thread(check))
         began = loop.time()
         while not (await asyncio.wait([asking], timeout=WAITING_S))[0]:
             log.warning(
-                "the broker at %s is slow: it was asked about the topics %.0f s ago; see to its load and to "
-                "the network",
+                "the broker at %s is slow: it was asked %.0f s ago; see to its load and to the network",
                 *(settings.kafka.broker, loop.time() - began),
             )
         try:

@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import importlib.util
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -25,9 +26,11 @@ from stream_app.errors import (
 )
 from stream_app.kafka import admin, distribution
 from stream_app.kafka.clients import admin_client, naming_the_broker
+from stream_app.kafka.deployments import refuse_others
 from stream_app.kafka.topic_state import TopicState
 from stream_app.replay.accounting import read_outcomes
-from stream_app.settings import Kafka, Settings
+from stream_app.secret import secret_of
+from stream_app.settings import Inspect, Kafka, Observability, Serving, Settings
 
 HELP = "check broker, topics, model, device and data directory, and say what to do about each fault"
 
@@ -39,6 +42,7 @@ PARTITIONERS = (
     "(confluent-kafka, node-rdkafka, …) with partitioner=murmur2_random, kafka-go with Murmur2Balancer, "
     "sarama with a partitioner of your own; Java, kafka-python, aiokafka and KafkaJS 2 do so by default"
 )
+WEIGHTS = ("*.safetensors", "*.bin")
 GPU_EXTRA = "install stream-app[gpu]"
 
 
@@ -96,6 +100,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding("broker", "ok", f"{settings.kafka.broker} answers, brokers: {brokers}")
     yield from _check_topics(settings)
+    yield from _check_groups(settings)
 
 
 def _security(kafka: Kafka) -> str:
@@ -160,6 +165,15 @@ def _check_placement(settings: Settings, states: list[TopicState]) -> Iterator[F
         yield Finding("placement", "ok", "all events so far stood in their users' partitions")
 
 
+def _check_groups(settings: Settings) -> Iterator[Finding]:
+    try:
+        for role in ("interests", "ranker", "trainer"):
+            refuse_others(settings, settings.group(role))
+    except ConfigurationError as error:
+        what, _, advice = str(error).partition("; ")
+        yield Finding("app_id", "fault", what, advice)
+
+
 def check_model(settings: Settings) -> Iterator[Finding]:
     """The encoder's files are there; they are not loaded."""
     name = settings.content.model
@@ -169,16 +183,29 @@ def check_model(settings: Settings) -> Iterator[Finding]:
         yield Finding("model", "fault", *str(error).split("; ", 1))
         return
     if source.is_dir():
-        if (source / "config.json").is_file():
+        if (lacks := _lacks(source)) is None:
             yield Finding("model", "ok", "all-MiniLM-L6-v2 from its package" if name == DEFAULT else name)
         else:
             advice = "content.model must be a directory of a Hugging Face model"
-            yield Finding("model", "fault", f"{name}: has no config.json", advice)
+            yield Finding("model", "fault", f"{name}: {lacks}", advice)
     elif source.is_absolute() or name.startswith("."):
         yield Finding("model", "fault", f"{name}: no such directory", "correct content.model")
     else:
         advice = "start a content worker once with a network, or set content.model to a local path"
         yield Finding("model", "warn", f"{name} is a hub id: whether it can be loaded is not checked", advice)
+
+
+def _lacks(model: Path) -> str | None:
+    """What a directory would need to be a model's; None when it looks like one."""
+    try:
+        config = msgspec.json.decode((model / "config.json").read_bytes())
+    except OSError:
+        return "has no config.json"
+    except msgspec.DecodeError:
+        return "its config.json is not JSON"
+    if not isinstance(config, dict) or "model_type" not in config:
+        return "its config.json has no model_type"
+    return None if any(any(model.glob(name)) for name in WEIGHTS) else "has no weights"
 
 
 def check_device(settings: Settings) -> Iterator[Finding]:
@@ -243,6 +270,34 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
+def check_pages(settings: Settings) -> Iterator[Finding]:
+    """The pages can be served: their ports are free, and their tokens can be read."""
+    pages: dict[str, Observability | Serving | Inspect] = {
+        "observability": settings.observability,
+        "serving": settings.serving,
+    }
+    if settings.inspect.enabled:
+        pages["inspect"] = settings.inspect
+    for name, page in pages.items():
+        setting = f"{name}.port = {page.port}"
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in page.host else socket.AF_INET) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((page.host, page.port))
+        except OSError as error:
+            advice = f"that is well if it is this worker; another one needs another {name}.port (0: any)"
+            yield Finding("pages", "warn", f"{setting}: cannot listen ({error.strerror})", advice)
+        else:
+            yield Finding("pages", "ok", f"{setting}: free")
+        if isinstance(page, Observability):
+            continue
+        try:
+            secret_of(f"{name}.token", page.token, page.token_file)
+        except ConfigurationError as error:
+            what, _, advice = str(error).partition("; ")
+            yield Finding("pages", "fault", what, advice or "write the token into it, and nothing else")
+
+
 def check_local_broker(settings: Settings) -> Iterable[Finding]:
     """Whether a broker can be started on this machine; optional, hence never a fault."""
     try:
@@ -261,5 +316,6 @@ CHECKS: tuple[Callable[[Settings], Iterable[Finding]], ...] = (
     check_model,
     check_device,
     check_data_directory,
+    check_pages,
     check_local_broker,
 )

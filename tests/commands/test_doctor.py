@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import socket
 import subprocess
 import sys
 from contextlib import closing
@@ -44,7 +45,7 @@ def findings(check: Any, settings: Settings) -> dict[str, doctor.Finding]:
 def test_all_is_well(settings: Settings, topics: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor.run(argparse.Namespace(json=True), settings) == 0
     report = json.loads(capsys.readouterr().out)
-    checks = {"broker", "topics", "partitions", "model", "device", "data directory", "local broker"}
+    checks = {"broker", "topics", "partitions", "model", "device", "data directory", "pages", "local broker"}
     assert {line["check"] for line in report} == checks
     assert "fault" not in {line["state"] for line in report}
 
@@ -115,6 +116,32 @@ def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
     found = findings(doctor.check_model, changed(Settings(), "content", model=str(tmp_path)))["model"]
     assert found.state == "fault"
     assert "config.json" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("config", "lacks"),
+    [("{}", "no model_type"), ("{", "is not JSON"), ('{"model_type": "bert"}', "no weights")],
+)
+def test_a_directory_that_only_looks_like_a_model(config: str, lacks: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config)
+    found = findings(doctor.check_model, changed(Settings(), "content", model=str(tmp_path)))["model"]
+    assert found.state == "fault"
+    assert lacks in found.detail
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        found = findings(doctor.check_pages, changed(Settings(), "observability", port=port))["pages"]
+    assert (found.state, found.detail.split(":")[0]) == ("warn", f"observability.port = {port}")
+    assert "another one needs another observability.port" in found.advice
+
+
+def test_a_token_that_cannot_be_read(tmp_path: Path) -> None:
+    missing = str(tmp_path / "token")
+    found = findings(doctor.check_pages, changed(Settings(), "serving", token_file=missing))["pages"]
+    assert found.state == "fault"
+    assert found.detail == f"serving.token_file = {missing!r}: No such file or directory"
 
 
 def test_a_device_that_is_not_there() -> None:

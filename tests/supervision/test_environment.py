@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import socket
@@ -25,7 +26,7 @@ from stream_app.chaos.proxy import Proxy
 from stream_app.demo.roles import environment
 from stream_app.errors import BrokerUnavailableError
 from stream_app.kafka import diagnosis
-from stream_app.kafka.admin import create_topics
+from stream_app.kafka.admin import create_topics, ensure_topics
 from stream_app.observability.health import Health
 from stream_app.settings import ENV_PREFIX, Settings, build
 from tests.conftest import RunningBroker
@@ -261,7 +262,9 @@ def test_a_slow_broker_is_called_slow_and_waited_for(
             settings, kafka=msgspec.structs.replace(settings.kafka, broker=address)
         )
         with caplog.at_level(logging.INFO, "stream_app"):
-            asyncio.run(asyncio.wait_for(worker._wait_for_broker(slow, Health(slow)), BOUND_S))
+            asked = functools.partial(ensure_topics, slow)
+            waiting = worker._once_the_broker_answers(slow, Health(slow), asked)
+            asyncio.run(asyncio.wait_for(waiting, BOUND_S))
     finally:
         proxy.stop()
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]

@@ -1,0 +1,184 @@
+"""A broker that asks for rights: each role runs with those on its own topics, and no others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourceType,
+)
+
+from stream_app.errors import AccessError, TopicMismatchError
+from stream_app.kafka import clients
+from stream_app.kafka.admin import alter_topics, create_topics, ensure_topics, topic_states
+from stream_app.kafka.broker import LocalBroker
+from stream_app.secret import Secret
+from stream_app.settings import Settings, build
+from stream_app.topics import declare
+from stream_app.worker import ROLES
+from tests.interests.workers import Worker, wait_until
+from tests.security.conftest import PLAIN_LOGIN, secured
+
+USERS = " ".join(f'user_{role}="{role}"' for role in (*ROLES, "nobody"))
+PROPERTIES = {
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "super.users": "User:ANONYMOUS",  # the plain listener: the administrator's
+    "listener.name.clear.sasl.enabled.mechanisms": "PLAIN",
+    "listener.name.clear.plain.sasl.jaas.config": f'{PLAIN_LOGIN} username="b" password="b" {USERS};',
+}
+READ_AND_WRITE = (ACLOperation.READ, ACLOperation.WRITE)
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[LocalBroker]:
+    with LocalBroker(properties=PROPERTIES, listeners={"CLEAR": "SASL_PLAINTEXT"}) as broker:
+        yield broker
+
+
+@pytest.fixture
+def administrator(guarded: LocalBroker, settings: Settings) -> Settings:
+    """This test's world on that broker, its topics created."""
+    world = secured(settings, {"broker": guarded.address})
+    create_topics(world)
+    return world
+
+
+def user(world: Settings, guarded: LocalBroker, name: str) -> Settings:
+    """The same world for somebody whose password is the name."""
+    connection = {
+        "broker": guarded.listener("CLEAR"),
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_username": name,
+        "sasl_password": Secret(name),
+    }
+    return secured(world, connection)
+
+
+def grant(
+    administrator: Settings,
+    name: str,
+    kind: ResourceType,
+    resources: Sequence[str],
+    operations: Sequence[ACLOperation],
+    pattern: ACLResourcePatternType = ACLResourcePatternType.LITERAL,
+) -> None:
+    rights = [
+        ACL(
+            principal=f"User:{name}",
+            host="*",
+            operation=operation,
+            permission_type=ACLPermissionType.ALLOW,
+            resource_pattern=ResourcePattern(kind, resource, pattern),
+        )
+        for resource in resources
+        for operation in operations
+    ]
+    with contextlib.closing(clients.admin_client(administrator)) as admin:
+        admin.create_acls(rights)
+
+
+def grant_role(administrator: Settings, role: str) -> None:
+    """Reading and writing the role's own topics, its groups and its transactional ids."""
+    names = [topic.name for topic in declare(administrator, role)]
+    grant(administrator, role, ResourceType.TOPIC, names, READ_AND_WRITE)
+    prefix = [administrator.kafka.app_id]
+    prefixed = ACLResourcePatternType.PREFIXED
+    grant(administrator, role, ResourceType.GROUP, prefix, [ACLOperation.READ], prefixed)
+    grant(administrator, role, ResourceType.TRANSACTIONAL_ID, prefix, [ACLOperation.WRITE], prefixed)
+
+
+def is_ready(worker: Worker) -> bool:
+    found = re.search(r"metrics and health on (http://[0-9.:]+)/metrics", worker.log.read_text())
+    try:
+        if found is None:
+            return False
+        with urllib.request.urlopen(f"{found[1]}/readyz", timeout=5) as page:
+            return bool(json.load(page)["ready"])
+    except OSError:  # 503, or importing torch
+        return False
+
+
+def test_every_role_is_ready_with_rights_on_its_own_topics_alone(
+    guarded: LocalBroker, administrator: Settings, tmp_path: Path
+) -> None:
+    workers = []
+    try:
+        for role in ROLES:
+            grant_role(administrator, role)
+            world = msgspec.structs.replace(
+                user(administrator, guarded, role),
+                serving=msgspec.structs.replace(administrator.serving, port=0),
+            )
+            workers.append(Worker(world, role, tmp_path, role))
+            workers[-1].start()
+        for worker in workers:
+            wait_until(lambda w=worker: is_ready(w) or not w.running, "it to be ready", worker.log)  # type: ignore[misc]
+            log = worker.log.read_text()
+            assert worker.running, log[-2000:]
+            assert "grant DESCRIBE_CONFIGS by an ACL to have it checked" in log
+            assert "AuthorizationFailed" not in log
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def test_with_the_right_to_see_it_the_configuration_is_checked(
+    guarded: LocalBroker, administrator: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    grant_role(administrator, "serve")
+    world = user(administrator, guarded, "serve")
+    names = [topic.name for topic in declare(world, "serve")]
+    # brokers learn of a right a moment after it was granted
+    wait_until(lambda: all(s.partitions for s in topic_states(world, "serve")), "the topics to be seen")
+    caplog.set_level(logging.WARNING, "stream_app.kafka.admin")
+    ensure_topics(world, "serve")
+    assert len(caplog.messages) == 1, "one line for all of them"
+    caplog.clear()
+    grant(administrator, "serve", ResourceType.TOPIC, names, [ACLOperation.DESCRIBE_CONFIGS])
+    wait_until(lambda: all(s.config for s in topic_states(world, "serve")), "their configuration to be seen")
+    ensure_topics(world, "serve")
+    assert caplog.messages == []
+    other: dict[str, Any] = {"event_retention_days": 1}
+    ensure_topics(secured(world, other), "serve")
+    assert "retention.ms is " in caplog.messages[0]
+    with pytest.raises(AccessError, match=r"does not alter topic .* grant ALTER_CONFIGS"):
+        alter_topics(secured(world, other))
+
+
+def test_a_topic_that_is_hidden_is_said_to_be(guarded: LocalBroker, administrator: Settings) -> None:
+    with pytest.raises(AccessError, match=r"does not exist, or is hidden from us\. Grant DESCRIBE on it"):
+        ensure_topics(user(administrator, guarded, "nobody"), "content")
+
+
+def test_a_changelog_that_expires_is_no_matter_of_roles_that_do_not_use_it(administrator: Settings) -> None:
+    kafka = msgspec.structs.replace(administrator.kafka, topic_prefix=f"{administrator.kafka.topic_prefix}x.")
+    world = msgspec.structs.replace(administrator, kafka=kafka)
+    with contextlib.closing(clients.admin_client(world)) as admin:
+        wanted = {"num_partitions": 2, "replication_factor": 1, "configs": {"cleanup.policy": "delete"}}
+        admin.create_topics({world.topic_name("erasure-receipts"): wanted}, wait_for_metadata=True)
+    ensure_topics(world, "ranker")
+    with pytest.raises(TopicMismatchError, match=r"erasure-receipts: cleanup\.policy is delete"):
+        ensure_topics(world, "interests")
+
+
+def test_titles_need_the_contents() -> None:
+    """Only a ranker that shows the inspection page reads them."""
+
+    def topics(enabled: bool) -> set[str]:
+        return {topic.name for topic in declare(build({"inspect": {"enabled": enabled}}), "ranker")}
+
+    assert topics(True) - topics(False) == {"content"}
