@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -159,3 +160,28 @@ def test_a_version_without_created_at_keeps_the_time_of_the_one_before() -> None
 def test_anything_is_either_a_content_or_rejected(value: bytes, key: bytes | None) -> None:
     decoded = decode((key, value))
     assert len(decoded.newest) + len(decoded.rejected) == 1
+
+
+FAR = 7_000_000_000_000  # 2191
+
+
+def test_no_content_is_of_a_later_time_than_now_whatever_the_kafka_timestamp_says() -> None:
+    decoder = ContentDecoder(build({}), lambda: NOW)
+    values = (made(), made(created_at=NOW - 5), made(created_at=FAR))
+    records = [Consumed(b"c1", value, FAR) for value in values]
+    bare, dated, refused = (decoder.decode([record]) for record in records)
+    assert bare.newest == {b"c1": Text("hello", "", NOW)}
+    assert dated.newest == {b"c1": Text("hello", "", NOW - 5)}
+    assert [bad.reason for bad in refused.rejected] == [Reason.TIMESTAMP_IN_FUTURE]
+
+
+def test_half_an_emoji_is_replaced_but_not_in_the_id() -> None:
+    decoded = decode((b"c1", b'{"title":"ha \\ud83d","created_at":1.78e12}'))
+    assert decoded.newest == {b"c1": Text("ha \ufffd", "", NOW)}
+    (refused,) = decode(("x\ufffd".encode(), b'{"content_id":"x\\ud83d","text":"t"}')).rejected
+    assert refused.reason is Reason.INVALID_ID
+
+
+def test_a_compressed_content_is_named_as_one() -> None:
+    (refused,) = decode((b"c1", gzip.compress(made()))).rejected
+    assert "gzip" in refused.detail

@@ -113,3 +113,28 @@ def test_json_of_any_kind_is_a_bounded_list_or_has_a_reason(
         assert shown.time <= NOW + 300_000
     else:
         assert isinstance(shown, Reason)
+
+
+FAR = 7_000_000_000_000  # 2191
+
+
+def test_no_showing_is_later_than_now_whatever_the_kafka_timestamp_says() -> None:
+    decoder = ImpressionDecoder(Settings(), lambda: NOW)
+
+    def shown(**fields: object) -> ShownList | Reason:
+        value = json.dumps({"user_id": "u", "items": ["a"], **fields}).encode()
+        return decoder.decode(b"u", value, FAR)
+
+    assert shown() is Reason.TIMESTAMP_IN_FUTURE
+    assert shown(shown_at=FAR) is Reason.TIMESTAMP_IN_FUTURE
+    taken = shown(shown_at=NOW)
+    assert isinstance(taken, ShownList)
+    assert taken.time == NOW
+
+
+@pytest.mark.parametrize("items", ['["x\\ud83d"]', '[{"content_id":"x\\ud83d"}]'])
+def test_half_an_emoji_in_a_content_id_is_refused_and_elsewhere_replaced(items: str) -> None:
+    value = '{"user_id":"u","items":%s}'
+    assert DECODER.decode(b"u", (value % items).encode(), NOW) is Reason.INVALID_ID
+    other = '{"user_id":"u","items":["x"],"place":"\\ud83d","shown_at":%d.0}' % NOW  # noqa: UP031
+    assert isinstance(DECODER.decode(b"u", other.encode(), NOW), ShownList)
