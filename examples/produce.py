@@ -6,6 +6,7 @@ Needs stream-app. The broker is STREAM_APP_BROKER, or 127.0.0.1:9092.
 from __future__ import annotations
 
 import sys
+import time
 
 from stream_app.client import EventProducer
 from stream_app.content.schema import Content
@@ -19,9 +20,10 @@ POSTS = {
 
 def main(user: str) -> None:
     """Send posts, a like, a comment, a share, and take the like back."""
+    now = int(time.time() * 1000)
     with EventProducer() as producer:
         for content_id, (title, text) in POSTS.items():
-            producer.publish(content_id, Content(title=title, text=text, author="example"))
+            producer.publish(content_id, Content(title=title, text=text, author="example", created_at=now))
         like = producer.like(user, "example-comet")
         producer.comment(user, "example-soup", text="Made it, loved it.")
         producer.share(user, "example-dal")

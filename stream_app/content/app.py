@@ -170,7 +170,8 @@ class ContentStage:
         outputs: list[Output] = []
         if (partition := self._partitions[batch.partition]) is None:
             return
-        await self._reader.reach({TP(*tp): end for tp, end in partition.written.items()})
+        written = {TP(*tp): end for tp, end in partition.written.items() if tp.topic == self._vectors}
+        await self._reader.reach(written)
         # 1. decode: the newest version of each content, and what is none
         decoded = await self._in_thread(self._decoder.decode, batch.records)
         # 2. encode

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from stream_app.content.vectors import split_key
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
 from stream_app.settings import Settings
@@ -27,11 +28,11 @@ def send(settings: Settings, *, deleted: bool) -> None:
 
 def standing(settings: Settings) -> tuple[set[bytes], set[bytes]]:
     """Contents that have a vector, and those that were deleted."""
-    newest = {
-        record.key: record.value
-        for record in clients.read_topic(settings, settings.topic_name("content-vectors"))
-    }
-    there = {key for key, value in newest.items() if value is not None}
+    newest: dict[bytes, bytes | None] = {}
+    for record in clients.read_topic(settings, settings.topic_name("content-vectors")):
+        if (place := split_key(record.key)) is not None and place.former is None:
+            newest[place.content_id] = record.value
+    there = {content for content, value in newest.items() if value is not None}
     return there, newest.keys() - there
 
 
