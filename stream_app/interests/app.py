@@ -18,10 +18,12 @@ from stream_app.events.dead_letters import origin_of
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.partition import InterestPartition
+from stream_app.interests.shaping import shaping
 from stream_app.interests.standby import StandbyPartition, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.membership import PLAIN, join_as
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability.health import Health
@@ -59,6 +61,14 @@ class InterestsWorker:
 
     async def start(self) -> None:
         """Read the contents whole before the first event is taken."""
+        group, agreed = self._settings.group(ROLE), shaping(self._settings, self._model)
+        self._app.protocol = await asyncio.to_thread(join_as, self._settings, group, agreed)
+        if self._app.protocol == PLAIN:
+            log.warning(
+                "group %s has workers of an earlier version, which do not tell what shapes their state: "
+                "whether settings agree is checked again once all workers have been stopped",
+                group,
+            )
         self._health.waiting_for = "the content index"
         await self._app.read_whole(self._reader, self._health)
         interests = self._settings.interests

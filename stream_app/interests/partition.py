@@ -37,6 +37,7 @@ from stream_app.interests.decay import remaining
 from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
 from stream_app.interests.receipts import Fences, Removed
 from stream_app.interests.record import HEADER
+from stream_app.interests.shaping import shaping, tell
 from stream_app.interests.slab import Slab
 from stream_app.interests.standby import finish, resume, store_records
 from stream_app.interests.statistics import PartitionStatistics
@@ -105,6 +106,7 @@ class InterestPartition:
             partition, [action_code(a.name) for a in settings.events.actions], interests.stats_half_lives_h
         )
         self._outcomes = Outcomes()
+        self._shaping = shaping(settings, model)
         self._fences = Fences()
         self._erasures = ErasurePreparation(settings)
         self._receipts = ReceiptWriter(settings)
@@ -150,6 +152,8 @@ class InterestPartition:
         await self._read_whole(self._statistics_topic, self._take_statistics, moved)
         await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
         self._show_fences()
+        tell(self.partition, self._outcomes.settings, self._shaping)
+        self._outcomes.settings = self._shaping
         committed = await offsets.committed([TP(topic, self.partition) for topic in topics])
         self._broker, self._stable = offsets, self._position
         self._inputs = Inputs(offsets, committed)

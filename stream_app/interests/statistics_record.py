@@ -36,6 +36,8 @@ class Outcomes(msgspec.Struct, kw_only=True):
     duplicates: int = 0
     dead_lettered: int = 0
     retrying: int = 0
+    settings: dict[str, str] = {}
+    """What shaped the state that the partition's newest transactions wrote (:mod:`.shaping`)."""
 
     @property
     def accounted(self) -> int:

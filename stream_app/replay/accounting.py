@@ -131,7 +131,7 @@ class OutcomesReader:
         for record in self._follower.read():
             if record.key == OUTCOMES_KEY and record.value is not None:
                 self._by_partition[record.partition] = msgspec.json.decode(record.value, type=Outcomes)
-        fields = Outcomes.__struct_fields__
+        fields = ("applied", "duplicates", "dead_lettered", "retrying")
         return Outcomes(**{f: sum(getattr(o, f) for o in self._by_partition.values()) for f in fields})
 
     def close(self) -> None:
