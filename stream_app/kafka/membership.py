@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from faust.assignor.partition_assignor import PartitionAssignor
+from kafka.errors import KafkaError
 
 from stream_app.errors import ConfigurationError
 from stream_app.kafka.clients import admin_client
@@ -56,10 +57,15 @@ def join_as(settings: Settings, group: str, agreed: Mapping[str, str]) -> str:
 
 
 def _live_protocol(settings: Settings, group: str) -> str | None:
-    """What the group's members joined by; None while there are none, or they are about to agree."""
+    """What the group's members joined by; None while there are none, or it cannot be said: then the broker
+    alone decides."""
     client = admin_client(settings)
     try:
         found = client.describe_groups([group])[group]
+    except KafkaError as error:
+        if not error.retriable:
+            raise
+        return None
     finally:
         client.close()
     return (found.get("protocol_data") or None) if found.get("members") else None
