@@ -26,6 +26,12 @@ def test_a_worker_with_another_half_life_is_refused_by_name_until_the_others_are
     publish_contents(world, VECTORS)
     first = Worker(world, "first", tmp_path)
     other = Worker(msgspec.structs.replace(world, interests=changed), "other", tmp_path)
+    blind = Worker(
+        msgspec.structs.replace(world, interests=changed),
+        "blind",
+        tmp_path,
+        module="tests.interests.unasking",
+    )
     try:
         first.start()
         first.wait_for("serving")
@@ -36,6 +42,10 @@ def test_a_worker_with_another_half_life_is_refused_by_name_until_the_others_are
         said = other.log.read_text()
         assert "half_life_days: there 7.0, here 30.0" in said, said[-2000:]
         assert "Traceback" not in said
+        blind.start()
+        assert blind.end() != 0
+        said = blind.log.read_text()
+        assert "other settings" in said, said[-3000:]
         assert first.running
         assert first.stop() == 0
         other.start()
@@ -44,7 +54,7 @@ def test_a_worker_with_another_half_life_is_refused_by_name_until_the_others_are
         wait_for_outcomes(world, 2, other.log)
         assert other.stop() == 0
     finally:
-        for worker in (first, other):
+        for worker in (first, other, blind):
             with contextlib.suppress(AttributeError):  # not started
                 worker.kill()
 
