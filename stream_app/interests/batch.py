@@ -91,9 +91,9 @@ class BatchPreparation:
             with _timed("load"):
                 rows_of_contents = self._contents.rows(batch.contents)
                 # what takes something back needs its original, which the user's record has, and no content
-                needless = (rows_of_contents >= 0) | batch.undo
-                known = np.flatnonzero(needless & ~refused)
-                for at in np.flatnonzero(~needless & ~refused).tolist():
+                ready = (rows_of_contents >= 0) | batch.undo
+                known = np.flatnonzero(ready & ~refused)
+                for at in np.flatnonzero(~ready & ~refused).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
