@@ -71,7 +71,8 @@ class Reason(StrEnum):
     )
     UNDO_TARGET_GONE = (
         "undo_target_gone",
-        "The event to undo is no longer among the user's `interests.recent` interactions.",
+        "The event to undo is not among the interactions that the user's record remembers "
+        "(`interests.recent`, `interests.kept`).",
     )
     ERASED = (
         "erased",

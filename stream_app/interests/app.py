@@ -23,12 +23,14 @@ from stream_app.interests.directories import LeftDirectories
 from stream_app.interests.erasure import TOPIC as ERASURES
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.routers import Routers
+from stream_app.interests.shaping import shaping
 from stream_app.interests.standby import StandbyPartition, finish, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.admin import check_partitions, delete_records, topic_states
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import APPENDED, CLOCK
+from stream_app.kafka.membership import PLAIN, join_as
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
@@ -76,6 +78,14 @@ class InterestsWorker:
 
     async def start(self) -> None:
         """Read the contents whole before the first event is taken."""
+        group, agreed = self._settings.group(ROLE), shaping(self._settings, self._model)
+        self._app.protocol = await asyncio.to_thread(join_as, self._settings, group, agreed)
+        if self._app.protocol == PLAIN:
+            log.warning(
+                "group %s has workers of an earlier version, which do not tell what shapes their state: "
+                "whether settings agree is checked again once all workers have been stopped",
+                group,
+            )
         self._health.waiting_for = "the content index"
         await self._app.read_whole(self._reader, self._health)
         await self._until_encoded()

@@ -98,9 +98,9 @@ class BatchPreparation:
             with _timed("load"):
                 rows_of_contents = self._contents.rows(batch.contents)
                 # what takes something back needs its original, which the user's record has, and no content
-                needless = (rows_of_contents >= 0) | batch.undo
-                known = np.flatnonzero(needless & ~done).astype(np.int64, copy=False)
-                for at in np.flatnonzero(~needless & ~done).tolist():
+                ready = (rows_of_contents >= 0) | batch.undo
+                known = np.flatnonzero(ready & ~done).astype(np.int64, copy=False)
+                for at in np.flatnonzero(~ready & ~done).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)

@@ -8,7 +8,6 @@ content whose first one has left the record it is not known whether their user c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +98,14 @@ def count(
     several = order[~alone[order]]
     if len(several):
         first = np.flatnonzero(begins[:-1][~alone[order]])
-        for acts in np.split(several, first[1:]):
-            _in_turn(slab, c, at, arrivals, acts.tolist(), unseen, signs, marks, counts)
+        of = at[several[first]]
+        found = _remembered(slab, c.rows[of], c.keys[of])
+        columns = (found.slots, found.states, found.times, found.actions, found.arrivals)
+        told = list(zip(*(column.tolist() for column in columns), strict=True))
+        ends = np.searchsorted(found.events, np.arange(len(first)), side="right").tolist()
+        groups = zip(np.split(several, first[1:]), [0, *ends[:-1]], ends, strict=True)
+        for acts, begin, end in groups:
+            _in_turn(slab, c, at, arrivals, acts.tolist(), told[begin:end], unseen, signs, marks, counts)
     return counts, marks
 
 
@@ -128,6 +133,9 @@ def _remembered(slab: Slab, rows: NDArray[np.int64], keys: NDArray[np.uint64]) -
         parts.append((found[0], found[1] + begin))
     events = np.concatenate([part[0] for part in parts])
     slots = np.concatenate([part[1] for part in parts])
+    if kept:
+        order = np.argsort(events, kind="stable")
+        events, slots = events[order], slots[order]
     owners = rows[events]
     arrivals = total[events] - 1 - (total[events] - 1 - slots) % slab.recent
     arrivals[slots >= slab.recent] = STAYS
@@ -196,12 +204,14 @@ def _in_turn(
     at: NDArray[np.int64],
     arrivals: NDArray[np.int64],
     acts: list[int],
+    told: list[tuple[int, int, int, int, int]],
     unseen: NDArray[np.bool_],
     signs: NDArray[np.int8],
     marks: NDArray[np.uint8],
     counts: Counts,
 ) -> None:
-    """Several acts of one user on one content in the batch, one by one."""
+    """Several acts of one user on one content in the batch, one by one. ``told``: slot, state, time, action
+    and arrival of those in the record."""
     row, size = int(c.rows[at[acts[0]]]), slab.recent
     ring = slab.interactions[row]
     first = -STAYS
@@ -212,7 +222,7 @@ def _in_turn(
         fresh = acts[0]
     else:
         fresh = -1
-        for slot, state, time, action, arrival in _told(slab, row, c.keys[at[acts[0]]]):
+        for slot, state, time, action, arrival in told:
             if state & FIRST:
                 first = max(first, arrival)
             if state & STATE == APPLIED:
@@ -245,9 +255,3 @@ def _in_turn(
             marks[act] |= FIRST
             first = arrival
         standing[action] = arrival
-
-
-def _told(slab: Slab, row: int, key: np.uint64) -> Iterator[tuple[int, int, int, int, int]]:
-    found = _remembered(slab, np.array([row]), np.array([key]))
-    columns = (found.slots, found.states, found.times, found.actions, found.arrivals)
-    return zip(*(column.tolist() for column in columns), strict=True)

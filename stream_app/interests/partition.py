@@ -43,6 +43,7 @@ from stream_app.interests.owners import fence_out, router_owner, table_owner
 from stream_app.interests.placement import Placement
 from stream_app.interests.receipts import Fences, Removed
 from stream_app.interests.record import HEADER
+from stream_app.interests.shaping import shaping, tell
 from stream_app.interests.slab import Slab
 from stream_app.interests.standby import finish, resume, store_records
 from stream_app.interests.statistics import PartitionStatistics
@@ -127,6 +128,7 @@ class InterestPartition:
         )
         self._outcomes = Outcomes()
         self._routers: dict[bytes, RouterStanding] = {}
+        self._shaping = shaping(settings, model)
         self._fences = Fences()
         self._placement = Placement(settings)
         self._erasures = ErasurePreparation(settings)
@@ -188,6 +190,8 @@ class InterestPartition:
             standing = self._standing(topic)
             self._outcomes.positions[topic] = standing.offset, standing.topic_id
         await self._find_positions(topics, offsets)
+        tell(self.partition, self._outcomes.settings, self._shaping)
+        self._outcomes.settings = self._shaping
         self._broker, self._stable = offsets, self._position
         state = PartitionState(
             self.partition, self._slab, store, self._statistics, self._fences, self._outcomes

@@ -94,8 +94,8 @@ its content had no vector. COUNTED: this act stands for its user in the content'
 one that did, and none has taken its place. FIRST: its user had not had the content before."""
 
 
-def row_dtype(dimensions: int, recent: int, seen: int, kept: int = 0, long: int = 0) -> np.dtype[np.void]:
-    """One slab row, in this order: R + K interactions, M seen keys, R + K times of undos, L fingerprints."""
+def row_dtype(dimensions: int, recent: int, seen: int, kept: int = 0) -> np.dtype[np.void]:
+    """One slab row: header, vector [D], interactions [R + K], seen [M], extra."""
     return np.dtype(
         [
             ("header", HEADER),
@@ -103,8 +103,6 @@ def row_dtype(dimensions: int, recent: int, seen: int, kept: int = 0, long: int 
             ("interactions", INTERACTION, (recent + kept,)),
             ("seen", "<u8", (seen,)),
             ("extra", EXTRA),
-            ("undone_at", "<i8", (recent + kept,)),
-            ("long", "<u4", (long,)),
         ]
     )
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from stream_app.hashing import action_mask
 from stream_app.interests.record import (
-    EXTRA,
     HEADER,
     INTERACTION,
     KEYED_BY_ACTION,
@@ -54,16 +53,17 @@ class Slab:
         self.kept, self.long_keys = kept, long
         self.model = model
         self.light_weight = light_weight
-        self.rows: NDArray[np.void] = np.zeros(capacity, row_dtype(dimensions, recent, seen, kept, long))
+        self.rows: NDArray[np.void] = np.zeros(capacity, row_dtype(dimensions, recent, seen, kept))
         self.header: NDArray[np.void] = self.rows["header"]
         self.vector: NDArray[np.float32] = self.rows["vector"]
         self.interactions: NDArray[np.void] = self.rows["interactions"]
         """[rows, R + K]"""
         self.seen: NDArray[np.uint64] = self.rows["seen"]
         self.extra: NDArray[np.void] = self.rows["extra"]
-        self.undone_at: NDArray[np.int64] = self.rows["undone_at"]
+        # beside the rows: few users have any, and pages that nobody has touched cost no memory
+        self.undone_at: NDArray[np.int64] = np.zeros((capacity, recent + kept), np.int64)
         """[rows, R + K], says something of undone interactions only"""
-        self.long: NDArray[np.uint32] = self.rows["long"]
+        self.long: NDArray[np.uint32] = np.zeros((capacity, long), np.uint32)
         self.users: list[bytes | None] = [None] * capacity
         self.index: dict[bytes, int] = {}
         self.dirty = np.zeros(capacity, np.bool_)
@@ -74,8 +74,6 @@ class Slab:
         self._ring_at = HEADER.itemsize + 4 * dimensions
         self._kept_at = self._ring_at + INTERACTION.itemsize * recent
         self._seen_at = self._kept_at + INTERACTION.itemsize * kept
-        self._undone_at = self._seen_at + 8 * seen + EXTRA.itemsize
-        self._long_at = self._undone_at + 8 * (recent + kept)
 
     @classmethod
     def configured(cls, settings: Settings, model: int) -> Slab:
@@ -118,9 +116,11 @@ class Slab:
             if user is not None:
                 del self.index[user]
                 self.users[row] = None
-                # what was never used need not be cleared, nor take memory
-                used = self._long_at + 4 * min(int(self.extra["long_total"][row]), self.long_keys)
-                self._bytes[row * self._size : row * self._size + used] = bytes(used)
+                if self.header["flags"][row] & UNDONE_TIMES:
+                    self.undone_at[row] = 0
+                if self.extra["long_total"][row]:
+                    self.long[row] = 0
+                self._bytes[row * self._size : (row + 1) * self._size] = bytes(self._size)
                 self.dirty[row] = False
                 self.touched[row] = 0
                 self._free.append(row)
@@ -167,14 +167,14 @@ class Slab:
         """What few records have: kept interactions, times of undos, fingerprints."""
         header, extra, start = self.header[row], self.extra[row], row * self._size
         n, k = min(int(header["total"]), self.recent), min(int(extra["kept_total"]), self.kept)
-        kept, undone, long = start + self._kept_at, start + self._undone_at, start + self._long_at
+        kept = start + self._kept_at
         l = min(int(extra["long_total"]), self.long_keys)  # noqa: E741 - as in the layout
         extra["undone"] = n + k if header["flags"] & UNDONE_TIMES else 0
         parts = [extra.tobytes(), self._bytes[kept : kept + INTERACTION.itemsize * k]]
         if extra["undone"]:
-            parts.append(self._bytes[undone : undone + 8 * n])
-            parts.append(self._bytes[undone + 8 * self.recent : undone + 8 * (self.recent + k)])
-        return b"".join((*parts, self._bytes[long : long + 4 * l]))
+            times = self.undone_at[row]
+            parts += [times[:n].tobytes(), times[self.recent : self.recent + k].tobytes()]
+        return b"".join((*parts, self.long[row, :l].tobytes()))
 
     def _load(self, row: int, value: bytes) -> None:
         value = bytes(current(value))

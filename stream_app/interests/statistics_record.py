@@ -47,6 +47,8 @@ class Outcomes(msgspec.Struct, kw_only=True):
     broker has none)."""
     rebuilding: bool = False
     """A rebuild of the state was begun and is not finished: nobody may serve it."""
+    settings: dict[str, str] = {}
+    """What shaped the state that the partition's newest transactions wrote (:mod:`.shaping`)."""
 
     @property
     def accounted(self) -> int:

@@ -15,6 +15,7 @@ from faust.types import TP
 
 from stream_app.errors import StalledError
 from stream_app.kafka.connection import faust_options
+from stream_app.kafka.membership import PLAIN, AgreeingAssignor
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.recovery import PartitionOwner, PartitionTables
 from stream_app.kafka.transport import FAUST_LOG, BatchConsumer, BatchTransport
@@ -59,6 +60,8 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     """Batch topics whose records are held back: when each is due, by the broker's time (ms), which is the
     second argument when it is read. Within a partition their order is kept: one waits for those before it."""
     fetch_max_wait_ms: int
+    protocol: str
+    """What its members join the group by; read when they join."""
     owner: PartitionOwner | None
     readers: list[TopicReader]
     """Topics that are followed whole."""
@@ -184,6 +187,7 @@ def create_faust_app(
         **faust_options(settings),
         store="memory://",
         TableManager=PartitionTables,
+        PartitionAssignor=AgreeingAssignor,
         autodiscover=False,
         web_enabled=False,
         topic_allow_declare=False,
@@ -209,6 +213,7 @@ def create_faust_app(
     app.transactional_topics = frozenset(batch_topics if transactional else ())
     app.delays = {}
     app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
+    app.protocol = PLAIN
     app.owner = None
     app.starting, app.stopping, app.serving = [], [], []
     app.readers, app._background, app._crashing = [], set(), None

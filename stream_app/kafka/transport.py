@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiokafka
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InconsistentGroupProtocolError, KafkaError
 from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
@@ -171,7 +171,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             yield "aiokafka's group coordination"
         # aiokafka hands an error to the next call of its getmany and waits for it; Faust never calls that
         if (error := consumer._coordinator._pending_exception) is not None:
-            yield f"aiokafka's group coordination ({error!r})"
+            refused = isinstance(error, InconsistentGroupProtocolError)
+            why = "the group's members have other settings that shape the state" if refused else repr(error)
+            yield f"aiokafka's group coordination ({why})"
 
 
 @dataclass(slots=True)

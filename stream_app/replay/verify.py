@@ -5,7 +5,8 @@ of the arithmetic that it checks::
 
     S = Σᵢ wᵢ · 2^(-(t_ref - tᵢ)/h) · eᵢ        mass = Σᵢ |wᵢ| · 2^(-(t_ref - tᵢ)/h)
 
-over a user's distinct accepted events, less those that were undone; t_ref is the newest of their times. An
+over what stands of a user's accepted events; t_ref is the newest of their times. Of one id of an action the
+newest original stands; once taken back, only one that is later than every undo and not the only one. An
 event counts as accepted unless it is a dead letter. What is seen as a repeat, or can be undone, is
 bounded in the product by ``interests.recent``; here it is not.
 """
@@ -71,12 +72,17 @@ class _Engagement:
     weight: float
 
 
+_Name = tuple[str, str | int]
+
+
 @dataclass(slots=True)
 class _User:
     t_ref: int = 0
-    standing: dict[str | int, _Engagement] = field(default_factory=dict)
-    """By event id; an event without one has a number of its own."""
-    undone: set[str] = field(default_factory=set)
+    standing: dict[_Name, _Engagement] = field(default_factory=dict)
+    """What stands, by topic and event id; an event without one has a number of its own."""
+    sent: dict[_Name, list[_Engagement]] = field(default_factory=dict)
+    undone: dict[_Name, int] = field(default_factory=dict)
+    """The newest undo's time, ms"""
     later: list[tuple[str, bytes]] = field(default_factory=list)
     """Undos without event id for which nothing stood yet: tried again when all has been sent."""
 
@@ -200,27 +206,34 @@ def _users(settings: Settings, records: Iterable[LogRecord]) -> dict[bytes, _Use
 
 def _take(user: _User, event: _Event, engagement: _Engagement, number: int) -> None:
     """One accepted event of a user, in the log's order."""
-    name = event.event_id
-    if event.undo:
-        if name is not None:
-            if name in user.undone:
-                return
-            user.undone.add(name)
-            user.standing.pop(name, None)
-        elif not _take_back_latest(user, engagement.topic, engagement.content):
-            user.later.append((engagement.topic, engagement.content))
-    elif name is None:
-        user.standing[number] = engagement
-    elif name in user.standing:
-        return
-    elif name not in user.undone:
-        user.standing[name] = engagement
+    name = (engagement.topic, number if event.event_id is None else event.event_id)
     user.t_ref = max(user.t_ref, engagement.time)
+    if event.undo and event.event_id is None:
+        if not _take_back_latest(user, engagement.topic, engagement.content, engagement.time):
+            user.later.append((engagement.topic, engagement.content))
+        return
+    if event.undo:
+        user.undone[name] = max(engagement.time, user.undone.get(name, engagement.time))
+    else:
+        user.sent.setdefault(name, []).append(engagement)
+    _settle(user, name)
 
 
-def _take_back_latest(user: _User, topic: str, content: bytes) -> bool:
+def _settle(user: _User, name: _Name) -> None:
+    """What stands of one id."""
+    user.standing.pop(name, None)
+    sent = user.sent.get(name, [])
+    newest = max(sent, key=lambda one: one.time, default=None)
+    if newest is None:
+        return
+    undone = user.undone.get(name)
+    if undone is None or (newest.time > undone and len({one.time for one in sent}) > 1):
+        user.standing[name] = newest
+
+
+def _take_back_latest(user: _User, topic: str, content: bytes, time: int | None = None) -> bool:
     """Undo the newest standing event of this action on this content; of two, the one that came last."""
-    latest: str | int | None = None
+    latest: _Name | None = None
     for name, event in user.standing.items():
         if (event.topic, event.content) == (topic, content) and (
             latest is None or event.time >= user.standing[latest].time
@@ -228,9 +241,8 @@ def _take_back_latest(user: _User, topic: str, content: bytes) -> bool:
             latest = name
     if latest is None:
         return False
-    del user.standing[latest]
-    if isinstance(latest, str):
-        user.undone.add(latest)
+    newest = user.standing.pop(latest).time
+    user.undone[latest] = max(newest, newest if time is None else time)
     return True
 
 

@@ -339,6 +339,45 @@ def test_an_undo_whose_original_left_the_record_is_retried_and_then_gone(tmp_pat
     world.close()
 
 
+def test_an_undo_works_after_its_content_was_deleted(world: World) -> None:
+    world.take(
+        "likes", [world.event("u", 3, event_id="a"), world.event("u", 4, event_id="b"), world.event("u", 5)]
+    )
+    for number in (3, 4, 5):
+        world.forget(number)
+    world.take("likes", [world.event("u", 3, event_id="a", undo=True), world.event("u", 5, undo=True)])
+    assert world.committed == Outcomes(applied=5)
+    assert not world.retries
+    assert not world.letters
+    record = world.record("u")
+    assert (record.header["live"], record.mass) == (1, pytest.approx(1.0))
+    for content, people in ((3, 0), (4, 1), (5, 0)):
+        counts = decode_statistics(world.statistics[b"c%d" % content]).counts[0]
+        np.testing.assert_allclose(counts, people, atol=1e-6)
+
+
+def test_an_undo_waits_for_an_original_whose_content_is_not_known_yet(world: World) -> None:
+    world.forget(3)
+    like, undo = world.event("u", 3, event_id="a"), world.event("u", 3, event_id="a", undo=True)
+    world.take("likes", [like, undo])
+    assert world.committed == Outcomes(applied=1, retrying=1)
+    world.know(3)
+    world.take_retries()
+    assert world.committed == Outcomes(applied=2)
+    assert world.record("u").header["live"] == 0
+    assert b"c3" not in world.statistics
+
+
+def test_of_an_undo_without_id_whose_original_waits_nothing_is_lost(world: World) -> None:
+    world.forget(3)
+    world.take("likes", [world.event("u", 3), world.event("u", 3, undo=True)])
+    assert world.committed == Outcomes(retrying=2)
+    world.know(3)
+    world.take_retries()
+    assert world.committed == Outcomes(applied=2)
+    assert world.record("u").header["live"] == 0
+
+
 # -- state in memory and on disk
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from stream_app.hashing import key64
 from stream_app.interests.record import decode, seen_by_arrival
 from stream_app.interests.seen import fingerprints, keys_of
+from stream_app.interests.statistics_record import Outcomes
 from stream_app.ranking.device import SortedRows
+from stream_app.settings import Action
 from tests.interests.test_batch import CONTENTS, HOUR_MS, VECTORS, World, configured
 
 DAY = 24
@@ -122,4 +125,23 @@ def test_who_has_seen_little_pays_nothing(tmp_path: Path) -> None:
     world.know(*range(CONTENTS))
     world.take("likes", [world.event("ana", n) for n in range(4)])
     assert len(world.table[b"ana"]) == 96 + 4 * VECTORS.shape[1] + 32 * 4 + 8 * 4
+    world.close()
+
+
+def test_forty_views_leave_a_share_to_be_undone_and_recognised(tmp_path: Path) -> None:
+    view = Action(name="view", topic="views", weight=0.1)
+    plain = configured(recent=8, kept=8)
+    events = msgspec.structs.replace(plain.events, actions=(*plain.events.actions, view))
+    world = World(msgspec.structs.replace(plain, events=events), tmp_path)
+    world.know(*range(CONTENTS))
+    share = world.event("ana", 1, event_id="s")
+    world.take("comments", [share])
+    world.take("views", [world.event("ana", n % CONTENTS) for n in range(40)])
+    world.take("comments", [share])
+    assert world.committed == Outcomes(applied=41, duplicates=1)
+    world.flush()
+    world.state.slab.release([world.state.slab.index[b"ana"]])  # and from disk as well
+    world.take("comments", [world.event("ana", 1, event_id="s", undo=True), share])
+    assert world.committed == Outcomes(applied=42, duplicates=2)
+    assert world.record("ana").mass == pytest.approx(4.0)
     world.close()
