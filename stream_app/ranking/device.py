@@ -128,7 +128,7 @@ class DeviceIndex:
     def __init__(self, index: ContentIndex, device: torch.device) -> None:
         self.device = device
         self.dtype = torch.float16 if device.type == "cuda" else torch.float32
-        n, d = index.vectors.shape
+        n, d = len(index.keys), index.vectors.shape[1]
         self.vectors: Tensor = torch.zeros((n, d), dtype=self.dtype, device=device)
         """[N, D]"""
         self.keys: Tensor = torch.zeros(n, dtype=torch.int64, device=device)
@@ -166,7 +166,7 @@ class DeviceIndex:
         rows = self._index.drain_changes()
         if len(rows):
             ids, known = self._index.ids, len(self.ids)
-            self.ids.extend(ids[known:])
+            self.ids.extend(ids[known : self._index.high])
             for row in rows[rows < known].tolist():
                 self.ids[row] = ids[row]
             self._resort(rows)
