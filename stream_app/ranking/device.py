@@ -148,7 +148,9 @@ class DeviceIndex:
         self.encoded: Tensor = torch.zeros(n, dtype=torch.bool, device=device)
         """[N], rows that have a vector: contents without text have none, and zeros stand for it"""
         self.texts = SameTexts(index)
-        """Which rows hold the same text; on the host, as of the last refresh, like the next three"""
+        """Which rows hold the same text; on the host, as of the last refresh, like what follows"""
+        self.written_by: NDArray[np.uint64] = np.zeros(n, np.uint64)
+        """[N], the keys of authors; 0 = unknown"""
         self.by_key = SortedRows()
         """Rows by the key of their content"""
         self.by_author = SortedRows()
@@ -228,5 +230,6 @@ class DeviceIndex:
         changed[rows] = True
         live = rows[index.live[rows]]
         self.by_key.replace(changed, live, index.keys[live])
+        self.written_by[rows] = index.authors[rows]
         written = live[index.authors[live] != 0]
         self.by_author.replace(changed, written, index.authors[written])

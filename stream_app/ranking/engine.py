@@ -255,7 +255,7 @@ class RankingEngine:
     ) -> tuple[NDArray[np.int64], bool]:
         rows = popular[~np.isin(popular, without)]
         ranking = self.settings.ranking
-        return cheapest(rows, self.index.authors[rows], ranking.author_cap, ranking.slate_size)
+        return cheapest(rows, self._mirror.written_by[rows], ranking.author_cap, ranking.slate_size)
 
     def _device_failure(self, error: RuntimeError) -> str:
         """Log and count it; its cause. Raises the error itself when the fault is in the code."""
@@ -331,7 +331,7 @@ class RankingEngine:
         self, users: Sequence[User], learned: Learned | None, without: Excluded, chosen: Chosen
     ) -> None:
         """Choose once more where one author took too many places, as all candidates were that author's."""
-        cap, authors = self.settings.ranking.author_cap, self.index.authors
+        cap, authors = self.settings.ranking.author_cap, self._mirror.written_by
         again = crowded(chosen, authors, cap)
         if not len(again):
             return

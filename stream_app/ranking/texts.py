@@ -30,7 +30,7 @@ class SameTexts:
 
     def __init__(self, index: ContentIndex) -> None:
         self._index = index
-        n, d = index.vectors.shape
+        n, d = len(index.keys), index.vectors.shape[1]
         axes = np.random.default_rng(0).normal(size=(d, _PROJECTIONS))
         self._axes = (axes / np.maximum(np.linalg.norm(axes, axis=0), 1e-12)).astype(np.float32)  # [D, 6]
         self.numbers: NDArray[np.int64] = np.zeros(n, np.int64)
