@@ -31,6 +31,7 @@ COMMANDS = {
     "topics": "stream_app.commands.topics",
     "dlq": "stream_app.commands.dlq",
     "erase": "stream_app.commands.erase",
+    "rebuild": "stream_app.commands.rebuild",
     "doctor": "stream_app.commands.doctor",
     "tail": "stream_app.commands.tail",
     "show": "stream_app.commands.show",

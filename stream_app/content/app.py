@@ -25,7 +25,7 @@ from stream_app.events.dead_letters import dead_letter, origin_of
 from stream_app.hashing import model_code
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
-from stream_app.kafka.transactions import Output
+from stream_app.kafka.transactions import RECORD_BYTES, Output
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
@@ -52,6 +52,7 @@ class ContentStage:
         self._health = health
         self._decoder = ContentDecoder(settings)
         self._vectors = settings.topic_name("content-vectors")
+        self._room = settings.kafka.max_record_bytes - RECORD_BYTES
         self._dead_letters = settings.topic_name("events-dlq")
         self._chunk = CHUNK_BATCHES * settings.content.batch_size
         self._partitions = FencedPartitions(
@@ -132,7 +133,9 @@ class ContentStage:
         metrics.DEAD_LETTERS.labels(rejected.reason.value).inc()
         origin = origin_of(record, batch.topic, batch.partition)
         now_ms = time.time_ns() // 1_000_000
-        key, value, headers = dead_letter(record, origin, rejected.reason, rejected.detail, now_ms)
+        key, value, headers = dead_letter(
+            record, origin, rejected.reason, rejected.detail, now_ms, self._room
+        )
         return partition.output(self._dead_letters, key, value, headers)
 
     async def _in_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -20,11 +20,14 @@ from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.directories import LeftDirectories
 from stream_app.interests.partition import InterestPartition
+from stream_app.interests.record import row_dtype
 from stream_app.interests.standby import StandbyPartition, finish, store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.limits import check_record
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.transactions import TransactionBound
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
@@ -57,6 +60,7 @@ class InterestsWorker:
         self._copies = CopySweep(settings, partial(self._moved, SWEEP))
         self._partitions: dict[int, InterestPartition] = {}
         self._standbys: dict[int, StandbyPartition] = {}
+        self._bounds: dict[int, TransactionBound] = {}
         self._left = LeftDirectories(settings)
         self._assigned = False
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
@@ -124,6 +128,7 @@ class InterestsWorker:
                 on_lost=self._rejoin,
                 on_broken=self._app.stop_loudly,
                 computing=self._computing,
+                bound=self._bounds.setdefault(number, TransactionBound(self._settings)),
                 tracing=self._tracing,
             )
             try:
@@ -248,6 +253,12 @@ class InterestsWorker:
 
 def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:
     """The interests role's app, not started."""
+    interests = settings.interests
+    check_record(
+        settings,
+        f"interests.recent = {interests.recent}, interests.seen = {interests.seen}",
+        row_dtype(settings.content.dimensions, interests.recent, interests.seen).itemsize,
+    )
     events = [settings.topic_name(action.topic) for action in settings.events.actions]
     retries = settings.topic_name("events-retry")
     erasures = settings.topic_name("erasures")

@@ -19,6 +19,8 @@ from stream_app.topics import Topic, declare
 CREATE_TIMEOUT_S = 15.0
 DELETE_TIMEOUT_S = 15.0
 POLL_S = 0.02
+FRAMING_BYTES = 128
+"""Of a record batch with one record, at most."""
 CREATE = "create it with `stream-app topics --create`"
 
 NOT_YET = (
@@ -169,7 +171,24 @@ def ensure_topics(settings: Settings) -> None:
     Raises TopicMismatchError, or BrokerUnavailableError.
     """
     create_topics(settings)
-    check_partitions(settings, topic_states(settings))
+    states = topic_states(settings)
+    check_partitions(settings, states)
+    check_sizes(settings, states)
+
+
+def check_sizes(settings: Settings, states: Iterable[TopicState]) -> None:
+    """Raise TopicMismatchError where a topic that we write takes less than ``kafka.max_record_bytes``."""
+    theirs = {*(action.topic for action in settings.events.actions), "erasures", "impressions", "content"}
+    inputs = {settings.topic_name(topic) for topic in theirs}
+    least = settings.kafka.max_record_bytes + FRAMING_BYTES
+    for state in states:
+        limit = int(state.config.get("max.message.bytes") or least)
+        if limit < least and state.topic.name not in inputs:
+            raise TopicMismatchError(
+                f"{state.topic.name}: max.message.bytes is {limit}, but records of up to "
+                f"{settings.kafka.max_record_bytes} bytes are written: raise it to {least}, or set "
+                f"kafka.max_record_bytes = {max(0, limit - FRAMING_BYTES)}"
+            )
 
 
 def delete_topics(settings: Settings) -> list[str]:
@@ -209,6 +228,12 @@ def committed_offset(settings: Settings, group: str, topic: str, partition: int)
     with _admin(settings) as admin:
         found = admin.list_group_offsets({group: [where]})[group].get(where)
     return max(0, found.offset) if found is not None else 0
+
+
+def group_members(settings: Settings, group: str) -> int:
+    """How many consumers a group has. Raises BrokerUnavailableError."""
+    with _admin(settings) as admin:
+        return len(admin.describe_groups([group])[group]["members"])
 
 
 def delete_records(settings: Settings, before: Mapping[tuple[str, int], int]) -> None:
