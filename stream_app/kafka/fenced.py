@@ -108,7 +108,7 @@ class FencedPartition:
                     raise TransactionError(f"{self._source.topic} was deleted and created again")
                 parts = list(split(outputs, self._bound.bytes))
                 for part in parts[:-1]:
-                    await self._transactions.commit(part, {}, bound=self._bound)
+                    await self._transactions.commit(part, {}, self._inputs.ids, self._bound)
                 offsets = {} if end is None else {self._source: end}
                 await self._transactions.commit(parts[-1], offsets, self._inputs.ids, self._bound)
             except (FencedError, TransactionError, KafkaError) as error:

@@ -68,6 +68,7 @@ async def commit_slowly(
 
 
 def break_it() -> None:
+    InterestPartition._goes_on = broken.by_the_group  # type: ignore[method-assign]
     InterestPartition.open = open_unfenced  # type: ignore[method-assign]  # what is broken
     PartitionTransactions.fence = not_yet  # type: ignore[method-assign]
     PartitionTransactions.commit = commit_slowly  # type: ignore[method-assign]
