@@ -32,6 +32,7 @@ COMMANDS = {
     "models": "stream_app.commands.models",
     "dlq": "stream_app.commands.dlq",
     "erase": "stream_app.commands.erase",
+    "rebuild": "stream_app.commands.rebuild",
     "doctor": "stream_app.commands.doctor",
     "config": "stream_app.commands.config",
     "tail": "stream_app.commands.tail",

@@ -30,6 +30,9 @@ OWN_TOPICS = ("events-retry", "events-routed", "events-dlq", "erasures", "impres
 
 MOST_ACTIONS = 16
 
+COPY_BYTES = 16_384
+"""What a retry or a dead letter may have beside the event itself: its key, and our headers."""
+
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
@@ -68,6 +71,8 @@ class Kafka(Section, frozen=True):
     session_timeout_s: Annotated[float, Meta(description="A worker silent for this long loses its partitions.", ge=1)] = 10.0
     request_timeout_s: Annotated[float, Meta(description="Bound on one request to the broker.", ge=1)] = 30.0
     transaction_timeout_s: Annotated[float, Meta(description="The broker aborts a transaction open for longer.", ge=1)] = 30.0
+    transaction_max_bytes: Annotated[int, Meta(description="Bytes of records that one transaction of a worker is to have at most; larger batches are split. Where a transaction takes long or times out, as on a slow link or under a quota, it is halved, down to 1 MB, and doubled again as they become quick.", ge=65_536)] = 50_331_648
+    max_record_bytes: Annotated[int, Meta(description="Largest record that is written, with its key and headers; also of one record batch. The brokers' `message.max.bytes` (1,048,588 by default) and the topics' `max.message.bytes` must be a little more. Slates beyond it are cut, dead letters truncated.", ge=65_536)] = 1_000_000
     connect_timeout_s: Annotated[float, Meta(description="How long a worker keeps trying to reach the broker at start before it gives up; 0 tries for ever.", ge=0)] = 0.0
 
     @property
@@ -375,6 +380,11 @@ def build(tree: Mapping[str, Any]) -> Settings:
         raise ConfigurationError(
             f"interests.seen = {settings.interests.seen}: must be at least interests.recent "
             f"({settings.interests.recent})"
+        )
+    if settings.events.max_bytes + COPY_BYTES > settings.kafka.max_record_bytes:
+        raise ConfigurationError(
+            f"events.max_bytes = {settings.events.max_bytes}: a copy with our headers must fit into "
+            f"kafka.max_record_bytes ({settings.kafka.max_record_bytes}); leave {COPY_BYTES} bytes for them"
         )
     if settings.impressions.remembered_contents < settings.impressions.max_contents:
         raise ConfigurationError(

@@ -40,7 +40,7 @@ from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.supervision import Ends
-from stream_app.kafka.transactions import Output
+from stream_app.kafka.transactions import RECORD_BYTES, Output
 from stream_app.kafka.transport import RecordBatch
 from stream_app.kafka.written import extents
 from stream_app.observability import metrics
@@ -79,6 +79,7 @@ class ContentStage:
         self._decoder = ContentDecoder(settings, CLOCK.latest_ms)
         self._content = settings.topic_name("content")
         self._vectors = settings.topic_name("content-vectors")
+        self._room = settings.kafka.max_record_bytes - RECORD_BYTES
         self._dead_letters = settings.topic_name("events-dlq")
         self._chunk = CHUNK_BATCHES * settings.content.batch_size
         self._partitions = FencedPartitions(
@@ -254,7 +255,9 @@ class ContentStage:
         metrics.CONTENT_REJECTED.labels(rejected.reason.value).inc()
         metrics.DEAD_LETTERS.labels(rejected.reason.value).inc()
         origin = origin_of(record, batch.topic, batch.partition)
-        key, value, headers = dead_letter(record, origin, rejected.reason, rejected.detail, _now_ms())
+        key, value, headers = dead_letter(
+            record, origin, rejected.reason, rejected.detail, _now_ms(), self._room
+        )
         return partition.output(self._dead_letters, key, value, headers)
 
     async def _in_thread(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -136,10 +136,15 @@ def written_ms(copy: Record) -> int:
 
 
 def dead_letter(
-    record: Record, origin: Origin, reason: Reason, detail: str, now_ms: int
+    record: Record,
+    origin: Origin,
+    reason: Reason,
+    detail: str,
+    now_ms: int,
+    max_bytes: int = MAX_RECORD_BYTES,
 ) -> tuple[bytes | None, bytes | None, Headers]:
     """Key, value and headers of a dead letter. The original bytes are kept whenever they fit into
-    ``MAX_RECORD_BYTES``; else headers, value and key are cut, in this order of preference, and
+    ``max_bytes``; else headers, value and key are cut, in this order of preference, and
     a header says so."""
     ours = _origin_headers(origin, origin.attempt, now_ms)
     ours += [
@@ -148,10 +153,10 @@ def dead_letter(
     ]
     theirs = _their_headers(record)
     key, value = record.key, record.value
-    if _size(key) + _size(value) + _headers_size(theirs) + _headers_size(ours) <= MAX_RECORD_BYTES:
+    if _size(key) + _size(value) + _headers_size(theirs) + _headers_size(ours) <= max_bytes:
         return key, value, [*theirs, *ours]
     cut = []
-    room = MAX_RECORD_BYTES - _headers_size(ours) - 128  # for the two headers below
+    room = max_bytes - _headers_size(ours) - 128  # for the two headers below
     if key is not None and len(key) > room:
         key = key[:room]
         cut.append("key")
@@ -171,10 +176,10 @@ def dead_letter(
 
 
 def retry(
-    record: Record, origin: Origin, not_before_ms: int, now_ms: int
+    record: Record, origin: Origin, not_before_ms: int, now_ms: int, max_bytes: int = MAX_RECORD_BYTES
 ) -> tuple[bytes | None, bytes | None, Headers]:
     """Key, value and headers of the next try."""
-    return _again(record, origin, origin.attempt + 1, not_before_ms, now_ms)
+    return _again(record, origin, origin.attempt + 1, not_before_ms, now_ms, max_bytes)
 
 
 def routed(
@@ -199,7 +204,12 @@ def redriven(
 
 
 def _again(
-    record: Record, origin: Origin, attempts: int, not_before_ms: int, now_ms: int
+    record: Record,
+    origin: Origin,
+    attempts: int,
+    not_before_ms: int,
+    now_ms: int,
+    max_bytes: int = MAX_RECORD_BYTES,
 ) -> tuple[bytes | None, bytes | None, Headers]:
     """A copy to be tried. The producer's own headers are left out if it would not fit with them."""
     ours = [
@@ -208,7 +218,7 @@ def _again(
     ]
     theirs = _their_headers(record)
     size = _size(record.key) + _size(record.value) + _headers_size(theirs) + _headers_size(ours)
-    return record.key, record.value, ours if size > MAX_RECORD_BYTES else [*theirs, *ours]
+    return record.key, record.value, ours if size > max_bytes else [*theirs, *ours]
 
 
 def _origin_headers(origin: Origin, attempts: int, now_ms: int) -> Headers:

@@ -22,6 +22,7 @@ from stream_app.interests.contents import IndexedContents
 from stream_app.interests.directories import LeftDirectories
 from stream_app.interests.erasure import TOPIC as ERASURES
 from stream_app.interests.partition import InterestPartition
+from stream_app.interests.record import most_bytes
 from stream_app.interests.routers import Routers
 from stream_app.interests.shaping import shaping
 from stream_app.interests.standby import StandbyPartition, finish, store_directory
@@ -30,8 +31,10 @@ from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.admin import check_partitions, delete_records, topic_states
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import APPENDED, CLOCK
+from stream_app.kafka.limits import check_record
 from stream_app.kafka.membership import PLAIN, join_as
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.transactions import TransactionBound
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
@@ -71,6 +74,7 @@ class InterestsWorker:
         self._routers = Routers(settings, self._rejoin)
         self._purged: dict[int, int] = {}  # positions on events-routed when it was purged last
         self._standbys: dict[int, StandbyPartition] = {}
+        self._bounds: dict[int, TransactionBound] = {}
         self._left = LeftDirectories(settings)
         self._assigned = False
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
@@ -184,6 +188,7 @@ class InterestsWorker:
                 on_lost=self._rejoin,
                 on_broken=self._app.stop_loudly,
                 computing=self._computing,
+                bound=self._bounds.setdefault(number, TransactionBound(self._settings)),
                 tracing=self._tracing,
             )
             try:
@@ -353,6 +358,15 @@ def create_app(
 ) -> RoleApp:
     """The interests role's app, not started. ``left_over``: retry topics of tries that are configured no
     more, in which events may wait."""
+    interests = settings.interests
+    check_record(
+        settings,
+        f"interests.recent = {interests.recent}, interests.seen = {interests.seen}",
+        most_bytes(
+            settings.content.dimensions,
+            *(interests.recent, interests.seen, interests.kept, interests.seen_long),
+        ),
+    )
     events = [settings.topic_name(action.topic) for action in settings.events.actions]
     retries, routed = [*retry_topics(settings), *left_over], settings.topic_name(ROUTED_TOPIC)
     erasures = settings.topic_name("erasures")

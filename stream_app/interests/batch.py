@@ -32,7 +32,7 @@ from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.update import GONE, REPEATED, TAKEN, Columns
-from stream_app.kafka.transactions import Output
+from stream_app.kafka.transactions import RECORD_BYTES, Output
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 from stream_app.topics import DAY_MS, is_copy_topic, is_retry_topic, retry_topics
@@ -74,6 +74,7 @@ class BatchPreparation:
         self._half_life_ms = interests.half_life_days * DAY_MS
         self._placement = Placement(settings)
         self._retry_topics = retry_topics(settings)
+        self._max_bytes = settings.kafka.max_record_bytes - RECORD_BYTES
         self._dlq_topic = settings.topic_name("events-dlq")
         self._dlq_partitions = settings.kafka.shared_partitions
         self._table_topic = settings.topic_name("interests")
@@ -302,7 +303,7 @@ class _Fates:
 
     def _dead_letter(self, record: Record, origin: Origin, reason: Reason, detail: str) -> None:
         now = self._path._now_ms()
-        key, value, headers = dead_letter(record, origin, reason, detail, now)
+        key, value, headers = dead_letter(record, origin, reason, detail, now, self._path._max_bytes)
         partition = (self._state.partition + origin.offset) % self._path._dlq_partitions
         self.outputs.append(Output(self._path._dlq_topic, partition, key, value, tuple(headers)))
         self._state.outcomes.dead_lettered += 1
@@ -317,7 +318,7 @@ class _Fates:
             self.dead_letter(index, reason, f"still so after {origin.attempt} tries")
             return
         now = self._path._now_ms()
-        key, value, headers = retry(record, origin, now + delays[origin.attempt], now)
+        key, value, headers = retry(record, origin, now + delays[origin.attempt], now, self._path._max_bytes)
         topic = self._path._retry_topics[origin.attempt + 1]
         self.outputs.append(Output(topic, self._state.partition, key, value, tuple(headers)))
         self._state.outcomes.retrying += 1

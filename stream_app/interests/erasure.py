@@ -28,7 +28,7 @@ from stream_app.interests.placement import Placement
 from stream_app.interests.receipts import Fences, Receipt, Removed, receipt_key
 from stream_app.interests.record import decode
 from stream_app.interests.store import PartitionStore
-from stream_app.kafka.transactions import Output
+from stream_app.kafka.transactions import RECORD_BYTES, Output
 from stream_app.settings import Settings
 
 TOPIC = "erasures"
@@ -84,6 +84,7 @@ class ErasurePreparation:
         self._max_future_ms = int(settings.events.max_future_s * 1000)
         self._topic = settings.topic_name(TOPIC)
         self._table = settings.topic_name("interests")
+        self._room = settings.kafka.max_record_bytes - RECORD_BYTES
         self._letters = settings.topic_name("events-dlq")
         self._letter_partitions = settings.kafka.shared_partitions
         self._receipts = ReceiptWriter(settings)
@@ -191,7 +192,7 @@ class ErasurePreparation:
 
     def _letter(self, partition: int, record: ConsumerRecord, fault: UnfitError, now_ms: int) -> Output:
         origin = origin_of(record, self._topic, partition)
-        key, value, headers = dead_letter(record, origin, fault.reason, fault.detail, now_ms)
+        key, value, headers = dead_letter(record, origin, fault.reason, fault.detail, now_ms, self._room)
         return Output(
             self._letters, (partition + record.offset) % self._letter_partitions, key, value, tuple(headers)
         )

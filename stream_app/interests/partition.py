@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.topic_ids import Bounds, CommittedOffset, InputOffsets, Inputs, same_topic
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
@@ -73,6 +74,9 @@ log = logging.getLogger(__name__)
 
 INLINE_RECORDS = 32
 """Batches up to this size are computed in the event loop: a thread would cost more than they do."""
+
+KEY_BYTES = 160
+"""Of an output's key, headers and framing, about."""
 
 WAITING_RECORDS = 2_000
 """Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
@@ -91,6 +95,17 @@ Lost = Callable[[], None]
 Broken = Callable[[BaseException], None]
 
 
+class _Computed:
+    """What a batch has caused, and the position after it."""
+
+    def __init__(
+        self, outputs: list[Output], source: TopicPartition, end: int, passages: Sequence[Passage]
+    ) -> None:
+        self.outputs, self.source, self.end, self.passages = outputs, source, end, passages
+        # about: to look at every header would take as long as a tenth of the computing
+        self.size = sum(len(one.value) for one in outputs if one.value) + KEY_BYTES * len(outputs)
+
+
 class InterestPartition:
     """An owned partition. ``handle`` calls do not overlap."""
 
@@ -104,10 +119,11 @@ class InterestPartition:
         on_lost: Lost,
         on_broken: Broken,
         computing: asyncio.Lock | None = None,
+        bound: TransactionBound | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         """``on_lost`` asks for a new assignment; ``on_broken`` stops the worker. Partitions that share
-        ``computing`` compute one batch at a time."""
+        ``computing`` compute one batch at a time. ``bound`` outlives this partition."""
         interests = settings.interests
         self.partition = partition
         self.lost = False
@@ -139,10 +155,10 @@ class InterestPartition:
         self._stable = 0  # up to here the changelog is decided
         self._expected: dict[str, int | None] = {}
         self._position = 0
-        self._waiting: list[Output] = []  # computed, and to be committed with the next transaction
-        self._offsets: dict[TopicPartition, int] = {}
+        self._waiting: deque[_Computed] = deque()  # to be committed with the next transactions
+        self._bound = bound or TransactionBound(settings)
+        self._record_bytes = float(self._slab.rows.itemsize)  # to be produced for each record that comes
         self._tracing = tracing
-        self._passages: list[Passage] = []  # of events that wait likewise
         self._in_flight: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._computing = computing or asyncio.Lock()
@@ -315,10 +331,13 @@ class InterestPartition:
 
     async def handle(self, batch: RecordBatch) -> None:
         """Apply one batch: returns when it is computed; its transaction is on its way or the next one."""
-        for first in range(0, len(batch.records), self._slab.capacity):
-            part = batch.records[first : first + self._slab.capacity]
-            start = batch.start if first == 0 else int(batch.records[first - 1].offset) + 1
-            await self._handle(RecordBatch(batch.topic, batch.partition, start, part))
+        first, start = 0, batch.start
+        while first < len(batch.records):
+            # the slab has what was computed before it is known whether a transaction can take it
+            count = max(1, min(self._slab.capacity, int(self._bound.bytes / self._record_bytes)))
+            part = RecordBatch(batch.topic, batch.partition, start, batch.records[first : first + count])
+            await self._handle(part)
+            first, start = first + count, part.end
 
     async def _admit(self, batch: RecordBatch) -> PartitionState | None:
         """The state to apply a batch to; None when it is not to be applied."""
@@ -357,7 +376,7 @@ class InterestPartition:
                     return
             tracing, traced = self._tracing, None
             if tracing is not None:
-                traced = tracing.events(batch.records, len(self._passages))
+                traced = tracing.events(batch.records, sum(len(one.passages) for one in self._waiting))
             try:
                 # 1. compute, while the previous transaction is on its way
                 async with self._computing:
@@ -371,32 +390,41 @@ class InterestPartition:
             except BaseException:
                 self.lost = True  # the slab may be ahead of the changelog now: never write it out
                 raise
+            passages: list[Passage] = []
             if traced is not None:
                 outputs = traced.computed(outputs, self._table.topic)
-                self._passages += traced.passages
+                passages = traced.passages
             # 2. one transaction: at once, or together with what else waits for the one on its way
-            self._waiting += outputs
-            self._offsets[TopicPartition(batch.topic, batch.partition)] = batch.end
+            source = TopicPartition(batch.topic, batch.partition)
+            one = _Computed(outputs, source, batch.end, passages)
+            self._waiting.append(one)
+            self._record_bytes = max(1.0, one.size / len(batch.records), self._record_bytes / 2)
             if self._in_flight is None or self._in_flight.done():
                 self._in_flight = asyncio.create_task(self._commit_waiting())
                 await asyncio.sleep(0)  # let it start before the next batch is computed
-            elif len(self._waiting) > WAITING_RECORDS:
+            elif (
+                sum(len(one.outputs) for one in self._waiting) > WAITING_RECORDS
+                or sum(one.size for one in self._waiting) > self._bound.bytes
+            ):
                 await self.settle()
 
     async def _commit_waiting(self) -> None:
-        while self._offsets and not self.lost:
-            outputs, self._waiting = self._waiting, []
-            offsets, self._offsets = self._offsets, {}
-            passages, self._passages = self._passages, []
-            await self._commit(outputs, offsets)
-            for passage in passages:
+        while self._waiting and not self.lost:
+            together = [self._waiting.popleft()]
+            size = together[0].size
+            while self._waiting and size + self._waiting[0].size <= self._bound.bytes:
+                size += self._waiting[0].size
+                together.append(self._waiting.popleft())
+            outputs = [output for one in together for output in one.outputs]
+            await self._commit(outputs, {one.source: one.end for one in together})
+            for passage in (passage for one in together for passage in one.passages):
                 passage.step("transaction")
                 passage.end("the transaction failed" if self.lost else "")
 
     async def _commit(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
         with metrics.STATE_SECONDS.labels("transaction").time():
             try:
-                ends = await self._transactions.commit(outputs, offsets, self._inputs.ids)
+                ends = await self._transactions.commit(outputs, offsets, self._inputs.ids, self._bound)
             except (FencedError, TransactionError) as error:
                 self._lose(error)
                 return

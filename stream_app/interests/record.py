@@ -107,6 +107,11 @@ def row_dtype(dimensions: int, recent: int, seen: int, kept: int = 0) -> np.dtyp
     )
 
 
+def most_bytes(dimensions: int, recent: int, seen: int, kept: int, long: int) -> int:
+    """Size of the largest record, with all that few of them have."""
+    return row_dtype(dimensions, recent, seen, kept).itemsize + 8 * (recent + kept) + 4 * long
+
+
 @dataclass(frozen=True)
 class InterestRecord:
     """One user's record, decoded. Arrays are read-only views of the bytes."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
@@ -38,7 +38,7 @@ from stream_app.interests.statistics_record import (
 from stream_app.kafka.changelog import ChangelogReader
 from stream_app.kafka.fenced import FencedPartition
 from stream_app.kafka.topic_ids import InputOffsets, same_topic
-from stream_app.kafka.transactions import Output
+from stream_app.kafka.transactions import Output, TransactionBound
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
@@ -46,6 +46,8 @@ from stream_app.settings import Settings
 log = logging.getLogger(__name__)
 
 OPEN_RETRY_S = 1.0
+HEADERS_BYTES = 256
+"""Of a copy, about."""
 
 
 class Router:
@@ -137,6 +139,7 @@ class RoutedInput(FencedPartition):
         router: Router,
         standings: Standings,
         on_lost: Callable[[], None],
+        bound: TransactionBound | None = None,
     ) -> None:
         owner = router_owner(settings, source.topic, source.partition)
         super().__init__(
@@ -146,6 +149,7 @@ class RoutedInput(FencedPartition):
             group=settings.group("interests"),
             writes=owner.writes,
             on_lost=on_lost,
+            bound=bound,
         )
         self._settings, self._router, self._standings = settings, router, standings
         self._standing = RouterStanding()
@@ -180,6 +184,10 @@ class RoutedInput(FencedPartition):
 
     async def take(self, batch: RecordBatch) -> None:
         """Route one batch: returns when its transaction is on its way."""
+        for part in _parts(batch, self._bound.bytes):
+            await self._take(part)
+
+    async def _take(self, batch: RecordBatch) -> None:
         if not self.accepts(batch):
             return
         metrics.BATCH_RECORDS.labels("interests").observe(len(batch.records))
@@ -222,6 +230,19 @@ class RoutedInput(FencedPartition):
         return Output(*place, router_key(topic, number), msgspec.json.encode(standing))
 
 
+def _parts(batch: RecordBatch, most: int) -> Iterator[RecordBatch]:
+    """The batch in parts whose copies take ``most`` bytes, or are a single one: a transaction for each."""
+    first, start, size = 0, batch.start, 0
+    for at, record in enumerate(batch.records):
+        own = len(record.key or b"") + len(record.value or b"") + HEADERS_BYTES
+        if at > first and size + own > most:
+            part = RecordBatch(batch.topic, batch.partition, start, batch.records[first:at])
+            yield part
+            first, start, size = at, part.end, 0
+        size += own
+    yield RecordBatch(batch.topic, batch.partition, start, batch.records[first:])
+
+
 class Routers:
     """The routed partitions that this worker owns."""
 
@@ -231,6 +252,7 @@ class Routers:
         self._router = Router(settings)
         self._standings = [Standings(settings, p) for p in range(settings.kafka.partitions)]
         self._open: dict[TP, RoutedInput] = {}
+        self._bounds: dict[TP, TransactionBound] = {}  # which outlive them
 
     def __getitem__(self, tp: TP) -> RoutedInput | None:
         """The reader of a partition that is routed here."""
@@ -260,7 +282,10 @@ class Routers:
     async def _start(self, tp: TP, offsets: InputOffsets) -> None:
         while True:
             standings = self._standings[tp.partition % len(self._standings)]
-            routed = RoutedInput(self._settings, TopicPartition(*tp), self._router, standings, self._on_lost)
+            bound = self._bounds.setdefault(tp, TransactionBound(self._settings))
+            routed = RoutedInput(
+                self._settings, TopicPartition(*tp), self._router, standings, self._on_lost, bound
+            )
             try:
                 await routed.open(offsets)
             except (TransactionError, BrokerUnavailableError, KafkaError) as error:

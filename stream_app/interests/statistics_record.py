@@ -71,6 +71,14 @@ def router_key(topic: str, partition: int) -> bytes:
     return b"%s%s-%d" % (ROUTER, topic.encode(), partition)
 
 
+def routed_by(key: bytes) -> tuple[str, int] | None:
+    """Topic and partition of the key of a router's standing; None for any other key."""
+    if not key.startswith(ROUTER):
+        return None
+    topic, _, partition = key.removeprefix(ROUTER).decode().rpartition("-")
+    return topic, int(partition)
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Decoded statistics of one content in one partition."""

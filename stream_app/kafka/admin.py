@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 CREATE_TIMEOUT_S = 15.0
 DELETE_TIMEOUT_S = 15.0
 POLL_S = 0.02
+FRAMING_BYTES = 128
+"""Of a record batch with one record, at most."""
 
 NOT_YET = (
     kafka_errors.UnknownTopicOrPartitionError,
@@ -185,6 +187,7 @@ def ensure_topics(settings: Settings, role: str | None = None) -> None:
     create_topics(settings, role)
     states = topic_states(settings, role)
     check_partitions(settings, states)
+    check_sizes(settings, states)
     if refusals := [line for state in states for line in state.refusals]:
         raise TopicMismatchError("; ".join(refusals))
     for state in states:
@@ -208,6 +211,21 @@ def left_over_retries(settings: Settings) -> list[str]:
             for name in sorted(admin.list_topics())
             if name.startswith(declared[0]) and try_of(name) and name not in declared
         ]
+
+
+def check_sizes(settings: Settings, states: Iterable[TopicState]) -> None:
+    """Raise TopicMismatchError where a topic that we write takes less than ``kafka.max_record_bytes``."""
+    theirs = {*(action.topic for action in settings.events.actions), "erasures", "impressions", "content"}
+    inputs = {settings.topic_name(topic) for topic in theirs}
+    least = settings.kafka.max_record_bytes + FRAMING_BYTES
+    for state in states:
+        limit = int(state.config.get("max.message.bytes") or least)
+        if limit < least and state.topic.name not in inputs:
+            raise TopicMismatchError(
+                f"{state.topic.name}: max.message.bytes is {limit}, but records of up to "
+                f"{settings.kafka.max_record_bytes} bytes are written: raise it to {least}, or set "
+                f"kafka.max_record_bytes = {max(0, limit - FRAMING_BYTES)}"
+            )
 
 
 def delete_topics(settings: Settings) -> list[str]:

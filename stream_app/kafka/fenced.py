@@ -25,7 +25,7 @@ from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka.app import RoleApp, consumer_of
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound, split
 from stream_app.kafka.transport import RecordBatch
 from stream_app.settings import Settings
 
@@ -46,15 +46,17 @@ class FencedPartition:
         group: str,
         writes: Sequence[str | TopicPartition],
         on_lost: Callable[[], None],
+        bound: TransactionBound | None = None,
     ) -> None:
         """``name`` is the transactional id, ``writes`` the topics and partitions that outputs may go to;
-        ``on_lost`` asks for a new assignment."""
+        ``on_lost`` asks for a new assignment; ``bound`` outlives this partition."""
         self.lost = False
         """Failed, fenced or closed: nothing is accepted or committed any more."""
         self._source = source
         self._writes = writes
         self._on_lost = on_lost
         self._transactions = PartitionTransactions(settings, name, group)
+        self._bound = bound or TransactionBound(settings)
         self._partitions: dict[str, int] = {}
         self._inputs: Inputs
         self._expected: int | None = None
@@ -113,6 +115,7 @@ class FencedPartition:
 
     async def commit(self, outputs: Iterable[Output], end: int | None = None) -> bool:
         """Produce all outputs and commit ``end``, the input position after them, if given: all or nothing.
+        What is more than one transaction may have goes out in several, the last one with the position.
 
         False when the partition is lost: nothing of it counts, and the input will be read again.
         """
@@ -122,8 +125,13 @@ class FencedPartition:
             try:
                 if end is not None and not await self._inputs.same(TP(*self._source)):
                     raise TransactionError(f"{self._source.topic} was deleted and created again")
+                parts = list(split(outputs, self._bound.bytes))
+                for part in parts[:-1]:
+                    await self._transactions.commit(part, {}, self._inputs.ids, self._bound)
                 offsets = {} if end is None else {self._source: end}
-                self.written = await self._transactions.commit(outputs, offsets, self._inputs.ids)
+                self.written = await self._transactions.commit(
+                    parts[-1], offsets, self._inputs.ids, self._bound
+                )
             except (FencedError, TransactionError, KafkaError) as error:
                 self._lose(error)
                 return False
@@ -169,6 +177,7 @@ class FencedPartitions:
         self._topic, self._name, self._writes = topic, name, writes
         self._on_closed = on_closed
         self._open: dict[int, FencedPartition] = {}
+        self._bounds: dict[int, TransactionBound] = {}
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
 
     def __getitem__(self, number: int) -> FencedPartition | None:
@@ -214,6 +223,7 @@ class FencedPartitions:
                 group=self._app.conf.id,
                 writes=self._writes,
                 on_lost=self._rejoin,
+                bound=self._bounds.setdefault(number, TransactionBound(self._settings)),
             )
             try:
                 await partition.open(consumer_of(self._app))

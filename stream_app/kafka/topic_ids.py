@@ -140,21 +140,32 @@ async def topic_ids(client: AIOKafkaClient, tps: Iterable[TP]) -> dict[TP, str |
             raise KafkaConnectionError("no broker is known")
         asked.setdefault(node, []).append(tp)
     answers = await asyncio.gather(
-        *(_ask(client, node, {tp.topic for tp in of}) for node, of in asked.items())
+        *(_known(client, node, {tp.topic for tp in of}) for node, of in asked.items())
     )
     return {tp: answer.get(tp.topic) for of, answer in zip(asked.values(), answers, strict=True) for tp in of}
 
 
+async def _known(client: AIOKafkaClient, node: int, names: set[str]) -> dict[str, str]:
+    ids = await _ask(client, node, names)
+    missing = names - ids.keys()
+    return ids | dict.fromkeys(await _there(client, node, missing), "") if missing else ids
+
+
 async def _ask(client: AIOKafkaClient, node: int, names: set[str]) -> dict[str, str]:
-    # not on the connection of the fetches: a broker answers each connection's requests in their order
-    group = ConnectionGroup.COORDINATION
     try:
-        answer: Any = await client.send(node, _TopicsRequest(names), group=group)
+        # not on the connection of the fetches: a broker answers each connection's requests in their order
+        answer: Any = await client.send(node, _TopicsRequest(names), group=ConnectionGroup.COORDINATION)
     except (IncompatibleBrokerVersion, NotImplementedError):  # aiokafka's words for a broker too old
-        older = MetadataRequest(sorted(names), allow_auto_topic_creation=False)
-        answer = await client.send(node, older, group=group)
-    found = {topic["topic"]: topic for topic in answer.to_object()["topics"] if topic["error_code"] == 0}
-    return {name: topic["topic_id"].hex if "topic_id" in topic else "" for name, topic in found.items()}
+        return {}
+    found = {topic["topic"]: topic for topic in answer.to_object()["topics"]}
+    return {name: topic["topic_id"].hex for name, topic in found.items() if topic["error_code"] == 0}
+
+
+async def _there(client: AIOKafkaClient, node: int, names: set[str]) -> set[str]:
+    """Those that exist, in words that every broker knows."""
+    request = MetadataRequest(sorted(names), allow_auto_topic_creation=False)
+    answer: Any = await client.send(node, request, group=ConnectionGroup.COORDINATION)
+    return {topic["topic"] for topic in answer.to_object()["topics"] if topic["error_code"] == 0}
 
 
 def same_topic(before: str, now: str) -> bool:

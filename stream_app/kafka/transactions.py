@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -29,8 +30,10 @@ from stream_app.settings import Settings
 # completing on the broker. Its 20 ms would bound a partition to 40 batches a second.
 aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.0005
 
-MAX_BATCH_BYTES = 1_000_000
-"""Bytes of one record batch: below Kafka's default ``message.max.bytes`` (1,048,588)."""
+LEAST_BYTES = 1_000_000
+"""A transaction may always have so many."""
+RECORD_BYTES = 80
+"""Of framing and lengths, at most, beside a record's key, value and headers."""
 
 CLOSE_TIMEOUT_S = 5.0
 
@@ -45,6 +48,51 @@ class Output:
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
 
+    @property
+    def size(self) -> int:
+        """Its bytes on the wire, uncompressed; a few more."""
+        headers = sum(len(name) + len(value) + 10 for name, value in self.headers)
+        return len(self.key or b"") + len(self.value or b"") + headers + RECORD_BYTES
+
+
+class TransactionBound:
+    """How many bytes one transaction may have, by how long the last ones took.
+
+    One that times out takes its partition with it, which is opened anew and would do the same again. So
+    the bound outlives the partition, and is raised only as long as twice as many bytes would be quick, too.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.kafka.transaction_max_bytes
+        self._least = min(LEAST_BYTES, self._most)
+        self._timeout_s = settings.kafka.transaction_timeout_s
+        self.bytes = self._most
+        """The bound now."""
+
+    def took(self, size: int, seconds: float) -> None:
+        """A transaction of ``size`` bytes was committed in so long."""
+        if seconds > self._timeout_s / 2:
+            self.failed()
+        elif size > self.bytes / 2 and seconds < self._timeout_s / 8:
+            self.bytes = min(2 * self.bytes, self._most)
+
+    def failed(self) -> None:
+        """A transaction came to nothing, for whatever cause."""
+        self.bytes = max(self.bytes // 2, self._least)
+
+
+def split(outputs: Iterable[Output], most: int) -> Iterator[list[Output]]:
+    """The outputs in order, in parts of at most ``most`` bytes (or of one record); at least one part."""
+    part: list[Output] = []
+    size = 0
+    for output in outputs:
+        if part and size + output.size > most:
+            yield part
+            part, size = [], 0
+        part.append(output)
+        size += output.size
+    yield part
+
 
 class PartitionTransactions:
     """The transactional producer of one partition."""
@@ -54,14 +102,15 @@ class PartitionTransactions:
         self._timeout = settings.kafka.transaction_timeout_s
         self._producer, self._coordination = self._made()
         self._written: list[TopicPartition] = []
+        self._sent_bytes = 0  # of the transaction on its way
 
     def _made(self) -> tuple[aiokafka.AIOKafkaProducer, Coordination]:
         producer = aiokafka.AIOKafkaProducer(
             **aiokafka_options(self._settings, self._id),
             transactional_id=self._id,
             transaction_timeout_ms=int(self._timeout * 1000),
-            max_batch_size=MAX_BATCH_BYTES,
-            max_request_size=8 * MAX_BATCH_BYTES,
+            max_batch_size=self._settings.kafka.max_record_bytes,
+            max_request_size=8 * self._settings.kafka.max_record_bytes,
             retry_backoff_ms=20,
         )
         return producer, Coordination(producer, self._id, self._group)
@@ -123,9 +172,10 @@ class PartitionTransactions:
         outputs: Iterable[Output],
         offsets: Mapping[TopicPartition, int],
         topic_ids: Mapping[str, str] = MappingProxyType({}),
+        bound: TransactionBound | None = None,
     ) -> dict[TopicPartition, int]:
         """Produce ``outputs`` and commit ``offsets`` in one transaction; with each offset goes the id of its
-        topic, see ``topic_ids.py``.
+        topic, see ``topic_ids.py``. How long it took is told to ``bound``.
 
         Returns the end position of each partition written. Raises FencedError when another owner
         has taken over, TransactionError on any other failure; either way nothing took effect, or
@@ -133,6 +183,7 @@ class PartitionTransactions:
         of the partition and read it again. Calls must not overlap.
         """
         marks = {tp: OffsetAndMetadata(offset, topic_ids.get(tp.topic, "")) for tp, offset in offsets.items()}
+        begun = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout):
                 renewed = await self._coordination.renewed()
@@ -146,8 +197,12 @@ class PartitionTransactions:
                 metrics.TRANSACTIONS.labels("fenced").inc()
                 raise FencedError("another worker owns this partition now") from error
             metrics.TRANSACTIONS.labels("failed").inc()
+            if bound is not None:
+                bound.failed()
             raise TransactionError(f"transaction failed: {cause!r}") from error
         metrics.TRANSACTIONS.labels("committed").inc()
+        if bound is not None:
+            bound.took(self._sent_bytes, time.monotonic() - begun)
         return ends
 
     def _cause(self, error: BaseException) -> BaseException:
@@ -167,6 +222,7 @@ class PartitionTransactions:
         # 1. begin; 2. everything the batch caused; 3. its offset; 4. commit
         begun = CLOCK.sending()
         await self._producer.begin_transaction()
+        self._sent_bytes = 0
         futures = await self._send(outputs)
         if marks:
             await self._producer.send_offsets_to_transaction(marks, self._group)
@@ -204,6 +260,7 @@ class PartitionTransactions:
         self, builder: object, tp: TopicPartition
     ) -> tuple[int, asyncio.Future[aiokafka.structs.RecordMetadata]]:
         count = builder.record_count()  # type: ignore[attr-defined]  # aiokafka is untyped
+        self._sent_bytes += builder.size()  # type: ignore[attr-defined]
         future = await self._producer.send_batch(builder, tp.topic, partition=tp.partition)
         # where a transaction fails before it is awaited, its error is the transaction's
         future.add_done_callback(lambda sent: sent.cancelled() or sent.exception())

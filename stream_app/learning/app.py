@@ -25,9 +25,11 @@ from stream_app.errors import BrokerUnavailableError
 from stream_app.interests.contents import IndexedContents
 from stream_app.kafka.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
+from stream_app.kafka.limits import check_record
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.written import extents
 from stream_app.learning.impressions_reader import ImpressionsReader
+from stream_app.learning.neighbours_record import record_bytes
 from stream_app.learning.reading import InterestsReader
 from stream_app.learning.training import Training
 from stream_app.observability import metrics
@@ -220,6 +222,8 @@ class Trainer:
 
 def create_app(settings: Settings, health: Health) -> RoleApp:
     """The trainer's app, not started."""
+    neighbours = settings.learning.neighbours
+    check_record(settings, f"learning.neighbours = {neighbours}", record_bytes(neighbours))
     models = settings.topic_name("models")
     app = create_faust_app(settings, ROLE, batch_topics=[models], transactional=True)
     app.owner = trainer = Trainer(settings, app, health)

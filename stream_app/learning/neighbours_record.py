@@ -35,6 +35,11 @@ class Neighbours:
     """[4, k], ≥ 0"""
 
 
+def record_bytes(count: int) -> int:
+    """Of a record with so many neighbours."""
+    return _HEADER.size + count * (8 + 4 * len(CHANNELS))
+
+
 def encode(neighbours: Neighbours) -> bytes:
     """The record; at most MOST_NEIGHBOURS neighbours."""
     header = _HEADER.pack(VERSION, len(neighbours.keys), neighbours.users, neighbours.strong_users)

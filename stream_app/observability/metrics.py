@@ -54,6 +54,7 @@ RANKER_MODEL_TIME = Gauge("stream_app_ranker_model_timestamp_seconds", "Unix tim
 DEVICE_MEMORY = Gauge("stream_app_device_memory_bytes", "Memory of the GPU that ranks: `reserved` by this worker, and in `total`; both 0 on a CPU.", ["kind"])
 RANK_SECONDS = Histogram("stream_app_rank_seconds", "Seconds of one micro-batch by step.", ["step"], buckets=_FAST)
 SLATES = Counter("stream_app_slates", "Slates by result.", ["result"])
+SLATES_CUT = Counter("stream_app_slates_cut", "Slates that lost reasons or their last items, because they were larger than `kafka.max_record_bytes`.")
 SLATES_RENEWED = Counter("stream_app_slates_renewed", "Slates made anew because a content in them was deleted.")
 SLATES_REFRESHED = Counter("stream_app_slates_refreshed", "Users ranked again though they did nothing, by whether their slate is another one: changed, unchanged.", ["outcome"])
 REFRESHES_PUT_OFF = Counter("stream_app_refreshes_put_off", "Turns in which users were due to be ranked again and were not, or not all, because events waited.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -12,8 +14,19 @@ from stream_app.kafka.fenced import FencedPartitions
 from stream_app.observability import metrics
 from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import Change
-from stream_app.recommendations.slate import content_keys, encode, fingerprint, milliseconds
+from stream_app.recommendations.slate import content_keys, cut, encode, fingerprint, milliseconds
 from stream_app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+HEADER_BYTES = 1_024
+"""Of a slate's record: the trace's context, framing, at most."""
+
+ITEM_BYTES = 512
+"""Of an item or a reason beside its content's id, at most."""
+
+ESCAPED = 6
+"""Bytes of a byte in JSON, at most."""
 
 NO_OFFSETS: Mapping[int, int] = MappingProxyType({})
 
@@ -48,6 +61,10 @@ class SlatePublisher:
         self._skip_unchanged = settings.recommendations.skip_unchanged
         self._partitions = partitions
         self._ledger = ledger
+        self._room = settings.kafka.max_record_bytes - HEADER_BYTES - settings.events.max_id_bytes
+        largest = (1 + settings.ranking.reasons) * (ITEM_BYTES + ESCAPED * settings.events.max_id_bytes)
+        self._always_fit = self._room // largest
+        self._told = False
 
     async def publish(self, changes: Sequence[Change], ends: Mapping[int, int] = NO_OFFSETS) -> int:
         """Return once all that is news is committed, each partition's with its input position in ``ends``;
@@ -57,13 +74,26 @@ class SlatePublisher:
         reads from the committed position on.
         """
         news: dict[int, list[Change]] = {partition: [] for partition in ends}
-        for change in changes:
+        for change in map(self._fitting, changes):
             if self._unchanged(change):
                 metrics.SLATES.labels("unchanged").inc()
                 continue
             news.setdefault(change.partition, []).append(change)
         await asyncio.gather(*(self._commit(p, those, ends.get(p)) for p, those in news.items()))
         return sum(map(len, news.values()))
+
+    def _fitting(self, change: Change) -> Change:
+        """A change that the broker takes."""
+        slate = change.slate
+        if slate is None or len(slate.items) <= self._always_fit or len(encode(slate)) <= self._room:
+            return change
+        metrics.SLATES_CUT.inc()
+        if not self._told:
+            self._told = True
+            log.warning(
+                "slates of more than kafka.max_record_bytes are cut; lower ranking.slate_size or reasons"
+            )
+        return dataclasses.replace(change, slate=cut(slate, self._room))
 
     def _unchanged(self, change: Change) -> bool:
         # with the setting off each event gets an answer; where there was no event, there is nothing to answer

@@ -140,6 +140,19 @@ def fingerprint(slate: Slate | Shown) -> int:
     return ids.intdigest()
 
 
+def cut(slate: Slate, most: int) -> Slate:
+    """The slate as it fits into ``most`` bytes: with fewer reasons, then with fewer items, the best ones."""
+    reasons = max((len(item.reasons) for item in slate.items), default=0)
+    while len(encode(slate)) > most and reasons:
+        reasons -= 1
+        items = [msgspec.structs.replace(item, reasons=item.reasons[:reasons]) for item in slate.items]
+        slate = msgspec.structs.replace(slate, items=items)
+    while (size := len(encode(slate))) > most and slate.items:
+        kept = min(len(slate.items) - 1, len(slate.items) * most // size)
+        slate = msgspec.structs.replace(slate, items=slate.items[:kept])
+    return msgspec.structs.replace(slate, slate_id=_identity(slate))
+
+
 def _identity(slate: Slate) -> str:
     """16 hexadecimal digits."""
     named = f"{slate.user_id}\0{slate.generated_at}\0{fingerprint(slate):016x}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,14 +218,15 @@ def test_the_next_owner_knows_the_fence_even_when_the_old_one_was_killed(
             [(VICTIM.encode(), b"left")], owner.partition._position - 4
         )
 
-    async def second(owner: Owner) -> None:
+    async def next_one(owner: Owner, read: int) -> None:
         assert users_of(owner) == {NEIGHBOUR.encode()}
-        await owner.partition.handle(owner.batch(2, VICTIM, NEIGHBOUR))
+        await owner.partition.handle(owner.batch(read, VICTIM, NEIGHBOUR))
 
     live(world, tmp_path / "a", first)
     assert VICTIM.encode() in users_on_disk(tmp_path / "a")
     for number, directory in enumerate(("a", "elsewhere")):
-        live(world, tmp_path / directory, second, read=2)
+        read = 2 + 2 * number
+        live(world, tmp_path / directory, partial(next_one, read=read), read=read)
         assert states(world).keys() == {NEIGHBOUR.encode()}
         assert read_outcomes(world).dead_lettered == number + 1
 

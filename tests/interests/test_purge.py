@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from stream_app.interests.store import PartitionStore
+from stream_app.kafka import clients
+from stream_app.kafka.admin import create_topics
+from stream_app.settings import Settings
+from tests.interests.workers import (
+    Worker,
+    history,
+    produce,
+    publish_contents,
+    unit_vectors,
+    wait_for_outcomes,
+    wait_until,
+)
 
 BYTES = 2_000
+CONTENTS, D = 20, 16
+STALL_S = 4.0
 
 
 @pytest.fixture
@@ -72,3 +88,53 @@ def test_whoever_scans_is_not_closed_under(store: PartitionStore) -> None:
     purge.join()
     assert len([first, *rest]) == 10_000
     store.close()
+
+
+@pytest.fixture
+def world(settings: Settings) -> Settings:
+    replace = msgspec.structs.replace
+    settings = replace(
+        settings,
+        kafka=replace(settings.kafka, session_timeout_s=6.0),
+        content=replace(settings.content, dimensions=D, capacity=100),
+        interests=replace(settings.interests, sweep_interval_s=0.3, flush_interval_s=0.2, slab_rows=64),
+        observability=replace(settings.observability, stall_timeout_s=STALL_S),
+    )
+    create_topics(settings)
+    publish_contents(settings, unit_vectors(CONTENTS, D))
+    return settings
+
+
+def test_a_long_purge_holds_no_partition_up_and_is_no_stall(world: Settings, tmp_path: Path) -> None:
+    before, after = history(200, 100, CONTENTS), history(300, 100, CONTENTS, seed=2)
+    victim = before[0].user
+    worker = Worker(
+        world, "w", tmp_path, module="tests.interests.slow_purge", more={"SLOW_PURGE": str(tmp_path)}
+    )
+    worker.start()
+    try:
+        produce(world, before)
+        wait_for_outcomes(world, len(before), worker.log)
+        with clients.producer(world) as producer:
+            value = json.dumps({"user_id": victim.decode()}).encode()
+            producer.send(world.topic_name("erasures"), key=victim, value=value)
+        wait_until((tmp_path / "begun").exists, "the purge to begin", worker.log)
+        purging = time.monotonic()
+        produce(world, [event for event in after if event.user != victim])  # of all partitions, its own too
+        count = len(before) + sum(event.user != victim for event in after)
+        wait_for_outcomes(world, count, worker.log)
+        wait_until(
+            lambda: not worker.running or time.monotonic() - purging > 3 * STALL_S,
+            "longer than anything may stand still",
+        )
+        assert worker.running, worker.log.read_text()[-3000:]
+        (tmp_path / "go-on").touch()
+        wait_until(lambda: swept(world), "the receipt to say that all is gone", worker.log)
+        assert worker.stop() == 0
+    finally:
+        worker.kill()
+
+
+def swept(world: Settings) -> bool:
+    receipts = clients.read_topic(world, world.topic_name("erasure-receipts"))
+    return any(msgspec.json.decode(record.value)["swept_at"] is not None for record in receipts)

@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
-from stream_app.interests.partition import InterestPartition
+from stream_app.interests.partition import InterestPartition, writes
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.topic_ids import CommittedOffset, InputOffsets
 from stream_app.kafka.transactions import Output, PartitionTransactions
@@ -42,7 +42,8 @@ class FencedLate:
         before, begun = await self._offsets.committed(tps), time.monotonic()
         while await self._offsets.committed(tps) == before and time.monotonic() - begun < READ_S:  # noqa: ASYNC110
             await asyncio.sleep(LOOK_S)
-        await fence_at_once(self._partition._transactions, self._partition._writes())
+        partition = self._partition
+        await fence_at_once(partition._transactions, writes(partition._settings, partition.partition))
         return await self._offsets.committed(tps)
 
 
@@ -67,6 +68,7 @@ async def commit_slowly(
 
 
 def break_it() -> None:
+    InterestPartition._goes_on = broken.by_the_group  # type: ignore[method-assign]
     InterestPartition.open = open_unfenced  # type: ignore[method-assign]  # what is broken
     PartitionTransactions.fence = not_yet  # type: ignore[method-assign]
     PartitionTransactions.commit = commit_slowly  # type: ignore[method-assign]
