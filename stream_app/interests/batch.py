@@ -97,6 +97,7 @@ class BatchPreparation:
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 users = [batch.users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
+                self._rebase(state.slab, rows)
             with _timed("apply"):
                 columns = self._columns(state, batch, known, rows, rows_of_contents[known], fates)
                 change = update.apply(state.slab, columns, self._contents.vectors, self._half_life_ms)
@@ -131,13 +132,17 @@ class BatchPreparation:
             if len(foreign):
                 # summed under another encoder: what the record still tells, in today's vectors
                 update.renew(slab, foreign, self._contents.vectors, self._half_life_ms, partial=True)
-            hours = slab.header["half_life_h"][loaded]
-            faded_otherwise = (hours != 0) & (hours != np.float32(self._half_life_ms / update.HOUR_MS))
-            summed_otherwise = np.array(loaded, np.int64)[faded_otherwise]
-            update.rebase(slab, summed_otherwise, self._contents.vectors, self._half_life_ms)
         rows = slab.of(users)
         slab.touched[rows] = state.batches
         return rows
+
+    def _rebase(self, slab: Slab, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        """Bring those that were summed under another half-life, by this encoder, over to ours."""
+        hours = slab.header["half_life_h"][rows]
+        other = (hours != 0) & (hours != np.float32(self._half_life_ms / update.HOUR_MS))
+        if other.any():
+            other &= slab.models(rows) == slab.model
+            update.rebase(slab, np.unique(rows[other]), self._contents.vectors, self._half_life_ms)
 
     def _make_room(self, state: PartitionState, count: int, users: list[bytes]) -> None:
         slab = state.slab
