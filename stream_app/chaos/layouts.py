@@ -38,7 +38,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_2000_MS, YEAR_2200_MS = 946_684_800_000, 7_258_118_400_000
 STATE = 3
 """The bits of an interaction's state that are no marks."""
-MORE = 4
+MORE = 8
 """A flag: more comes after the contents seen."""
 DEEP = 200
 """Nesting beyond this may be refused as too deep: how deep a decoder reads is its own affair."""

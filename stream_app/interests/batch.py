@@ -109,6 +109,7 @@ class BatchPreparation:
                 for at in known[waiting].tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
                 known, rows = known[~waiting], rows[~waiting]
+                self._rebase(state.slab, rows)
             with _timed("apply"):
                 columns = self._columns(state, batch, known, rows, rows_of_contents[known], fates)
                 change = update.apply(state.slab, columns, self._contents.vectors, self._half_life_ms)
@@ -147,16 +148,8 @@ class BatchPreparation:
         missing = list(dict.fromkeys(user for user in users if user not in slab.index))
         if missing:
             self._make_room(state, len(missing), users)
-            loaded = []
             for user, value in zip(missing, state.store.get(missing), strict=True):
-                row = slab.add(user, value)
-                if value is not None:
-                    loaded.append(row)
-            own = np.array(loaded, np.int64)
-            own = own[slab.models(own) == slab.model]  # the others are summed anew as a whole
-            hours = slab.header["half_life_h"][own]
-            otherwise = (hours != 0) & (hours != np.float32(self._half_life_ms / update.HOUR_MS))
-            update.rebase(slab, own[otherwise], self._contents.vectors, self._half_life_ms)
+                slab.add(user, value)
         rows = slab.of(users)
         slab.touched[rows] = state.batches
         return rows
@@ -180,6 +173,14 @@ class BatchPreparation:
         ring = slab.interactions[row]
         keys = ring["content"][ring["state"] & STATE == APPLIED].tolist()
         return all(self._contents.index.row_of_key(key) is not None for key in keys)
+
+    def _rebase(self, slab: Slab, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        """Bring those that were summed under another half-life, by this encoder, over to ours."""
+        hours = slab.header["half_life_h"][rows]
+        other = (hours != 0) & (hours != np.float32(self._half_life_ms / update.HOUR_MS))
+        if other.any():
+            other &= slab.models(rows) == slab.model
+            update.rebase(slab, np.unique(rows[other]), self._contents.vectors, self._half_life_ms)
 
     def _make_room(self, state: PartitionState, count: int, users: list[bytes]) -> None:
         slab = state.slab

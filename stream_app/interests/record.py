@@ -69,7 +69,7 @@ EXTRA = np.dtype(
 )
 assert EXTRA.itemsize == 16
 
-UNDONE_TIMES, LOST, MORE, KEYED_BY_ACTION = 1, 2, 4, 8
+KEYED_BY_ACTION, UNDONE_TIMES, LOST, MORE = 1, 2, 4, 8
 """Flags: the record has ``undone_at``; interactions left it before any were kept; it has ``extra``."""
 
 INTERACTION = np.dtype(

@@ -144,7 +144,7 @@ class Slab:
         header["seen"][rows] = self.seen_keys
         self.extra["kept"][rows], self.extra["long"][rows] = self.kept, self.long_keys
         extra, flags = self.extra[rows], header["flags"][rows] & ~np.uint8(MORE)
-        more = extra["kept_total"] | extra["long_total"] | flags & ~np.uint8(KEYED_BY_ACTION)
+        more = extra["kept_total"] | extra["long_total"] | (flags & np.uint8(UNDONE_TIMES | LOST))
         if self.kept:
             more |= header["total"][rows] > self.recent
         header["flags"][rows] = np.where(more != 0, flags | np.uint8(MORE), flags)
