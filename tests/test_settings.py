@@ -13,6 +13,7 @@ from stream_app.errors import ConfigurationError
 from stream_app.kafka.connection import aiokafka_options, faust_options, kafka_python_options
 from stream_app.settings import OWN_TOPICS, SECTIONS, Settings, build, load
 from stream_app.topics import declare, retry_topics
+from stream_app.worker import _actions
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -254,3 +255,13 @@ def test_addresses_of_brokers(broker: str, found: list[str]) -> None:
 def test_what_is_no_address_is_said_and_ends_nothing_in_a_traceback(broker: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^kafka\.broker"):
         load(None, {"STREAM_APP_BROKER": broker})
+
+
+def test_a_worker_says_which_actions_count_and_which_defaults_do_not() -> None:
+    only = {"STREAM_APP_EVENTS_ACTIONS": "view:views:0.2,like:likes:1"}
+    assert _actions(load(None, only).events) == (
+        "view (views, weight 0.2), like (likes, weight 1); without the default comment, share "
+        "(events.extra_actions only adds)"
+    )
+    added = load(None, {"STREAM_APP_EVENTS_EXTRA_ACTIONS": "view:views:0.2"})
+    assert _actions(added.events).endswith("share (shares, weight 3), view (views, weight 0.2)")

@@ -70,7 +70,8 @@ EXTRA = np.dtype(
 assert EXTRA.itemsize == 16
 
 KEYED_BY_ACTION, UNDONE_TIMES, LOST, MORE = 1, 2, 4, 8
-"""Flags: the record has ``undone_at``; interactions left it before any were kept; it has ``extra``."""
+"""Flags: events are named by action and id (without it by the id alone, as versions before did); the record
+has ``undone_at``; interactions left it before any were kept; it has ``extra``."""
 
 INTERACTION = np.dtype(
     [
