@@ -57,6 +57,12 @@ class StateDirectoryError(StreamAppError):
     code = "state_directory"
 
 
+class UnreadableStateError(StreamAppError):
+    """Record batches of a topic that state is rebuilt from cannot be read."""
+
+    code = "unreadable_state"
+
+
 class StateDamagedError(StateDirectoryError):
     """Files of the state directory cannot be read; they are rebuilt from the changelog."""
 

@@ -66,6 +66,7 @@ class Kafka(Section, frozen=True):
     delete_retention_h: Annotated[Positive, Meta(description="How long the broker keeps the tombstones of compacted topics (`delete.retention.ms`). A state directory that has not followed its changelog for three quarters of it is rebuilt, because it may have missed some.")] = 24.0
     batch_records: Annotated[Count, Meta(description="Most records of one partition in one batch.")] = 40_000
     fetch_max_bytes: Annotated[int, Meta(description="Most bytes fetched for one partition at a time.", ge=65_536)] = 8_388_608
+    batch_max_bytes: Annotated[int, Meta(description="Most bytes that a compressed record batch may unpack to. A larger one is not unpacked: its offsets get `oversized_batch`. Producers make batches of some 16 kB to 1 MB; a worker needs room for one of this size a partition.", ge=1_048_576)] = 67_108_864
     fetch_max_wait_ms: Annotated[int, Meta(description="How long the broker may hold an empty fetch; it answers at once when a record comes. Short ones cost worker and broker processor time even when nothing happens, long ones add up to this much latency for a partition that was not asked for because its last records still waited in the worker.", ge=1, le=1500)] = 50
     buffered_batches: Annotated[Count, Meta(description="Batches that may wait in a stream before its partitions are paused (back-pressure).")] = 4
     session_timeout_s: Annotated[float, Meta(description="A worker silent for this long loses its partitions.", ge=1)] = 10.0

@@ -22,6 +22,7 @@ from stream_app.chaos.layouts import (
     UNDONE,
     Headers,
     code16,
+    header,
     last_applied,
     origin,
     ring,
@@ -45,6 +46,16 @@ class Kept(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+
+class Range(NamedTuple):
+    """Offsets that a dead letter says nobody can read."""
+
+    topic: str
+    partition: int
+    first: int
+    last: int
+    records: int
 
 
 class Place(NamedTuple):
@@ -206,6 +217,7 @@ class Archived:
         accounted += sum(accounts[-1][1]["dead_lettered"] for accounts in self.routers.values())
         waiting = sum(account["retrying"] for account in newest)
         arrived = sum(map(len, self.inputs.values())) + sum(1 for _ in self.foreign_copies())
+        arrived += sum(found.records for found in self.ranges())
         if accounted < arrived:
             return f"{arrived - accounted} of {arrived} inputs are not accounted for"
         if waiting:
@@ -218,6 +230,14 @@ class Archived:
             if owed:
                 return f"{owed} of {len(self.users)} users have no slate for their last event"
         return None
+
+    def ranges(self) -> Iterator[Range]:
+        """Of event topics; what stood there was an input, too."""
+        for _, letter in self.letters:
+            named, last = origin(letter.headers), header(letter.headers, "last-offset")
+            if last and named is not None and named.topic in self.events:
+                records = int(header(letter.headers, "records"))
+                yield Range(named.topic, named.partition, named.offset, int(last), records)
 
     def foreign_copies(self) -> Iterator[tuple[Spot, Kept]]:
         """Records of the retry topics that somebody else put there: inputs, and not copies of any."""

@@ -123,6 +123,9 @@ class Arrivals:
                 accounts[arrival.home]["retrying"] += 1
             elif isinstance(arrival.event, frozenset) or arrival.letters:
                 accounts[arrival.home]["dead_lettered"] += 1
+        for found in self.archived.ranges():
+            routed = (found.topic, found.partition) in self.archived.routers
+            accounts[BY_ROUTERS if routed else found.partition]["dead_lettered"] += found.records
         for groups in self.groups.values():
             for group in groups.values():
                 if group.stands and group.undos:
@@ -175,6 +178,8 @@ class Arrivals:
         settings = self.archived.settings
         dead = settings.topic_name("events-dlq")
         for partition, letter in self.archived.letters:
+            if header(letter.headers, "last-offset"):
+                continue  # of a range that nobody can read
             place = Place(dead, partition, letter.offset)
             found = self._origin(letter.headers, place)
             if found is not None:

@@ -99,7 +99,7 @@ def verdict(archived: Archived, *, slates: bool = True) -> Verdict:
     check_settings(archived.settings)
     findings, arrivals = Findings(), Arrivals(archived)
     accounts = _judge_accounts(archived, arrivals, findings)
-    _judge_places(arrivals, findings)
+    _judge_places(archived, arrivals, findings)
     users = UserCheck(archived, arrivals, findings)
     worst = users.judge(TOLERANCE)
     StatisticsCheck(archived, users.standing, findings).judge()
@@ -144,7 +144,7 @@ def _judge_accounts(archived: Archived, arrivals: Arrivals, findings: Findings) 
     return expected
 
 
-def _judge_places(arrivals: Arrivals, findings: Findings) -> None:
+def _judge_places(archived: Archived, arrivals: Arrivals, findings: Findings) -> None:
     """Letters and retries; what stands in records is the users' check."""
     for arrival in arrivals.all:
         if isinstance(arrival.event, frozenset) and not arrival.letters:
@@ -162,6 +162,10 @@ def _judge_places(arrivals: Arrivals, findings: Findings) -> None:
             findings.add("doubled", f"{arrival} was put back twice for the same try: {sorted(attempts)}")
         if arrival.letters and arrival.waiting:
             findings.add("doubled", f"{arrival} is dead-lettered and waits to be tried again")
+    for found in archived.ranges():
+        for spot, kept in archived.inputs.items():
+            if spot[::2] == found[:2] and any(found.first <= offset <= found.last for offset in kept):
+                findings.add("misjudged", f"{found} was refused, and there are records that can be read")
     for stray in arrivals.stray:
         findings.add("doubled", stray)
     for wrong in arrivals.misjudged():

@@ -32,7 +32,7 @@ from stream_app.content.pipeline import ContentPipeline
 from stream_app.content.published import PublishedContents
 from stream_app.content.schema import ContentDecoder, Rejected
 from stream_app.content.vectors import split_key
-from stream_app.events.dead_letters import dead_letter, origin_of
+from stream_app.events.dead_letters import dead_letter, origin_of, records_in
 from stream_app.hashing import model_code
 from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import CLOCK
@@ -252,8 +252,8 @@ class ContentStage:
 
     def _reject(self, partition: FencedPartition, batch: RecordBatch, rejected: Rejected) -> Output:
         record = batch.records[rejected.index]
-        metrics.CONTENT_REJECTED.labels(rejected.reason.value).inc()
-        metrics.DEAD_LETTERS.labels(rejected.reason.value).inc()
+        metrics.CONTENT_REJECTED.labels(rejected.reason.value).inc(records_in(record))
+        metrics.DEAD_LETTERS.labels(rejected.reason.value).inc(records_in(record))
         origin = origin_of(record, batch.topic, batch.partition)
         key, value, headers = dead_letter(
             record, origin, rejected.reason, rejected.detail, _now_ms(), self._room

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from stream_app.events.dead_letters import Record
-from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
+from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, check_readable, explain
 from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
 from stream_app.events.schema import ID
@@ -136,6 +136,7 @@ class ContentDecoder:
     def _decode(self, record: Record) -> tuple[bytes, Text | None]:
         key = None if record.key is None else record.key.decode()
         if record.value is None:
+            check_readable(record)
             return self._id(None, key), None
         if not record.value:
             raise UnfitError(Reason.EMPTY, "the value has no bytes; null deletes a content")

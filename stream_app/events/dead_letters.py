@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from stream_app.events.reasons import Reason
+from stream_app.kafka.unreadable import UnreadableRange
 from stream_app.topics import is_copy_topic
 
 PREFIX = "stream-app-"
@@ -20,6 +21,8 @@ HEADERS = {
     "topic": "Topic where the record first arrived.",
     "partition": "Its partition there.",
     "offset": "Its offset there.",
+    "last-offset": "Only of a range that could not be read: its last offset; `offset` is its first.",
+    "records": "Likewise: how many records the letter stands for, as far as their batch says.",
     "timestamp": "Its Kafka timestamp there, ms.",
     "attempts": "Tries because its content was unknown: 0 for none.",
     "not-before": "Retries only: not to be tried before this time, ms, by the clock of the worker that wrote "
@@ -97,6 +100,8 @@ def origin_of(record: Record, topic: str, partition: int) -> Origin:
     """
     if is_copy_topic(topic) and (written := origin_in(record)) is not None:
         return written
+    if isinstance(record, UnreadableRange):
+        return Origin(topic, partition, record.damage.first, record.timestamp, 0, 0)
     return Origin(topic, partition, record.offset, record.timestamp, 0, 0, *_chances(our_headers(record)))
 
 
@@ -135,6 +140,11 @@ def written_ms(copy: Record) -> int:
         return copy.timestamp
 
 
+def records_in(record: Record) -> int:
+    """How many records one stands for: a range that could not be read stands for its own."""
+    return record.damage.records if isinstance(record, UnreadableRange) else 1
+
+
 def dead_letter(
     record: Record,
     origin: Origin,
@@ -151,6 +161,11 @@ def dead_letter(
         (f"{PREFIX}reason", reason.value.encode()),
         (f"{PREFIX}detail", detail[:MAX_DETAIL].encode(errors="replace")),
     ]
+    if isinstance(record, UnreadableRange):
+        ours += [
+            (f"{PREFIX}last-offset", str(record.damage.last).encode()),
+            (f"{PREFIX}records", str(record.damage.records).encode()),
+        ]
     theirs = _their_headers(record)
     key, value = record.key, record.value
     if _size(key) + _size(value) + _headers_size(theirs) + _headers_size(ours) <= max_bytes:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.events.dead_letters import Record, origin_of
-from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
+from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, check_readable, explain
 from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
 from stream_app.events.schema import IDS, Event
@@ -112,6 +112,7 @@ class EventDecoder:
             try:
                 value = record.value
                 if not value:
+                    check_readable(record)
                     raise UnfitError(Reason.EMPTY, "the value is null or has no bytes")
                 if len(value) > max_bytes:
                     raise UnfitError(Reason.OVERSIZED, f"{len(value)} bytes, at most {max_bytes} are taken")

@@ -8,6 +8,9 @@ import msgspec
 
 from stream_app.events.hints import hint
 from stream_app.events.reasons import Reason
+from stream_app.kafka.unreadable import OVERSIZED, UNREADABLE, UnreadableRange
+
+_RANGES = {UNREADABLE: Reason.UNREADABLE_BATCH, OVERSIZED: Reason.OVERSIZED_BATCH}
 
 
 class UnfitError(Exception):
@@ -22,6 +25,12 @@ class UnfitError(Exception):
 
 DECODING_ERRORS = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 """What msgspec, UTF-8 and timestamps raise on bad input; :func:`explain` names each."""
+
+
+def check_readable(record: object) -> None:
+    """Raise UnfitError if a record without a value stands for a range that could not be read."""
+    if isinstance(record, UnreadableRange):
+        raise UnfitError(_RANGES[record.damage.reason], record.damage.detail)
 
 
 def check_id(field: str, text: str, max_bytes: int) -> None:

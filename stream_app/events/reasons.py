@@ -74,6 +74,16 @@ class Reason(StrEnum):
         "The event to undo is not among the interactions that the user's record remembers "
         "(`interests.recent`, `interests.kept`).",
     )
+    UNREADABLE_BATCH = (
+        "unreadable_batch",
+        "A record batch is damaged, or compressed in a way that Kafka does not know. One letter without key "
+        "and value stands for its offsets, from `stream-app-offset` to `stream-app-last-offset`.",
+    )
+    OVERSIZED_BATCH = (
+        "oversized_batch",
+        "A compressed record batch unpacks to more than `kafka.batch_max_bytes`. One letter stands for its "
+        "offsets, likewise.",
+    )
     ERASED = (
         "erased",
         "The user was erased, and the event is of the time before (its event time is not after the receipt's "

@@ -16,7 +16,7 @@ import numpy as np
 from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
-from stream_app.events.dead_letters import Origin, Record, dead_letter, origin_of, retry
+from stream_app.events.dead_letters import Origin, Record, dead_letter, origin_of, records_in, retry
 from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.named import users_in
 from stream_app.events.reasons import Reason
@@ -33,6 +33,7 @@ from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.update import GONE, REPEATED, TAKEN, Columns
 from stream_app.kafka.transactions import RECORD_BYTES, Output
+from stream_app.kafka.unreadable import UnreadableRange
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 from stream_app.topics import DAY_MS, is_copy_topic, is_retry_topic, retry_topics
@@ -268,7 +269,11 @@ class _Fates:
         self._copied = is_copy_topic(topic)
         self.outputs: list[Output] = []
         if is_retry_topic(topic):  # what others put there (attempt 0) was never counted as waiting
-            state.outcomes.retrying -= sum(self._origin(i).attempt > 0 for i in range(len(records)))
+            state.outcomes.retrying -= sum(
+                records_in(record)
+                for i, record in enumerate(records)
+                if self._origin(i).attempt > 0 or isinstance(record, UnreadableRange)
+            )
 
     def reject(self, index: int, reason: Reason, detail: str) -> None:
         """A record that is no event: a dead letter, of whoever it names in that user's partition."""
@@ -307,9 +312,10 @@ class _Fates:
         key, value, headers = dead_letter(record, origin, reason, detail, now, self._path._max_bytes)
         partition = (self._state.partition + origin.offset) % self._path._dlq_partitions
         self.outputs.append(Output(self._path._dlq_topic, partition, key, value, tuple(headers)))
-        self._state.outcomes.dead_lettered += 1
-        metrics.DEAD_LETTERS.labels(reason.value).inc()
-        self._count(origin, "dead_lettered", 1)
+        count = records_in(record)
+        self._state.outcomes.dead_lettered += count
+        metrics.DEAD_LETTERS.labels(reason.value).inc(count)
+        self._count(origin, "dead_lettered", count)
 
     def later(self, index: int, reason: Reason) -> None:
         """Try again after a delay; after the last try, a dead letter."""

@@ -18,7 +18,7 @@ from aiokafka import ConsumerRecord
 from msgspec import Meta
 
 from stream_app.events.dead_letters import dead_letter, origin_of
-from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, explain
+from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, check_readable, explain
 from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
 from stream_app.events.schema import ID, Milliseconds, Moment
@@ -133,6 +133,7 @@ class ErasurePreparation:
         """The request that a record holds. Raises UnfitError."""
         value = record.value
         if not value:
+            check_readable(record)
             raise UnfitError(Reason.EMPTY, "the value is null or has no bytes")
         if len(value) > self._max_bytes:
             raise UnfitError(Reason.OVERSIZED, f"{len(value)} bytes, at most {self._max_bytes} are taken")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
@@ -22,7 +23,7 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream_app.errors import BrokerUnavailableError, TransactionError
-from stream_app.events.dead_letters import dead_letter, origin_of
+from stream_app.events.dead_letters import dead_letter, origin_of, records_in
 from stream_app.events.decode import EventDecoder
 from stream_app.events.reasons import Reason
 from stream_app.interests.owners import fence_out, router_owner, table_owner
@@ -42,6 +43,7 @@ from stream_app.kafka.transactions import Output, TransactionBound
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
+from stream_app.topics import ROUTED_TOPIC
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class Router:
 
     def outputs(
         self, records: Sequence[ConsumerRecord], topic: str, partition: int, now_ms: int
-    ) -> tuple[list[Output], list[Reason]]:
+    ) -> tuple[list[Output], Counter[Reason]]:
         """The copies of the records of one partition, and why those without a user are dead letters."""
         batch = self._decoder.decode(records, topic, partition, None)
         rejected = {bad.index: bad for bad in batch.rejected}
@@ -73,7 +75,7 @@ class Router:
             owners[at] = self._placement.owner(records[at])
         places = self._placement.places([user for user in owners if user is not None])
         made: list[Output] = []
-        reasons: list[Reason] = []
+        reasons: Counter[Reason] = Counter()
         for at, (record, user) in enumerate(zip(records, owners, strict=True)):
             origin = origin_of(record, topic, partition)
             if user is not None:
@@ -83,16 +85,16 @@ class Router:
             key, value, headers = dead_letter(record, origin, bad.reason, bad.detail, now_ms)
             where = (partition + record.offset) % self._letter_partitions
             made.append(Output(self._letters, where, key, value, tuple(headers)))
-            reasons.append(bad.reason)
+            reasons[bad.reason] += records_in(record)
         return made, reasons
 
-    def count(self, topic: str, routed: int, reasons: Sequence[Reason]) -> None:
+    def count(self, topic: str, routed: int, reasons: Counter[Reason]) -> None:
         """For the metrics, once it is committed."""
         action = self._actions[topic]
         metrics.EVENTS.labels(action, "routed").inc(routed)
-        metrics.EVENTS.labels(action, "dead_lettered").inc(len(reasons))
-        for reason in reasons:
-            metrics.DEAD_LETTERS.labels(reason.value).inc()
+        metrics.EVENTS.labels(action, "dead_lettered").inc(reasons.total())
+        for reason, count in reasons.items():
+            metrics.DEAD_LETTERS.labels(reason.value).inc(count)
 
 
 class Standings:
@@ -153,6 +155,7 @@ class RoutedInput(FencedPartition):
         )
         self._settings, self._router, self._standings = settings, router, standings
         self._standing = RouterStanding()
+        self._routed = settings.topic_name(ROUTED_TOPIC)
         self._in_flight: asyncio.Task[None] | None = None
 
     async def open(self, offsets: InputOffsets) -> None:
@@ -208,9 +211,9 @@ class RoutedInput(FencedPartition):
         await self.settle()
         await super().close()
 
-    async def _commit(self, made: list[Output], reasons: list[Reason], end: int) -> None:
-        routed = len(made) - len(reasons)
-        standing = self._stand(end, routed=routed, dead_lettered=len(reasons))
+    async def _commit(self, made: list[Output], reasons: Counter[Reason], end: int) -> None:
+        routed = sum(output.topic == self._routed for output in made)
+        standing = self._stand(end, routed=routed, dead_lettered=reasons.total())
         if await self.commit([*made, self._output(standing)], end):
             self._standing = standing
             self._router.count(self._source.topic, routed, reasons)

@@ -224,7 +224,7 @@ class CopySweep:
 
     async def _read_all(self, topic: str, p: int, apply: Apply) -> int:
         """Everything up to the end as it is now; returns the position there."""
-        reader = ChangelogReader(self._settings, topic, p, self._moved)
+        reader = ChangelogReader(self._settings, topic, p, self._moved, partial=True)
         try:
             await reader.start(0)
             return await reader.read_to_end(apply)

@@ -62,6 +62,7 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     fetch_max_wait_ms: int
     protocol: str
     """What its members join the group by; read when they join."""
+    batch_max_bytes: int
     owner: PartitionOwner | None
     readers: list[TopicReader]
     """Topics that are followed whole."""
@@ -214,6 +215,7 @@ def create_faust_app(
     app.delays = {}
     app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
     app.protocol = PLAIN
+    app.batch_max_bytes = kafka.batch_max_bytes
     app.owner = None
     app.starting, app.stopping, app.serving = [], [], []
     app.readers, app._background, app._crashing = [], set(), None

@@ -11,9 +11,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 from faust.types import TP
 
+from stream_app.errors import UnreadableStateError
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.positions import positions
+from stream_app.kafka.unreadable import UnreadableRange
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -34,14 +36,23 @@ class ChangelogReader:
     """Reads committed records of one partition from a position on.
 
     One that gives nothing for ``kafka.request_timeout_s`` although there is something to read raises
-    KafkaTimeoutError: a new reader may do better.
+    KafkaTimeoutError: a new reader may do better. A range that cannot be read raises UnreadableStateError:
+    what is rebuilt from the rest would be wrong.
     """
 
     def __init__(
-        self, settings: Settings, topic: str, partition: int, moved: Callable[[], None] = lambda: None
+        self,
+        settings: Settings,
+        topic: str,
+        partition: int,
+        moved: Callable[[], None] = lambda: None,
+        *,
+        partial: bool = False,
     ) -> None:
-        """``moved`` is called whenever the way to the end has become shorter."""
+        """``moved`` is called whenever the way to the end has become shorter. With ``partial`` a range that
+        cannot be read is passed over."""
         self._moved = moved
+        self._partial = partial
         self._patience_s = settings.kafka.request_timeout_s
         self._tp = TopicPartition(topic, partition)
         self._consumer = AIOKafkaConsumer(
@@ -51,6 +62,7 @@ class ChangelogReader:
             isolation_level="read_committed",
             fetch_max_wait_ms=POLL_MS,
             max_partition_fetch_bytes=min(settings.kafka.fetch_max_bytes, FETCH_BYTES),
+            check_crcs=settings.kafka.batch_max_bytes,
         )
 
     async def start(self, position: int) -> bool:
@@ -132,6 +144,14 @@ class ChangelogReader:
     async def _poll(self, apply: Apply, mode: str) -> int:
         fetched = await self._consumer.getmany(self._tp, timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
         records = fetched.get(self._tp, ())
+        if records and isinstance(records[0], UnreadableRange):
+            if not self._partial:
+                damage = records[0].damage
+                raise UnreadableStateError(
+                    f"{self._label}: offsets {damage.first} to {damage.last} cannot be read "
+                    f"({damage.reason}: {damage.detail}), and state without them would be wrong"
+                )
+            records = ()
         if records:
             await apply(records, await self.position())
             metrics.RECOVERY_RECORDS.labels(mode).inc(len(records))

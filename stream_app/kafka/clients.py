@@ -87,6 +87,7 @@ def consumer(settings: Settings, *topics: str, **options: Any) -> KafkaConsumer:
         "allow_auto_create_topics": False,
         "max_poll_records": 10_000,
         "max_partition_fetch_bytes": settings.kafka.fetch_max_bytes,
+        "check_crcs": settings.kafka.batch_max_bytes,  # see stream_app.kafka.polled
     }
     with naming_the_broker(settings):
         return KafkaConsumer(*topics, **(kafka_python_options(settings) | _bounds() | defaults | options))

@@ -13,7 +13,8 @@ from typing import Any
 
 from yarl import URL
 
-import stream_app.kafka.header_names  # noqa: F401 - whoever reads with these options reads odd header names
+import stream_app.kafka.fetched
+import stream_app.kafka.polled  # noqa: F401 - likewise
 from stream_app.addresses import addresses
 from stream_app.errors import ConfigurationError
 from stream_app.secret import secret_of

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaTimeoutError
 
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
+from stream_app.kafka.unreadable import readable
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ async def read_once(
         isolation_level="read_committed",
         fetch_max_wait_ms=POLL_MS,
         max_partition_fetch_bytes=kafka.fetch_max_bytes,
+        check_crcs=kafka.batch_max_bytes,
     )
     try:
         await consumer.start()
@@ -55,9 +57,10 @@ async def read_once(
         begun = moved = time.monotonic()
         count, before = 0, (0, 0, 0)
         while missing:
-            for records in (await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values():
-                await apply(records)
-                count += len(records)
+            for fetched in (await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)).values():
+                if records := readable(fetched):
+                    await apply(records)
+                    count += len(records)
             for tp in missing:
                 if tp not in ends and (end := consumer.highwater(tp)) is not None:
                     ends[tp] = end

@@ -1,7 +1,8 @@
 """Reads one topic whole, without a consumer group: first what is there, then what comes.
 
 For topics that every worker needs complete in memory (``content-vectors``, ``content-stats``). Records
-are handed on in batches of one partition, in offset order.
+are handed on in batches of one partition, in offset order. A range that cannot be read is passed over: who
+follows a topic is better without some of it than not there at all.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from stream_app.kafka import diagnosis
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.positions import positions
+from stream_app.kafka.unreadable import readable
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -78,6 +80,7 @@ class TopicReader:
             isolation_level=self._isolation,
             fetch_max_wait_ms=self._kafka.fetch_max_wait_ms,
             max_partition_fetch_bytes=self._kafka.fetch_max_bytes,
+            check_crcs=self._kafka.batch_max_bytes,
         )
         try:
             try:
@@ -139,7 +142,9 @@ class TopicReader:
             await asyncio.sleep(REACH_S)
 
     async def _poll(self, consumer: AIOKafkaConsumer) -> None:
-        for records in (await self._fetch(consumer)).values():
+        for fetched in (await self._fetch(consumer)).values():
+            if not (records := readable(fetched)):
+                continue
             if (applying := self._apply(records)) is not None:
                 await applying
             self.records += len(records)

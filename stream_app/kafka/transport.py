@@ -70,11 +70,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
 
     def _create_worker_consumer(self, transport: Any) -> aiokafka.AIOKafkaConsumer:
         consumer = super()._create_worker_consumer(transport)
-        # Faust offers no setting for either. Retries and the changelog are transactional topics;
+        # Faust offers no setting for these. Retries and the changelog are transactional topics;
         # and a partition that was just drained waits for the fetch in flight, so Faust's 1.5 s
         # would be added to the latency of the next event.
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = self.app.fetch_max_wait_ms
+        consumer._check_crcs = self.app.batch_max_bytes
         return consumer
 
     def _stopped_set(self) -> None:

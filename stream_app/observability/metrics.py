@@ -16,6 +16,7 @@ READY = Gauge("stream_app_ready", "1 while the worker serves, 0 before and in a 
 EVENTS = Counter("stream_app_events", "Input records by action and outcome; `routed` ones were handed on to their users' partitions, and count there once more as what they end as.", ["action", "outcome"])
 RECORDS_EXPIRED = Counter("stream_app_records_expired", "Offsets of input topics that retention took before they were read.", ["topic"])
 DEAD_LETTERS = Counter("stream_app_dead_letters", "Dead-lettered records by reason.", ["reason"])
+UNREADABLE = Counter("stream_app_unreadable_records", "Records in batches that could not be read (damaged, of an unknown codec, or larger than `kafka.batch_max_bytes`), by topic and reason, each time that they were met. Who owns the partition dead-letters them; others go on after them.", ["topic", "reason"])
 BATCH_RECORDS = Histogram("stream_app_batch_records", "Records in one batch.", ["role"], buckets=_SIZES)
 STATE_SECONDS = Histogram("stream_app_state_seconds", "Seconds of one batch's step on the state path.", ["step"], buckets=_FAST)
 USERS_TOUCHED = Counter("stream_app_users_touched", "User records changed (changelog records).")

@@ -74,7 +74,7 @@ class FollowedPartition:
     async def follow(self) -> None:
         """For ever. Raises StateDirectoryError when the directory cannot be read or written."""
         while True:
-            reader = ChangelogReader(self._settings, self._topic, self._partition, self._moved)
+            reader = ChangelogReader(self._settings, self._topic, self._partition, self._moved, partial=True)
             try:
                 await self._resume(reader)
                 self._reader = reader

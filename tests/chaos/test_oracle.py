@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from stream_app.chaos.archive import Archive
-from stream_app.chaos.archived import Archived, Kept, Sample
+from stream_app.chaos.archived import Archived, Kept, Sample, Spot
 from stream_app.chaos.oracle import TOLERANCE, verdict
 from stream_app.errors import ConfigurationError
 from stream_app.kafka import clients
@@ -428,3 +428,19 @@ def test_settings_under_which_it_cannot_judge_are_refused(archived: Archived) ->
     archived.settings = msgspec.structs.replace(settings, interests=interests)
     with pytest.raises(ConfigurationError, match="min_mass"):
         verdict(archived)
+
+
+def test_a_range_that_nobody_can_read_is_accounted_for_by_its_letter(archived: Archived) -> None:
+    at, (partition, letter) = next(
+        (n, (p, kept)) for n, (p, kept) in enumerate(archived.letters) if kept.value == b"{"
+    )
+    named = dict(letter.headers)
+    first = int(named["stream-app-offset"] or b"")
+    more = (("stream-app-last-offset", b"%d" % first), ("stream-app-records", b"1"))
+    ranged = letter._replace(value=None, key=None, headers=(*letter.headers, *more))
+    archived.letters[at] = partition, ranged
+    assert "there are records that can be read" in str(verdict(archived).differences)
+    spot = Spot((named["stream-app-topic"] or b"").decode(), 0, int(named["stream-app-partition"] or b""))
+    del archived.inputs[spot][first]
+    assert verdict(archived).differences == []
+    assert archived.unsettled(slates=False) is None

@@ -20,6 +20,7 @@ from stream_app.events.dead_letters import (
     retry,
 )
 from stream_app.events.reasons import Reason
+from stream_app.kafka.unreadable import UNREADABLE, Damage, UnreadableRange
 
 ORIGIN = Origin("likes", 2, 41, 1_780_000_000_000, 3, 0)
 
@@ -60,6 +61,8 @@ def test_every_header_is_documented() -> None:
     record = Consumed(b"k", b"v" * 2_000_000)
     written = dead_letter(record, ORIGIN, Reason.OVERSIZED, "", 0)[2] + retry(record, ORIGIN, 0, 0)[2]
     written += redriven(record, ORIGIN, "oversized", 0)[2]
+    unread = UnreadableRange.of("likes", 0, Damage(5, 9, 5, 0, UNREADABLE, ""))
+    written += dead_letter(unread, ORIGIN, Reason.UNREADABLE_BATCH, "", 0)[2]
     assert {name.removeprefix("stream-app-") for name, _ in written} == set(HEADERS) - {"redriven"}
 
 

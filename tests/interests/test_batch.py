@@ -32,6 +32,7 @@ from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
 from stream_app.interests.statistics_record import decode as decode_statistics
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.transactions import Output
+from stream_app.kafka.unreadable import UNREADABLE, Damage, UnreadableRange
 from stream_app.settings import Settings, build
 from stream_app.topics import is_retry_topic, try_of
 
@@ -192,6 +193,27 @@ def expected_sum(events: list[tuple[int, float, int]], half_life_ms: float) -> A
 
 
 # -- accounts
+
+
+def test_a_range_among_retries_is_one_letter_and_counts_as_its_records(world: World) -> None:
+    world.take("likes", [world.event("ana", CONTENTS + 1), world.event("ben", CONTENTS + 1)])
+    assert world.committed == Outcomes(retrying=2)
+    damage = Damage(3, 9, 2, NOW_MS, UNREADABLE, "its checksum does not fit")
+    unread = UnreadableRange.of("events-retry", 0, damage)
+    forged = Record(b"eve", b"{", 10)
+    world.take("events-retry", [unread, forged])
+    assert world.committed == Outcomes(dead_lettered=3)
+    letter, other = world.letters
+    assert (letter.key, letter.value) == (None, None)
+    headers = headers_of(letter)
+    assert {name: headers[name] for name in ("topic", "offset", "last-offset", "records", "reason")} == {
+        "topic": "events-retry",
+        "offset": "3",
+        "last-offset": "9",
+        "records": "2",
+        "reason": "unreadable_batch",
+    }
+    assert "last-offset" not in headers_of(other)
 
 
 kinds = st.sampled_from(["good", "malformed", "unknown", "repeat", "undo", "early undo", "lost undo", "late"])

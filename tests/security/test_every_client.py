@@ -46,6 +46,12 @@ def test_every_client_is_given_the_connection_options() -> None:
     assert {file: found for file in FILES if (found := unsecured((ROOT / file).read_text()))} == {}
 
 
+def test_every_client_that_reads_is_told_what_a_batch_may_unpack_to() -> None:
+    readers = {file for file in FILES if "max_partition_fetch_bytes" in (ROOT / file).read_text()}
+    assert len(readers) >= 4
+    assert {file for file in readers if "batch_max_bytes" not in (ROOT / file).read_text()} == set()
+
+
 def test_addresses_become_clients_in_one_place() -> None:
     users = {
         file
