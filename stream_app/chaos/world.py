@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
+from kafka.errors import GroupIdNotFoundError, KafkaError, NoError
 
 from stream_app.chaos.proxy import Proxy
 from stream_app.errors import BrokerUnavailableError, StreamAppError
@@ -99,9 +99,38 @@ class World:
 
     def compact(self, config: dict[str, str]) -> None:
         """How hard the changelogs compact from now on."""
-        names = [self.direct.topic_name(name) for name in ("interests", "content-stats")]
+        self.alter(("interests", "content-stats"), config)
+
+    def alter(self, topics: Iterable[str], config: dict[str, str]) -> None:
+        """Set configuration entries of these topics."""
+        names = [self.direct.topic_name(name) for name in topics]
         resources = [ConfigResource(ConfigResourceType.TOPIC, name, config) for name in names]
         self._insist(lambda admin: admin.alter_configs(resources))
+
+    def grow(self, topic: str, most: int) -> int:
+        """One more partition, up to ``most``; how many there are."""
+        name = self.direct.topic_name(topic)
+
+        def grown(admin: KafkaAdminClient) -> int:
+            (found,) = admin.describe_topics([name])
+            count = len(found["partitions"])
+            if count < most:
+                count += 1
+                admin.create_partitions({name: count})
+            return count
+
+        return self._insist(grown)
+
+    def forget_group(self, role: str) -> None:
+        """Delete a role's consumer group with its offsets; it must have no live members."""
+        group = self.direct.group(role)
+
+        def forget(admin: KafkaAdminClient) -> None:
+            error = admin.delete_groups([group])[group]
+            if error not in (NoError, GroupIdNotFoundError):
+                raise error
+
+        self._insist(forget)
 
     def recreate(self, topic: str) -> None:
         """Delete a topic with everything in it, and create it again as it was declared."""
