@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 from stream_app.chaos import disks
 from stream_app.chaos.archive import Archive
@@ -123,7 +124,7 @@ class Faults:
             wanted = 0 if slots[0].settings.interests.standby_replicas else 1
             for slot in slots:
                 async with slot.fault:
-                    slot.configure(standby_replicas=wanted)
+                    slot.configure("interests", standby_replicas=wanted)
                     await self._asked_to_end(slot, self._crew.terminate(slot))
                     await asyncio.sleep(fault.seconds / 2)
             self._crew.standby_replicas = wanted
@@ -284,6 +285,24 @@ class Faults:
             count = await asyncio.to_thread(self._world.grow, topic, MOST_PARTITIONS)
             await asyncio.to_thread(self._feed.burst, int(fault.share * BURST))
         return f"{topic}: {count} partitions"
+
+    async def _model_switched(self, fault: Fault) -> str:
+        """As the runbook has it: first the content workers, then all workers of each other role at once."""
+        async with self._members, contextlib.AsyncExitStack() as stack:
+            roles = [self._crew.of(role) for role in ("content", "interests", "ranker")]
+            for slot in (slot for slots in roles for slot in slots):
+                await stack.enter_async_context(slot.fault)
+            model = await asyncio.to_thread(self._world.switch_model)
+            for slots in roles:
+                async with contextlib.AsyncExitStack() as away:
+                    for slot in slots:
+                        away.enter_context(self._crew.unwanted(slot))
+                    await asyncio.gather(
+                        *(self._asked_to_end(slot, self._crew.terminate(slot)) for slot in slots)
+                    )
+                    for slot in slots:
+                        slot.configure("content", model=model)
+        return Path(model).name
 
     async def _offsets_deleted(self, fault: Fault) -> str:
         async with self._members, contextlib.AsyncExitStack() as stack:

@@ -13,7 +13,9 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import GroupIdNotFoundError, KafkaError, NoError
 
+from stream_app.chaos.models import other_model
 from stream_app.chaos.proxy import Proxy
+from stream_app.content.model import DEFAULT
 from stream_app.errors import BrokerUnavailableError, StreamAppError
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
@@ -81,6 +83,7 @@ class World:
         """Settings of the driver and its oracle: straight to the broker."""
         self.proxied = _configured(settings, f"127.0.0.1:{front}")
         """Settings of the workers."""
+        self._models = directory / "other-model"
         self.lives: dict[str, int] = {}
         """How often each event topic (full name) was created again."""
 
@@ -132,6 +135,15 @@ class World:
 
         self._insist(forget)
 
+    def switch_model(self) -> str:
+        """The other text encoder of two from now on; ``content.model`` as it has to be set."""
+        if self.proxied.content.model != DEFAULT:
+            model = DEFAULT
+        else:
+            model = str(self._models if self._models.exists() else other_model(self._models))
+        self.direct, self.proxied = (with_model(s, model) for s in (self.direct, self.proxied))
+        return model
+
     def recreate(self, topic: str) -> None:
         """Delete a topic with everything in it, and create it again as it was declared."""
         name = self.direct.topic_name(topic)
@@ -164,6 +176,11 @@ def world(settings: Settings, directory: Path) -> Iterator[World]:
         yield made
     finally:
         made.close()
+
+
+def with_model(settings: Settings, model: str) -> Settings:
+    """The same settings with this ``content.model``."""
+    return msgspec.structs.replace(settings, content=msgspec.structs.replace(settings.content, model=model))
 
 
 def _configured(settings: Settings, address: str) -> Settings:
