@@ -214,7 +214,8 @@ class Arrivals:
         return arrival
 
     def _committed(self, spot: Spot) -> int:
-        return max((sample.committed.get(spot, 0) for sample in self.archived.samples[-1:]), default=0)
+        # of all samples: a group that was deleted since has forgotten, the state has not
+        return max((sample.committed.get(spot, 0) for sample in self.archived.samples), default=0)
 
     def _group(self, arrival: Arrival, event: Event) -> None:
         if event.undo and event.name is None:

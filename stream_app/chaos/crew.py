@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -50,10 +50,10 @@ class Slot:
         self.failures: deque[float] = deque(maxlen=MOST_FAILURES + 1)
         self.tasks: list[asyncio.Task[None]] = []
 
-    def configure(self, *, standby_replicas: int) -> None:
+    def configure(self, section: str, **values: object) -> None:
         """Settings of the next process."""
-        interests = msgspec.structs.replace(self.settings.interests, standby_replicas=standby_replicas)
-        self.settings = msgspec.structs.replace(self.settings, interests=interests)
+        changed = msgspec.structs.replace(getattr(self.settings, section), **values)
+        self.settings = msgspec.structs.replace(self.settings, **{section: changed})
 
     @property
     def running(self) -> bool:
@@ -128,9 +128,15 @@ class Crew:
     @contextlib.asynccontextmanager
     async def down(self, slot: Slot) -> AsyncIterator[None]:
         """SIGKILL; inside the block the worker stays away."""
+        with self.unwanted(slot):
+            await self.kill(slot)
+            yield
+
+    @contextlib.contextmanager
+    def unwanted(self, slot: Slot) -> Iterator[None]:
+        """Inside the block a process that ends is not started again."""
         slot.wanted = False
         try:
-            await self.kill(slot)
             yield
         finally:
             slot.wanted = True

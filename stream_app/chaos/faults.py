@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 from stream_app.chaos import disks
 from stream_app.chaos.archive import Archive
@@ -25,6 +27,14 @@ BURST = 400
 DAMAGED_FILES = 3
 FULL_DISK_S = 3.0
 """A worker that does not write in this time notices nothing."""
+CODECS = ("gzip", "snappy", "lz4", "zstd")
+MOST_PARTITIONS = 12
+YEAR_2191_MS = 6_974_000_000_000
+TIMES_OF_PRODUCERS = {
+    "message.timestamp.type": "CreateTime",
+    "message.timestamp.after.max.ms": str((1 << 63) - 1),  # Kafka's own default since 4.0 is an hour
+}
+TIMES_OF_BROKER = {"message.timestamp.type": "LogAppendTime"}
 MOST_WORKERS, FEWEST_WORKERS = 4, 1
 
 
@@ -114,7 +124,7 @@ class Faults:
             wanted = 0 if slots[0].settings.interests.standby_replicas else 1
             for slot in slots:
                 async with slot.fault:
-                    slot.configure(standby_replicas=wanted)
+                    slot.configure("interests", standby_replicas=wanted)
                     await self._asked_to_end(slot, self._crew.terminate(slot))
                     await asyncio.sleep(fault.seconds / 2)
             self._crew.standby_replicas = wanted
@@ -204,7 +214,7 @@ class Faults:
         return f"{count} events"
 
     async def _topic_recreated(self, fault: Fault) -> str:
-        topic = TOPICS[int(fault.place * len(TOPICS))]
+        topic = _drawn(TOPICS, fault.place)
         async with self._topics:
             began = asyncio.get_running_loop().time()
             await asyncio.to_thread(self._feed.pause, topic)
@@ -234,6 +244,75 @@ class Faults:
             await asyncio.to_thread(self._world.compact, SMALL_SEGMENTS)
         return "interests, content-stats"
 
+    async def _compressed(self, fault: Fault) -> str:
+        topic, codec = _drawn(TOPICS, fault.place), _drawn(CODECS, fault.share)
+        async with self._topics:
+            await self._altered(
+                topic, fault, {"compression.type": codec}, {"compression.type": "producer"}, self._feed.burst
+            )
+        return f"{topic}: {codec}"
+
+    async def _future_timestamps(self, fault: Fault) -> str:
+        topic = _drawn(TOPICS, fault.place)
+        async with self._topics:
+            await self._altered(
+                topic, fault, TIMES_OF_PRODUCERS, TIMES_OF_BROKER, lambda n: self._feed.stamp(n, YEAR_2191_MS)
+            )
+        return topic
+
+    async def _altered(
+        self,
+        topic: str,
+        fault: Fault,
+        config: dict[str, str],
+        back: dict[str, str],
+        burst: Callable[[int], None],
+    ) -> None:
+        """A burst while a topic is configured otherwise, and for a while after it."""
+        await asyncio.to_thread(self._world.alter, (topic,), config)
+        await asyncio.to_thread(burst, BURST // 2)
+        await asyncio.sleep(fault.seconds)
+        await asyncio.to_thread(self._world.alter, (topic,), back)
+
+    async def _wrong_partition(self, fault: Fault) -> str:
+        count = 1 + int(fault.share * BURST)
+        await asyncio.to_thread(self._feed.misplace, count)
+        return f"{count} events"
+
+    async def _topic_grown(self, fault: Fault) -> str:
+        topic = _drawn(TOPICS, fault.place)
+        async with self._topics:
+            count = await asyncio.to_thread(self._world.grow, topic, MOST_PARTITIONS)
+            await asyncio.to_thread(self._feed.burst, int(fault.share * BURST))
+        return f"{topic}: {count} partitions"
+
+    async def _model_switched(self, fault: Fault) -> str:
+        """As the runbook has it: first the content workers, then all workers of each other role at once."""
+        async with self._members, contextlib.AsyncExitStack() as stack:
+            roles = [self._crew.of(role) for role in ("content", "interests", "ranker")]
+            for slot in (slot for slots in roles for slot in slots):
+                await stack.enter_async_context(slot.fault)
+            model = await asyncio.to_thread(self._world.switch_model)
+            for slots in roles:
+                async with contextlib.AsyncExitStack() as away:
+                    for slot in slots:
+                        away.enter_context(self._crew.unwanted(slot))
+                    await asyncio.gather(
+                        *(self._asked_to_end(slot, self._crew.terminate(slot)) for slot in slots)
+                    )
+                    for slot in slots:
+                        slot.configure("content", model=model)
+        return Path(model).name
+
+    async def _offsets_deleted(self, fault: Fault) -> str:
+        async with self._members, contextlib.AsyncExitStack() as stack:
+            slots = self._crew.of("interests")
+            for slot in slots:
+                await stack.enter_async_context(slot.fault)
+                await stack.enter_async_context(self._crew.down(slot))
+            await asyncio.to_thread(self._world.forget_group, "interests")
+        return f"{len(slots)} workers"
+
     # -- targets
 
     async def _take(self, fault: Fault, role: str | None = None) -> Slot:
@@ -260,6 +339,10 @@ class Faults:
 def _disk(slot: Slot) -> disks.Disk:
     assert slot.disk is not None, "interests workers have one"  # noqa: S101 - for the type checker
     return slot.disk
+
+
+def _drawn(choices: Sequence[str], place: float) -> str:
+    return choices[int(place * len(choices))]
 
 
 def _bounded(since: float, topic: str) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+from zlib import crc32
 
 from kafka.errors import KafkaError
 
@@ -78,6 +79,18 @@ class Feed(Background):
             for _ in range(count):
                 self._send(self._workload.take())
 
+    def misplace(self, count: int) -> None:
+        """This many events at once, where librdkafka's default partitioner puts them."""
+        with self._lock:
+            for _ in range(count):
+                self._send(self._workload.take(), partitioner=crc32)
+
+    def stamp(self, count: int, timestamp_ms: int) -> None:
+        """This many events at once, with this Kafka timestamp, where the topic takes it."""
+        with self._lock:
+            for _ in range(count):
+                self._send(self._workload.take(), timestamp_ms=timestamp_ms)
+
     def pause(self, topic: str) -> None:
         """Keep back what goes to ``topic``; returns once all that was sent there is acknowledged."""
         with self._lock:
@@ -128,7 +141,14 @@ class Feed(Background):
         except Exception as error:  # noqa: BLE001 - whatever it is, the run must end on it
             self._error = error
 
-    def _send(self, records: Iterable[Sent]) -> None:
+    def _send(
+        self,
+        records: Iterable[Sent],
+        *,
+        partitioner: Callable[[bytes], int] | None = None,
+        timestamp_ms: int | None = None,
+    ) -> None:
+        """``partitioner``: the partition is what it makes of the key, modulo their number."""
         for record in records:
             if (held := self._paused.get(record.topic)) is not None:
                 held.append(record)
@@ -137,8 +157,12 @@ class Feed(Background):
             if counted:
                 with self._counts:
                     self._given += 1
-            future = self._clients[record.topic].send(
-                self._settings.topic_name(record.topic), record.value, record.key
+            client, topic = self._clients[record.topic], self._settings.topic_name(record.topic)
+            partition = None
+            if counted and partitioner is not None:
+                partition = partitioner(record.key) % len(client.partitions_for(topic))
+            future = client.send(
+                topic, record.value, record.key, partition=partition, timestamp_ms=timestamp_ms
             )
             future.add_errback(self._refused)
             if counted:

@@ -30,11 +30,7 @@ class Positions(Background):
         self._world = world
         settings = world.direct
         self._group = settings.group("interests")
-        self._inputs = [
-            TopicPartition(settings.topic_name(action.topic), p)
-            for action in settings.events.actions
-            for p in range(settings.kafka.partitions)
-        ]
+        self._topics = [settings.topic_name(action.topic) for action in settings.events.actions]
         self._ends: dict[tuple[TopicPartition, int], int] = {}
         self._committed: dict[tuple[TopicPartition, int], int] = {}
         self._looked = 0.0
@@ -64,11 +60,19 @@ class Positions(Background):
 
     def _look(self, admin: KafkaAdminClient) -> None:
         begun, lives = time.monotonic(), dict(self._world.lives)
-        ends = admin.list_partition_offsets(dict.fromkeys(self._inputs, OffsetSpec.LATEST))
-        committed = admin.list_group_offsets({self._group: self._inputs})[self._group]
+        inputs = [
+            TopicPartition(topic["name"], partition["partition_index"])
+            for topic in admin.describe_topics(self._topics)
+            for partition in topic["partitions"]
+        ]
+        ends = admin.list_partition_offsets(dict.fromkeys(inputs, OffsetSpec.LATEST))
+        committed = admin.list_group_offsets({self._group: inputs})[self._group]
         if lives != self._world.lives:
             return  # a topic was created again meanwhile: which life was seen is not known
-        life = {tp: (tp, lives.get(tp.topic, 0)) for tp in self._inputs}
+        life = {tp: (tp, lives.get(tp.topic, 0)) for tp in inputs}
         self._ends = {life[tp]: found.offset for tp, found in ends.items()}
-        self._committed = {life[tp]: max(0, found.offset) for tp, found in committed.items()}
+        # what was once committed was done, also when the group has been deleted since
+        self._committed |= {
+            life[tp]: max(self._committed.get(life[tp], 0), found.offset) for tp, found in committed.items()
+        }
         self._looked = begun

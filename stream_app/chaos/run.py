@@ -164,7 +164,7 @@ class Run:
         its_disk = disk(self.directory / "state" / name)
         self.how_full = its_disk.how
         slot = Slot(self._settings(name), "interests", name, self.directory, its_disk)
-        slot.configure(standby_replicas=self.crew.standby_replicas)
+        slot.configure("interests", standby_replicas=self.crew.standby_replicas)
         self.crew.add(slot)
         return slot
 

@@ -27,6 +27,12 @@ KINDS = {
     "topic_recreated": "an event topic is deleted and created again, and grows past where it was",
     "compacted": "the changelogs roll and compact their segments as fast as Kafka can",
     "standbys": "the interests workers restart one by one with standbys on, or off again",
+    "offsets_deleted": "SIGKILL to all interests workers; the broker forgets their group and its offsets",
+    "topic_grown": "an event topic gets more partitions than the interests table has",
+    "wrong_partition": "a burst of events from a producer with another partitioner (CRC-32)",
+    "compressed": "the broker compresses an event topic by gzip, snappy, lz4 or zstd for a while",
+    "model_switched": "all workers restart with another text encoder, or with the first one again",
+    "future_timestamps": "a burst of events whose Kafka timestamps lie in the year 2191",
 }
 """Every kind of fault, and what it does."""
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
+from kafka.errors import GroupIdNotFoundError, KafkaError, NoError
 
+from stream_app.chaos.models import other_model
 from stream_app.chaos.proxy import Proxy
+from stream_app.content.model import DEFAULT
 from stream_app.errors import BrokerUnavailableError, StreamAppError
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
@@ -81,6 +83,7 @@ class World:
         """Settings of the driver and its oracle: straight to the broker."""
         self.proxied = _configured(settings, f"127.0.0.1:{front}")
         """Settings of the workers."""
+        self._models = directory / "other-model"
         self.lives: dict[str, int] = {}
         """How often each event topic (full name) was created again."""
 
@@ -99,9 +102,47 @@ class World:
 
     def compact(self, config: dict[str, str]) -> None:
         """How hard the changelogs compact from now on."""
-        names = [self.direct.topic_name(name) for name in ("interests", "content-stats")]
+        self.alter(("interests", "content-stats"), config)
+
+    def alter(self, topics: Iterable[str], config: dict[str, str]) -> None:
+        """Set configuration entries of these topics."""
+        names = [self.direct.topic_name(name) for name in topics]
         resources = [ConfigResource(ConfigResourceType.TOPIC, name, config) for name in names]
         self._insist(lambda admin: admin.alter_configs(resources))
+
+    def grow(self, topic: str, most: int) -> int:
+        """One more partition, up to ``most``; how many there are."""
+        name = self.direct.topic_name(topic)
+
+        def grown(admin: KafkaAdminClient) -> int:
+            (found,) = admin.describe_topics([name])
+            count = len(found["partitions"])
+            if count < most:
+                count += 1
+                admin.create_partitions({name: count})
+            return count
+
+        return self._insist(grown)
+
+    def forget_group(self, role: str) -> None:
+        """Delete a role's consumer group with its offsets; it must have no live members."""
+        group = self.direct.group(role)
+
+        def forget(admin: KafkaAdminClient) -> None:
+            error = admin.delete_groups([group])[group]
+            if error not in (NoError, GroupIdNotFoundError):
+                raise error
+
+        self._insist(forget)
+
+    def switch_model(self) -> str:
+        """The other text encoder of two from now on; ``content.model`` as it has to be set."""
+        if self.proxied.content.model != DEFAULT:
+            model = DEFAULT
+        else:
+            model = str(self._models if self._models.exists() else other_model(self._models))
+        self.direct, self.proxied = (with_model(s, model) for s in (self.direct, self.proxied))
+        return model
 
     def recreate(self, topic: str) -> None:
         """Delete a topic with everything in it, and create it again as it was declared."""
@@ -135,6 +176,11 @@ def world(settings: Settings, directory: Path) -> Iterator[World]:
         yield made
     finally:
         made.close()
+
+
+def with_model(settings: Settings, model: str) -> Settings:
+    """The same settings with this ``content.model``."""
+    return msgspec.structs.replace(settings, content=msgspec.structs.replace(settings.content, model=model))
 
 
 def _configured(settings: Settings, address: str) -> Settings:
