@@ -122,14 +122,16 @@ def test_a_waiting_retry_delays_neither_the_end_nor_a_rebalance(world: Settings,
     assert read_outcomes(world) == Outcomes(retrying=20)
 
 
-def test_topics_of_different_partition_counts_end_the_worker_by_name(world: Settings, tmp_path: Path) -> None:
+def test_topics_of_ours_of_different_partition_counts_end_the_worker_by_name(
+    world: Settings, tmp_path: Path
+) -> None:
     admin = clients.admin_client(world)
-    admin.create_topics([NewTopic(world.topic_name("comments"), 3, 1)])
+    admin.create_topics([NewTopic(world.topic_name("events-retry"), 3, 1)])
     admin.close()
     with workers(world, tmp_path, "w") as (worker,):
         assert worker._process.wait(30) == 2
     text = worker.log.read_text()
-    assert world.topic_name("comments") in text
+    assert world.topic_name("events-retry") in text
     assert world.topic_name("interests") in text
     assert "Traceback" not in text
 
