@@ -42,6 +42,7 @@ from stream_app.interests.decay import remaining
 from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
 from stream_app.interests.owners import fence_out, router_owner, table_owner
 from stream_app.interests.placement import Placement
+from stream_app.interests.positions import goes_on
 from stream_app.interests.receipts import Fences, Removed
 from stream_app.interests.record import HEADER
 from stream_app.interests.shaping import shaping, tell
@@ -60,7 +61,7 @@ from stream_app.interests.statistics_record import (
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.clock import CLOCK
-from stream_app.kafka.topic_ids import Bounds, CommittedOffset, InputOffsets, Inputs, same_topic
+from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
@@ -239,7 +240,7 @@ class InterestPartition:
         there = await offsets.bounds([tp for tp, mark in committed.items() if mark.offset is not None])
         self._inputs = Inputs(offsets, committed)
         self._expected = {tp.topic: None for tp in committed} | {
-            tp.topic: self._goes_on(tp, committed[tp], bounds) for tp, bounds in there.items()
+            tp.topic: goes_on(self._outcomes, tp, committed[tp], bounds) for tp, bounds in there.items()
         }
         put_right = {
             TopicPartition(*tp): at
@@ -248,27 +249,6 @@ class InterestPartition:
         }
         if put_right:  # others look at the group
             await self._transactions.commit([], put_right, self._inputs.ids)
-
-    def _goes_on(self, tp: TP, group: CommittedOffset, there: Bounds) -> int:
-        known, topic = self._outcomes.positions.get(tp.topic), group.topic_id or ""
-        assert group.offset is not None  # noqa: S101  # for the type checker: the topic exists
-        if known is None or not same_topic(known[1], topic) or (not topic and known[0] > there.end):
-            return group.offset  # a state of before positions were kept, or another topic of that name
-        at = known[0]
-        if at < there.first:
-            log.warning("%s[%d]: %d offsets have left the topic unread", *tp, there.first - at)
-            metrics.RECORDS_EXPIRED.labels(tp.topic).inc(there.first - at)
-            return there.first
-        if at > there.end:
-            log.error("%s[%d] was cut off at %d: all up to %d had been taken", *tp, there.end, at)
-            return there.end
-        if at != group.offset:
-            log.warning(
-                "%s[%d]: the group stands at %d, the state has taken all before %d and goes on there; "
-                "`stream-app rebuild` begins anew",
-                *(*tp, group.offset, at),
-            )
-        return at
 
     async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
         reader = ChangelogReader(self._settings, topic, self.partition, moved)

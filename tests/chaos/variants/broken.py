@@ -11,14 +11,14 @@ from collections.abc import Callable
 from faust.types import TP
 
 from stream_app import cli
-from stream_app.interests.partition import InterestPartition
+from stream_app.interests.statistics_record import Outcomes
 from stream_app.kafka.topic_ids import Bounds, CommittedOffset
 
 WINDOW_S = 0.3
 """Pause between two steps that must be one: a fault that hits at random hits there often."""
 
 
-def by_the_group(_self: InterestPartition, _tp: TP, group: CommittedOffset, _there: Bounds) -> int:
+def by_the_group(_state: Outcomes, _tp: TP, group: CommittedOffset, _there: Bounds) -> int:
     """Where reading goes on without the state's own positions, which make good what some variants break."""
     assert group.offset is not None
     return group.offset

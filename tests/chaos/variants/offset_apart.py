@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from aiokafka.structs import TopicPartition
 
-from stream_app.interests.partition import InterestPartition
+from stream_app.interests import partition as partition_module
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from tests.chaos.variants import broken
 
@@ -30,7 +30,7 @@ async def commit(
 
 
 def break_it() -> None:
-    InterestPartition._goes_on = broken.by_the_group  # type: ignore[method-assign]
+    partition_module.goes_on = broken.by_the_group
     PartitionTransactions.commit = commit  # type: ignore[method-assign]  # what is broken
 
 

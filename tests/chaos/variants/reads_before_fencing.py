@@ -14,6 +14,7 @@ from typing import Any
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
+from stream_app.interests import partition as partition_module
 from stream_app.interests.partition import InterestPartition, writes
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.topic_ids import CommittedOffset, InputOffsets
@@ -68,7 +69,7 @@ async def commit_slowly(
 
 
 def break_it() -> None:
-    InterestPartition._goes_on = broken.by_the_group  # type: ignore[method-assign]
+    partition_module.goes_on = broken.by_the_group
     InterestPartition.open = open_unfenced  # type: ignore[method-assign]  # what is broken
     PartitionTransactions.fence = not_yet  # type: ignore[method-assign]
     PartitionTransactions.commit = commit_slowly  # type: ignore[method-assign]
