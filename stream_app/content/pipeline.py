@@ -80,7 +80,7 @@ class ContentPipeline:
         """The record, after what it replaces."""
         if not content.known:
             content = first_known(content, standing)
-        keys = {} if standing is None else standing.keys
+        keys = {} if standing is None else dict(standing.keys)  # which are followed meanwhile
         mine = [key for key, code in keys.items() if code == self._code]
         own = vector_key(content_id, self._code)
         if mine:  # the earlier version's key counts no more where there is ours
@@ -96,7 +96,7 @@ class ContentPipeline:
 
     def _deletion(self, content_id: bytes, standing: Standing | None) -> Iterator[tuple[bytes, bytes | None]]:
         """The end of all encoders' records of a content."""
-        keys = {} if standing is None else standing.keys
+        keys = {} if standing is None else dict(standing.keys)  # which are followed meanwhile
         for key, code in keys.items():
             yield from self._former(content_id, key, code)
         yield vector_key(content_id, self._code), None
