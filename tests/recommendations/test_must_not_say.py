@@ -99,7 +99,7 @@ class Flow:
         await self._producer.flush()
 
     async def erase(self, user: str) -> None:
-        await self._send("erasures", user, json.dumps({"requested_at": world.NOW + HOUR}).encode())
+        await self._send("erasures", user, json.dumps({"user_id": user}).encode())
         await self._producer.flush()
 
     async def until(self, user: str, true: Callable[[Slate | None], bool]) -> Slate | None:
