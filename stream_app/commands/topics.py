@@ -68,8 +68,7 @@ def _json(states: list[TopicState]) -> bytes:
             "retention_ms": s.topic.retention_ms,
             "exists": s.partitions > 0,
             "partitions_found": s.partitions,
-            "problem": "; ".join(line for line in (s.missing, *s.refusals) if line) or None,
-            "warnings": s.warnings,
+            "problem": "; ".join(([s.missing] if s.missing else []) + s.refusals + s.warnings) or None,
         }
         for s in states
     ]
