@@ -38,13 +38,12 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import FencedError, RebuildUnfinishedError, StateDamagedError, TransactionError
 from stream_app.hashing import action_code, model_code
 from stream_app.interests.batch import BatchPreparation, PartitionState
-from stream_app.interests.decay import remaining
 from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
+from stream_app.interests.expiry import Expiry
 from stream_app.interests.owners import fence_out, router_owner, table_owner
 from stream_app.interests.placement import Placement
 from stream_app.interests.positions import goes_on
 from stream_app.interests.receipts import Fences, Removed
-from stream_app.interests.record import HEADER
 from stream_app.interests.shaping import shaping, tell
 from stream_app.interests.slab import Slab
 from stream_app.interests.standby import finish, resume, store_records
@@ -66,7 +65,6 @@ from stream_app.kafka.transactions import Output, PartitionTransactions, Transac
 from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
-from stream_app.topics import DAY_MS
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
     from stream_app.observability.tracing import Passage, Tracing
@@ -88,9 +86,6 @@ MOVED_S = 1.0
 LOOK_S = 0.005
 LOOK_TIMEOUT_S = 1.0
 """Looks for a marker, which comes a moment after the commit."""
-
-EXPIRY_SCAN = 20_000
-"""Users on disk looked at in one round of expiry."""
 
 Lost = Callable[[], None]
 Broken = Callable[[BaseException], None]
@@ -147,7 +142,7 @@ class InterestPartition:
         self._routers: dict[bytes, RouterStanding] = {}
         self._shaping = shaping(settings, model)
         self._fences = Fences()
-        self._placement = Placement(settings)
+        self._expiry = Expiry(settings, partition, Placement(settings))
         self._erasures = ErasurePreparation(settings)
         self._receipts = ReceiptWriter(settings)
         self._state: PartitionState | None = None
@@ -163,7 +158,6 @@ class InterestPartition:
         self._in_flight: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._computing = computing or asyncio.Lock()
-        self._scanned = b""
 
     # -- opening and closing
 
@@ -585,36 +579,32 @@ class InterestPartition:
                 return 0
             await self._flush(state)
             try:
-                faded, strays = await finish(self._faded, state, now)
+                expired = await finish(self._expiry.find, state, index, now)
             except StateDamagedError as error:
                 self._lose(error)
                 return 0
-            gone = state.statistics.dispensable(index.rows, self._settings.content.capacity)
-            oldest = now - self._settings.events.max_age_days * DAY_MS  # what is older is too old anyway
-            unfenced = self._fences.obsolete(int(oldest), self._settings.interests.fences)
-            if self.lost or not (faded or strays or gone or unfenced):
+            if self.lost or not expired:
                 return 0
-            if strays:
+            if expired.strays:
                 log.warning(
                     "partition %d: %d users live in others and are dropped here: an earlier version took "
                     "their events where they stood",
-                    *(self.partition, len(strays)),
+                    *(self.partition, len(expired.strays)),
                 )
-                metrics.USERS_MISPLACED.inc(len(strays))
-                faded += strays
-            outputs = [Output(self._table.topic, self.partition, user, None) for user in faded]
-            outputs += [Output(self._statistics_topic, self.partition, content, None) for content in gone]
-            outputs += [self._receipts.output(self.partition, user, None) for user in unfenced]
+                metrics.USERS_MISPLACED.inc(len(expired.strays))
+            outputs = [Output(self._table.topic, self.partition, user, None) for user in expired.users]
+            outputs += [Output(self._statistics_topic, self.partition, key, None) for key in expired.contents]
+            outputs += [self._receipts.output(self.partition, user, None) for user in expired.fences]
             await self._commit(outputs, {})
             if not self.lost:
-                await self._remove(state, faded)
-                for content in gone:
+                await self._remove(state, expired.users)
+                for content in expired.contents:
                     state.statistics.forget(content)
-                for user in unfenced:
+                for user in expired.fences:
                     del self._fences.receipts[user]
                 self._show_fences()
-                metrics.USERS_EXPIRED.inc(len(faded))
-            return len(faded)
+                metrics.USERS_EXPIRED.inc(len(expired.users))
+            return len(expired.users)
 
     async def _remove(self, state: PartitionState, users: Sequence[bytes]) -> None:
         """From memory and disk, after their tombstones are committed. No row may be dirty."""
@@ -623,21 +613,3 @@ class InterestPartition:
         state.slab.release([state.slab.index[user] for user in users if user in state.slab.index])
         removed: list[tuple[bytes, bytes | None]] = [(user, None) for user in users]
         await finish(state.store.write, removed, self._position)
-
-    def _faded(self, state: PartitionState, now: int) -> tuple[list[bytes], list[bytes]]:
-        """Faded users among the next ones on disk, and those who live in other partitions; memory has just
-        been written there."""
-        interests = self._settings.interests
-        half_life_ms = interests.half_life_days * DAY_MS
-        found, passed, last, count = [], list[bytes](), b"", 0
-        for user, value in state.store.scan(self._scanned, EXPIRY_SCAN):
-            last, count = user, count + 1
-            passed.append(user)
-            header = np.frombuffer(value, HEADER, count=1)[0]
-            age = now - int(header["t_ref"])
-            # a record without mass may hold an early undo: it is kept for a half-life at least
-            if age >= half_life_ms and header["mass"] * remaining(age, half_life_ms) < interests.min_mass:
-                found.append(user)
-        self._scanned = last if count >= EXPIRY_SCAN else b""
-        strays = {user for user, place in self._placement.places(passed).items() if place != self.partition}
-        return [user for user in found if user not in strays], sorted(strays)
