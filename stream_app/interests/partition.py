@@ -38,6 +38,7 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import FencedError, RebuildUnfinishedError, StateDamagedError, TransactionError
 from stream_app.hashing import action_code, model_code
 from stream_app.interests.batch import BatchPreparation, PartitionState
+from stream_app.interests.computed import Computed
 from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
 from stream_app.interests.expiry import Expiry
 from stream_app.interests.owners import fence_out, router_owner, table_owner
@@ -74,9 +75,6 @@ log = logging.getLogger(__name__)
 INLINE_RECORDS = 32
 """Batches up to this size are computed in the event loop: a thread would cost more than they do."""
 
-KEY_BYTES = 160
-"""Of an output's key, headers and framing, about."""
-
 WAITING_RECORDS = 2_000
 """Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
 
@@ -89,17 +87,6 @@ LOOK_TIMEOUT_S = 1.0
 
 Lost = Callable[[], None]
 Broken = Callable[[BaseException], None]
-
-
-class _Computed:
-    """What a batch has caused, and the position after it."""
-
-    def __init__(
-        self, outputs: list[Output], source: TopicPartition, end: int, passages: Sequence[Passage]
-    ) -> None:
-        self.outputs, self.source, self.end, self.passages = outputs, source, end, passages
-        # about: to look at every header would take as long as a tenth of the computing
-        self.size = sum(len(one.value) for one in outputs if one.value) + KEY_BYTES * len(outputs)
 
 
 class InterestPartition:
@@ -151,7 +138,7 @@ class InterestPartition:
         self._stable = 0  # up to here the changelog is decided
         self._expected: dict[str, int | None] = {}
         self._position = 0
-        self._waiting: deque[_Computed] = deque()  # to be committed with the next transactions
+        self._waiting: deque[Computed] = deque()  # to be committed with the next transactions
         self._bound = bound or TransactionBound(settings)
         self._record_bytes = float(self._slab.rows.itemsize)  # to be produced for each record that comes
         self._tracing = tracing
@@ -370,7 +357,7 @@ class InterestPartition:
                 passages = traced.passages
             # 2. one transaction: at once, or together with what else waits for the one on its way
             source = TopicPartition(batch.topic, batch.partition)
-            one = _Computed(outputs, source, batch.end, passages)
+            one = Computed(outputs, source, batch.end, passages)
             self._waiting.append(one)
             self._record_bytes = max(1.0, one.size / len(batch.records), self._record_bytes / 2)
             if self._in_flight is None or self._in_flight.done():
@@ -544,11 +531,8 @@ class InterestPartition:
         rows = np.flatnonzero(slab.dirty)
         if not (len(rows) or parting):
             return
-        changed: list[tuple[bytes, bytes | None]] = []
-        for row, value in zip(rows.tolist(), slab.encode(rows), strict=True):
-            user = slab.users[row]
-            if user is not None:
-                changed.append((user, value))
+        written = zip(rows.tolist(), slab.encode(rows), strict=True)
+        changed = [(user, value) for row, value in written if (user := slab.users[row]) is not None]
         state.store.write(changed, self._position)
         slab.dirty[rows] = False
 
