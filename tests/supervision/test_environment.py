@@ -134,7 +134,7 @@ FAULTS = (
         "topic that cannot be created",
         "configuration",
         2,
-        "likes cannot be created at {broker} (InvalidReplicationFactorError)",
+        "impressions cannot be created at {broker} (InvalidReplicationFactorError)",
         "kafka.replication_factor = 9 is more than there are brokers; set it lower, or start more",
     ),
     Fault(
@@ -195,7 +195,7 @@ def met(
         other = world(at)
         create_topics(other)
         other = msgspec.structs.replace(other, kafka=msgspec.structs.replace(other.kafka, partitions=4))
-        ends.start("other number of partitions", other, command("content"))
+        ends.start("other number of partitions", other, command("ranker"))
         small = disk(directory / "disk")
         stack.callback(small.close)
         full = world(at, "interests", data_dir=str(directory / "disk"))
