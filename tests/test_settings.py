@@ -54,7 +54,7 @@ def test_lists_in_the_environment() -> None:
         ({"ranking": {"weight_recency": float("nan")}}, r"ranking\.weight_recency = nan: expected a finite"),
         ({"ranking": {"weight_match": "-inf"}}, r"ranking\.weight_match = -inf: expected a finite"),
         ({"interests": {"half_life_days": "inf"}}, r"interests\.half_life_days = inf: expected a finite"),
-        ({"events": {"retry_delays_s": [1, "inf"]}}, r"events\.retry_delays_s = inf: expected a finite"),
+        ({"events": {"retry_delays_s": [1, "inf"]}}, r"events\.retry_delays_s\[1\] = inf: expected a finite"),
         ({"interests": {"seen": 3}}, r"interests\.seen = 3: must be at least"),
         ({"events": {"actions": []}}, r"events\.actions = \[\]"),
         (

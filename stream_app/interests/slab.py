@@ -198,7 +198,7 @@ class Slab:
                 self.long[row, : len(record.long)] = record.long
         else:
             self._refit(row, record)
-        if not own["flags"] & KEYED_BY_ACTION:
+        if not header["flags"] & KEYED_BY_ACTION:
             self._key_by_action(row)
         if extra["kept"] != self.kept and own["total"] > self.recent:
             own["flags"] |= LOST

@@ -170,7 +170,7 @@ def test_no_content_is_of_a_later_time_than_now_whatever_the_kafka_timestamp_say
     values = (made(), made(created_at=NOW - 5), made(created_at=FAR))
     records = [Consumed(b"c1", value, FAR) for value in values]
     bare, dated, refused = (decoder.decode([record]) for record in records)
-    assert bare.newest == {b"c1": Text("hello", "", NOW)}
+    assert bare.newest == {b"c1": Text("hello", "", NOW, known=False)}
     assert dated.newest == {b"c1": Text("hello", "", NOW - 5)}
     assert [bad.reason for bad in refused.rejected] == [Reason.TIMESTAMP_IN_FUTURE]
 

@@ -49,8 +49,7 @@ def event(tree: dict[str, Any], value: bytes) -> str:
 
 def content(tree: dict[str, Any], value: bytes) -> str:
     decoded = CONTENTS.decode([record(str(tree.get("content_id") or "key"), value)])
-    refused = [bad for bad in decoded.rejected if bad.reason is not Reason.EMPTY_TEXT]
-    return refused[0].detail if refused else ""
+    return decoded.rejected[0].detail if decoded.rejected else ""
 
 
 def impression(tree: dict[str, Any], value: bytes) -> str:
