@@ -28,12 +28,11 @@ DAMAGED_FILES = 3
 FULL_DISK_S = 3.0
 """A worker that does not write in this time notices nothing."""
 CODECS = ("gzip", "snappy", "lz4", "zstd")
+ALTERED_S = 1.0
+"""A broker answers an alteration before its logs go by it."""
 MOST_PARTITIONS = 12
 YEAR_2191_MS = 6_974_000_000_000
-TIMES_OF_PRODUCERS = {
-    "message.timestamp.type": "CreateTime",
-    "message.timestamp.after.max.ms": str((1 << 63) - 1),  # Kafka's own default since 4.0 is an hour
-}
+TIMES_OF_PRODUCERS = {"message.timestamp.type": "CreateTime"}
 TIMES_OF_BROKER = {"message.timestamp.type": "LogAppendTime"}
 MOST_WORKERS, FEWEST_WORKERS = 4, 1
 
@@ -270,6 +269,7 @@ class Faults:
     ) -> None:
         """A burst while a topic is configured otherwise, and for a while after it."""
         await asyncio.to_thread(self._world.alter, (topic,), config)
+        await asyncio.sleep(ALTERED_S)
         await asyncio.to_thread(burst, BURST // 2)
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(self._world.alter, (topic,), back)
