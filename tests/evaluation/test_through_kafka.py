@@ -90,7 +90,7 @@ def instead(pairs: list[Pair], log: EvaluationLog, ranker: LiveRanker, *, learns
     for touch, pair in zip(touches(log), pairs, strict=True):
         if learns:
             ranker.learn()
-        others.append(replace(pair, direct=[one for one in ranker.react(touch) if one.items]))
+        others.append(replace(pair, direct=ranker.react(touch)))
     return others
 
 
