@@ -105,7 +105,7 @@ class BatchPreparation:
                 change = update.apply(state.slab, columns, self._contents.vectors, self._half_life_ms)
                 fates.settle(batch, known, change.outcomes)
             with _timed("statistics"):
-                statistics = state.statistics.add(change.contributions, index.ids)
+                statistics = state.statistics.add(change.contributions, index.names)
         with _timed("encode"):
             outputs = self._outputs(state, change.changed, statistics)
         self._drop_empty(state, rows)
