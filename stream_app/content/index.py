@@ -47,7 +47,7 @@ class _Names(Sequence[bytes | None]):
     @overload
     def __getitem__(self, row: slice) -> Sequence[bytes | None]: ...
 
-    def __getitem__(self, row: int | slice) -> bytes | None | Sequence[bytes | None]:
+    def __getitem__(self, row: int | slice) -> bytes | Sequence[bytes | None] | None:
         if isinstance(row, slice):
             return [self[one] for one in range(*row.indices(len(self)))]
         return self._ids[row] if row < self._n else self.former[row - self._n]
