@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,28 @@ DAY_MS = 86_400_000
 NORM_TOLERANCE = 0.01  # float16 rounding of a unit vector stays below 0.001
 
 
+class _Names(Sequence[bytes | None]):
+    """Content ids of all rows: N of the index, then those of former vectors."""
+
+    def __init__(self, n: int, ids: list[bytes | None], former: list[bytes | None]) -> None:
+        self._n, self._ids = n, ids
+        self.former = former
+
+    def __len__(self) -> int:
+        return self._n + len(self.former)
+
+    @overload
+    def __getitem__(self, row: int) -> bytes | None: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[bytes | None]: ...
+
+    def __getitem__(self, row: int | slice) -> bytes | Sequence[bytes | None] | None:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        return self._ids[row] if row < self._n else self.former[row - self._n]
+
+
 class ContentIndex:
     """The newest ``capacity`` contents of one encoder; N rows of D dimensions, F of former vectors."""
 
@@ -40,10 +63,10 @@ class ContentIndex:
         self.model = model
         self.rows: dict[bytes, int] = {}
         """content_id (UTF-8) → row"""
-        self.high = 0
-        """Rows ever used: only ``[:high]`` of each array matters, former vectors aside"""
-        self.ids: list[bytes | None] = [None] * (n + f)
-        """row → content_id, [N + F]; None where free"""
+        self.ids: list[bytes | None] = []
+        """row → content_id, ``high`` entries; None where free"""
+        self.names = _Names(n, self.ids, [None] * f)
+        """row → content_id, former vectors' rows too"""
         self.vectors: NDArray[np.float32] = np.zeros((n + f, d), np.float32)
         """[N + F, D], unit vectors as stored (float16 widened); zero where free, and without text"""
         self.versions: NDArray[np.uint8] = np.zeros(n + f, np.uint8)
@@ -81,6 +104,11 @@ class ContentIndex:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def high(self) -> int:
+        """Rows ever used: only ``[:high]`` of each array matters, former vectors aside."""
+        return len(self.ids)
 
     def put(self, content_id: bytes, content: ContentVector) -> int | None:
         """Insert or update one content and return its row.
@@ -218,7 +246,7 @@ class ContentIndex:
         if self._free:
             return self._free.pop()
         if self.high < self._capacity:
-            self.high += 1
+            self.ids.append(None)
             return self.high - 1
         oldest = self._oldest()
         metrics.CONTENT_EVICTED.labels("capacity").inc()
@@ -272,7 +300,7 @@ class ContentIndex:
             self._tags.setdefault(key, []).append(version)
             self._former[key, version] = row
             metrics.CONTENT_FORMER.set(len(self._former))
-        self.ids[row] = content_id
+        self.names.former[row - self._capacity] = content_id
         self.vectors[row] = vector if version else 0
         self.versions[row] = version
 
@@ -284,7 +312,7 @@ class ContentIndex:
         tags.remove(version)
         if not tags:
             del self._tags[key]
-        self.ids[row] = None
+        self.names.former[row - self._capacity] = None
         self.vectors[row] = self.versions[row] = 0
         self._free_former.append(row)
         metrics.CONTENT_FORMER.set(len(self._former))

@@ -117,7 +117,7 @@ class BatchPreparation:
                 fates.settle(batch, known, change.outcomes)
                 metrics.UNDO_RESIDUES.inc(change.residues)
             with _timed("statistics"):
-                statistics = state.statistics.add(change.contributions, index.ids)
+                statistics = state.statistics.add(change.contributions, index.names)
         with _timed("encode"):
             outputs = self._outputs(state, change.changed, statistics)
         self._drop_empty(state, rows)

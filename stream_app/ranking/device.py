@@ -178,7 +178,7 @@ class DeviceIndex:
         rows = self._index.drain_changes()
         if len(rows):
             ids, known = self._index.ids, len(self.ids)
-            self.ids.extend(ids[known : self._index.high])
+            self.ids.extend(ids[known:])
             for row in rows[rows < known].tolist():
                 self.ids[row] = ids[row]
             self._resort(rows)

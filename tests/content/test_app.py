@@ -350,7 +350,10 @@ def test_former_vectors_outlive_restarts_until_their_days_are_over(world: Settin
             stage = app.owner
             assert isinstance(stage, ContentStage)
             now_ms = time.time_ns() // 1_000_000
+            while len(list(stage._published.outdated(now_ms + 86_400_000))) < 2:  # noqa: ASYNC110 - bounded by run
+                await asyncio.sleep(0.01)
             await stage.forget_former(now_ms + 29 * 86_400_000)
+            assert len(list(stage._published.outdated(now_ms + 86_400_000))) == 2
             await stage.forget_former(now_ms + 31 * 86_400_000)
             await followed.until(
                 lambda: not any((p := split_key(k)) and p.former is not None for k in followed.standing)

@@ -43,7 +43,7 @@ def check(index: ContentIndex, model: dict[bytes, ContentVector]) -> None:
     assert index.rows.keys() == model.keys()
     assert len(index) == index.size == len(model) == int(index.live.sum())
     assert len(set(index.rows.values())) == len(model)
-    assert index.high <= len(index.keys)
+    assert index.high == len(index.ids) <= len(index.keys)
     assert REGISTRY.get_sample_value("stream_app_content_indexed") == len(model)
     for content_id, wanted in model.items():
         row = index.rows[content_id]
@@ -225,7 +225,7 @@ def test_the_vectors_of_what_was_deleted_replaced_or_evicted_are_found_by_their_
     row = index.row_of_version(key64(b"a"), tag(unit(1)))
     assert row is not None
     assert row >= len(index.keys), "out of the ranking's sight"
-    assert (index.ids[row], index.live[row]) == (b"a", False)
+    assert (index.names[row], index.live[row]) == (b"a", False)
 
 
 def test_former_vectors_come_and_go_by_their_records_and_are_bounded() -> None:
