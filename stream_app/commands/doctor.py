@@ -172,6 +172,8 @@ def _check_groups(settings: Settings) -> Iterator[Finding]:
     except ConfigurationError as error:
         what, _, advice = str(error).partition("; ")
         yield Finding("app_id", "fault", what, advice)
+    except (AccessError, BrokerUnavailableError) as error:
+        yield Finding("app_id", "warn", f"whether another deployment has it is not known: {error}")
 
 
 def check_model(settings: Settings) -> Iterator[Finding]:

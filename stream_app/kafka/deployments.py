@@ -38,11 +38,15 @@ def _subscriptions(settings: Settings, group: str) -> list[set[str]]:
     none, after some patience."""
     deadline = time.monotonic() + PATIENCE_S
     with contextlib.closing(admin_client(settings)) as admin, naming_the_broker(settings):
-        while True:
-            found = admin._manager.run(_described, admin, group)
-            if "Rebalance" not in found.group_state or time.monotonic() > deadline:
-                return [_topics(bytes(member.member_metadata)) for member in found.members]
+        members: list[Any] = []
+        while time.monotonic() < deadline:
+            with contextlib.suppress(kafka_errors.CoordinatorNotAvailableError):  # a broker's first group
+                found = admin._manager.run(_described, admin, group)
+                members = found.members
+                if "Rebalance" not in found.group_state:
+                    break
             time.sleep(POLL_S)
+        return [_topics(bytes(member.member_metadata)) for member in members]
 
 
 async def _described(admin: KafkaAdminClient, group: str) -> Any:
