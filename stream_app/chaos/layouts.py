@@ -120,6 +120,8 @@ class User(NamedTuple):
     """One user's record."""
 
     action: int
+    model: int
+    """Code of the encoder whose vectors were summed."""
     partition: int
     offset: int
     t_ref: int
@@ -142,7 +144,7 @@ def user_record(value: bytes) -> User:
         action,
         dimensions,
         recent,
-        _,
+        model,
         partition,
         offset,
         _,
@@ -165,7 +167,7 @@ def user_record(value: bytes) -> User:
     if fields[0] != 2 or len(value) != end:
         raise ValueError(f"a user's record of {len(value)} bytes does not fit its header")
     return User(
-        *(action, partition, offset, t_ref, mass, live, total, recent, seen_limit),
+        *(action, model, partition, offset, t_ref, mass, live, total, recent, seen_limit),
         np.array(struct.unpack_from(f"<{dimensions}f", value, _USER.size)),
         [Entry(*entry)._replace(state=entry[5] & STATE) for entry in _ENTRY.iter_unpack(value[ring:tail])],
         set(struct.unpack_from(f"<{seen_stored}Q", value, tail)),
@@ -185,10 +187,13 @@ def ring(value: bytes) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
     return entries["event"], entries["state"] & np.uint8(STATE)
 
 
-def content_vector(value: bytes) -> NDArray[np.float64]:
-    """The vector [D] of a record of ``content-vectors``; [0] of a content without text."""
+def content_vector(value: bytes) -> tuple[int, NDArray[np.float64]]:
+    """The encoder's code and the vector [D] of a record of ``content-vectors``; [0] of a content without
+    text."""
     _, dimensions, model, author, _, _ = _CONTENT.unpack_from(value)
-    return np.array(struct.unpack_from(f"<{dimensions}e", value, _CONTENT.size + model + author))
+    name = value[_CONTENT.size : _CONTENT.size + model]
+    vector = np.array(struct.unpack_from(f"<{dimensions}e", value, _CONTENT.size + model + author))
+    return crc32(name), vector
 
 
 class Counted(NamedTuple):

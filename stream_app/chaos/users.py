@@ -69,7 +69,7 @@ class UserCheck:
         self._place = {settings.topic_name(a.topic): i for i, a in enumerate(settings.events.actions)}
         self._codes = [code16(a.name) for a in settings.events.actions]
         self._weights = [float(a.weight) for a in settings.events.actions]
-        self._vectors: dict[bytes, tuple[NDArray[np.float64], float]] = {}
+        self._vectors: dict[tuple[bytes, int], tuple[NDArray[np.float64], float]] = {}
         self.standing: list[Standing] = []
         """What counts in contents' statistics, over all users."""
 
@@ -191,7 +191,7 @@ class UserCheck:
             return float("inf")
         total, mass, open_ = np.zeros(self._dimensions), 0.0, 0.0
         for one in mine:
-            vector, spread = self._vector(one.content)
+            vector, spread = self._vector(one.content, record.model)
             left = one.weight * _remaining((record.t_ref - one.time) / self._half_life_ms)
             total += left * vector
             mass += abs(left)
@@ -201,18 +201,18 @@ class UserCheck:
         error = max(vector_error, abs(record.mass - mass) / (mass or 1.0))
         return error if np.isfinite(error) else float("inf")
 
-    def _vector(self, content: bytes) -> tuple[NDArray[np.float64], float]:
-        """A content's vector, and how far apart its encodings are (0 when all are the same)."""
-        known = self._vectors.get(content)
+    def _vector(self, content: bytes, model: int) -> tuple[NDArray[np.float64], float]:
+        """A content's vector by one encoder, and how far apart its encodings are (0: all are the same)."""
+        known = self._vectors.get((content, model))
         if known is None:
             values = dict.fromkeys(r.value for r in self._archived.contents.get(content, []) if r.value)
-            vectors = [content_vector(value) for value in values]
+            vectors = [vector for code, vector in map(content_vector, values) if code == model]
             vectors = [vector if vector.size else np.zeros(self._dimensions) for vector in vectors]
             if not vectors:
                 self._findings.add("users_wrong", "an event was applied whose content never had a vector")
                 vectors = [np.zeros(self._dimensions)]
             spread = max(float(np.linalg.norm(vector - vectors[-1])) for vector in vectors)
-            known = self._vectors[content] = (vectors[-1], spread)
+            known = self._vectors[content, model] = (vectors[-1], spread)
         return known
 
 
