@@ -51,9 +51,10 @@ def test_a_worker_waits_for_its_models_catalogue_and_sums_everything_anew(
     first, second = unit_vectors(2 * CONTENTS, D)[:CONTENTS], unit_vectors(2 * CONTENTS, D)[CONTENTS:]
     publish(old, model_id(old), dict(enumerate(first)))
     likes = [Sent(b"ana", number, number, NOW_MS + number * DAY_MS, 1.0) for number in range(CONTENTS)]
-    with workers(old, tmp_path, "worker"):
+    with workers(old, tmp_path, "worker") as (before,):
         produce(old, likes)
         wait_until(lambda: bool(s := states(old)) and s[b"ana"].header["live"] == CONTENTS, "the old state")
+        assert before.stop() == 0  # one that is killed is a member of the group until its session ends
     publish(new, model_id(new), {0: second[0], 1: second[1]})  # half-encoded
     with workers(new, tmp_path, "worker") as (worker,):
         produce(new, [Sent(b"ana", 0, 99, NOW_MS + CONTENTS * DAY_MS, 1.0)])
