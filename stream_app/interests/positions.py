@@ -18,6 +18,13 @@ def goes_on(state: Outcomes, tp: TP, group: CommittedOffset, there: Bounds) -> i
     known, topic = state.positions.get(tp.topic), group.topic_id or ""
     assert group.offset is not None  # noqa: S101  # for the type checker: the topic exists
     if known is None or not same_topic(known[1], topic) or (not topic and known[0] > there.end):
+        if state == Outcomes() and group.offset > there.first:
+            log.warning(
+                "%s[%d]: the group stands at %d, but there is no account of what was taken before: the "
+                "state's topics were emptied, or the group was set by hand; `stream-app rebuild` makes the "
+                "state from the events that are still there",
+                *(*tp, group.offset),
+            )
         return group.offset  # a state of before positions were kept, or another topic of that name
     at = known[0]
     if at < there.first:

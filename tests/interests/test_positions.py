@@ -3,18 +3,22 @@ twice. Records remember four interactions here, so that nothing that comes again
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
+from faust.types import TP
 from kafka import TopicPartition
 from kafka.structs import OffsetAndMetadata
 
+from stream_app.interests.positions import goes_on
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics, delete_records, topic_id
+from stream_app.kafka.topic_ids import Bounds, CommittedOffset
 from stream_app.replay.accounting import COUNTS
 from stream_app.settings import Settings
 from tests.interests.closed_form import Sent
@@ -148,6 +152,22 @@ def test_a_state_without_positions_goes_by_the_group(world: Settings, tmp_path: 
         produce(world, after)
         worker.start()
         check(world, before + after, worker)
+
+
+@pytest.mark.parametrize(
+    ("state", "first", "said"),
+    [
+        (Outcomes(), 0, True),
+        (Outcomes(), 200, False),  # retention took everything, and nothing of it was ever read
+        (Outcomes(applied=200), 0, False),  # of before positions were kept
+    ],
+)
+def test_a_state_that_was_emptied_is_not_taken_for_a_new_one(
+    state: Outcomes, first: int, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    assert goes_on(state, TP("likes", 0), CommittedOffset(200, "id"), Bounds(first, 300)) == 200
+    assert ("there is no account of what was taken before" in caplog.text) == said
 
 
 def test_every_committed_offset_has_its_position_in_the_state(world: Settings, tmp_path: Path) -> None:
