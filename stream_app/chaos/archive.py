@@ -167,7 +167,9 @@ class Archive(Background):
             if self._ids.get(name) != topic["topic_id"]:
                 self._ids[name] = topic["topic_id"]
                 self._lives[name] = self._lives.get(name, -1) + 1
-                self._positions.update(dict.fromkeys(mine, 0))
+                # also of partitions that are gone: should the topic grow again, they begin anew
+                former = [tp for tp in self._positions if tp.topic == name]
+                self._positions.update(dict.fromkeys([*mine, *former], 0))
                 begun += mine
         fresh = set(partitions) - set(self._partitions)
         if begun or set(partitions) != set(self._partitions):

@@ -137,8 +137,12 @@ class InterestsWorker:
             }
             await self._close(gone, set(self._standbys) - standbys - actives)
             routed = {tp for tp in consumer_of(self._app).assignment() if tp.topic in self._events - inputs}
-            await self._routers.assign(routed, consumer_of(self._app))
-            await asyncio.gather(*(self._open(p) for p in sorted(actives - self._partitions.keys())))
+            # side by side: what the former owner of the one has left open keeps the other from reading on,
+            # and is ended by being fenced
+            await asyncio.gather(
+                self._routers.assign(routed, consumer_of(self._app)),
+                *(self._open(p) for p in sorted(actives - self._partitions.keys())),
+            )
             for p in sorted(standbys - self._standbys.keys() - actives):
                 self._standbys[p] = StandbyPartition(self._settings, p, self._app.stop_loudly)
             self._assigned = True

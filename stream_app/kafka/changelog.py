@@ -15,6 +15,7 @@ from stream_app.errors import UnreadableStateError
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.positions import positions
+from stream_app.kafka.stable_end import high_watermark
 from stream_app.kafka.unreadable import UnreadableRange
 from stream_app.observability import metrics
 from stream_app.settings import Settings
@@ -54,6 +55,7 @@ class ChangelogReader:
         self._moved = moved
         self._partial = partial
         self._patience_s = settings.kafka.request_timeout_s
+        self._decision_s = settings.kafka.transaction_timeout_s
         self._tp = TopicPartition(topic, partition)
         self._consumer = AIOKafkaConsumer(
             **aiokafka_options(settings, f"{settings.kafka.app_id}-changelog"),
@@ -94,15 +96,21 @@ class ChangelogReader:
         return {tp: at for tp, at in positions(self._consumer, {self._tp.topic}).items() if at}
 
     async def read_to_end(self, apply: Apply) -> int:
-        """Apply everything up to the end as it is now; returns the position reached."""
+        """Apply everything up to the end as it is now; returns the position reached.
+
+        That is the end of what has been written, not of what is decided: others may have transactions on the
+        partition too, and the decision on theirs is waited for. Else what was committed behind an open one
+        would be missed.
+        """
         begun = reported = moved = time.monotonic()
-        end, count, before = await self.end(), 0, -1
+        end, count, before = await self._known_end(), 0, -1
+        patience_s = self._patience_s + self._decision_s
         while (position := await self._known_position()) < end:
             now = time.monotonic()
             if position > before:
                 before, moved = position, now
                 self._moved()
-            elif now - moved > self._patience_s:
+            elif now - moved > patience_s:
                 raise self._silence(position, end)
             count += await self._poll(apply, "recovery")
             now = time.monotonic()
@@ -135,6 +143,10 @@ class ChangelogReader:
                 return await self.position()
         except TimeoutError:
             raise KafkaTimeoutError(f"{self._label}: the position stays unknown") from None
+
+    async def _known_end(self) -> int:
+        async with asyncio.timeout(self._patience_s):
+            return await high_watermark(self._consumer._client, TP(*self._tp))
 
     def _silence(self, position: int, end: int) -> KafkaTimeoutError:
         return KafkaTimeoutError(
