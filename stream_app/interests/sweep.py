@@ -30,7 +30,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from kafka import errors as kafka_errors
 
-from stream_app.errors import BrokerUnavailableError, FencedError, TransactionError
+from stream_app.errors import AccessError, BrokerUnavailableError, FencedError, TransactionError
 from stream_app.events.dead_letters import written_ms
 from stream_app.events.named import users_in
 from stream_app.events.times import Clock, wall_clock
@@ -44,7 +44,10 @@ from stream_app.observability import metrics
 from stream_app.settings import Settings
 from stream_app.topics import FOREVER, copy_topics
 
-LATER = (BrokerUnavailableError, FencedError, TransactionError, KafkaError, kafka_errors.KafkaError)
+LATER = (
+    *(AccessError, BrokerUnavailableError, FencedError, TransactionError),
+    *(KafkaError, kafka_errors.KafkaError),
+)
 """What ends a sweep without harm: the next one takes up where it ended."""
 
 Committed = Mapping[str, int | None]

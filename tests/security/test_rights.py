@@ -26,6 +26,7 @@ from stream_app.errors import AccessError, TopicMismatchError
 from stream_app.kafka import clients
 from stream_app.kafka.admin import alter_topics, create_topics, ensure_topics, topic_states
 from stream_app.kafka.broker import LocalBroker
+from stream_app.kafka.partitions import partition_of
 from stream_app.secret import Secret
 from stream_app.settings import Settings, build
 from stream_app.topics import declare
@@ -187,3 +188,23 @@ def test_titles_need_the_contents() -> None:
         return {topic.name for topic in declare(build({"inspect": {"enabled": enabled}}), "ranker")}
 
     assert topics(True) - topics(False) == {"content"}
+
+
+def test_without_the_right_to_delete_records_routed_ones_stay_and_the_worker_goes_on(
+    guarded: LocalBroker, administrator: Settings, tmp_path: Path
+) -> None:
+    grant_role(administrator, "interests")
+    world = user(administrator, guarded, "interests")
+    interests = msgspec.structs.replace(world.interests, sweep_interval_s=0.3)
+    worker = Worker(msgspec.structs.replace(world, interests=interests), "interests", tmp_path, "w")
+    worker.start()
+    try:
+        with clients.producer(administrator) as producer:
+            value, elsewhere = b'{"user_id":"ana","content_id":"c"}', 1 - partition_of(b"ana", 2)
+            producer.send(administrator.topic_name("likes"), value, b"ana", partition=elsewhere).get(10)
+        said = "what was routed cannot be removed yet"
+        wait_until(lambda: said in worker.log.read_text() or not worker.running, said, worker.log)
+        assert worker.running, worker.log.read_text()[-2000:]
+        assert worker.stop() == 0
+    finally:
+        worker.kill()
