@@ -196,7 +196,7 @@ def test_without_the_right_to_delete_records_routed_ones_stay_and_the_worker_goe
     grant_role(administrator, "interests")
     world = user(administrator, guarded, "interests")
     interests = msgspec.structs.replace(world.interests, sweep_interval_s=0.3)
-    worker = Worker(msgspec.structs.replace(world, interests=interests), "interests", tmp_path, "w")
+    worker = Worker(msgspec.structs.replace(world, interests=interests), "w", tmp_path, "interests")
     worker.start()
     try:
         with clients.producer(administrator) as producer:
