@@ -260,9 +260,12 @@ def topic_id(settings: Settings, name: str) -> str:
 
 
 def retention_ms(settings: Settings, name: str) -> int:
-    """How long the broker keeps a topic's records, ms; -1: for ever. Raises BrokerUnavailableError."""
+    """How long the broker keeps a declared topic's records, ms; -1: for ever. Where it may not be asked, as
+    declared. Raises BrokerUnavailableError."""
     with _admin(settings) as admin:
-        return int(_configs(admin, [name])[name]["retention.ms"])
+        found = _configs(admin, [name]).get(name, {}).get("retention.ms")
+    declared = next(topic.retention_ms for topic in declare(settings) if topic.name == name)
+    return declared if found is None else int(found)
 
 
 def committed_offset(settings: Settings, group: str, topic: str, partition: int) -> int:
