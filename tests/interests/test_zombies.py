@@ -142,7 +142,9 @@ def tell(world: Settings, tmp_path: Path, cut: Cut, **more: str) -> Story:
     zombie = Worker(
         cut.settings, "zombie", tmp_path, module="tests.interests.zombie", more={GO_ON: str(go_on)} | more
     )
-    heir = Worker(world, "heir", tmp_path)
+    heir = Worker(
+        world, "heir", tmp_path, module="tests.interests.hasty" if UNFENCED in more else "stream_app"
+    )
     with Archive(world) as archive, contextlib.ExitStack() as ending:
 
         def settle(log: Path) -> None:
