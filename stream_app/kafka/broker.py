@@ -35,7 +35,7 @@ PORTS = range(20_000, 32_000)
 READY = "Kafka Server started"
 CLUSTER_ID = "c3RyZWFtLWFwcC1sb2NhbA"  # any 16 bytes in base64
 JAVA_OPTIONS = (
-    "-Xmx512m",
+    "-Xmx2g",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
     "--sun-misc-unsafe-memory-access=allow",  # Kafka's memory maps; only silences a warning
