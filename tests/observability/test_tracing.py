@@ -248,7 +248,7 @@ def test_without_tracing_opentelemetry_is_not_loaded(tmp_path: Path) -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "stream_app.observability.tracing")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'stream-app\[tracing\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install '\.\[tracing\]'"):
         asyncio.run(run_worker(traced(Settings(), "http://127.0.0.1:1"), "interests"))
 
 
