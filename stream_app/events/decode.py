@@ -98,14 +98,13 @@ class EventDecoder:
         oldest, latest = EARLIEST_MS, min(now + future, LATEST_MS)
         if stream_time_ms is not None:
             oldest = max(oldest, stream_time_ms - self._max_age_ms)
-        source: list[int] = []
         users: list[bytes] = []
         contents: list[bytes] = []
         actions: list[int] = []
         events: list[int] = []
-        named: list[bool] = []
+        unnamed: list[int] = []
         times: list[int] = []
-        undo: list[bool] = []
+        undoing: list[int] = []
         received: list[int] = []
         rejected: list[Rejected] = []
         for index, record in enumerate(records):
@@ -145,9 +144,10 @@ class EventDecoder:
                     else:
                         name_key = key64(f"{place.topic}-{place.partition}-{place.offset}-{arrival}")
                 else:
-                    if not (0 < len(name.encode()) <= max_id and name.isprintable()):
+                    encoded = name.encode()
+                    if not (0 < len(encoded) <= max_id and name.isprintable()):
                         check_id("event_id", name, max_id)
-                    name_key = key64(name)
+                    name_key = key64(encoded)
                 time = event.occurred_at
                 if time is None:
                     time = arrival
@@ -161,28 +161,39 @@ class EventDecoder:
             except DECODING_ERRORS as error:
                 rejected.append(Rejected(index, *explain(error, "occurred_at", record.value or b"")))
                 continue
-            source.append(index)
+            if event.undo is True:
+                undoing.append(len(users))
+            if not name:
+                unnamed.append(len(users))
             users.append(user)
             contents.append(content)
-            actions.append(action)
+            if copied:
+                actions.append(action)
             events.append(name_key)
-            named.append(bool(name))
             times.append(time)
-            undo.append(event.undo is True)
             received.append(arrival)
-        of_actions = np.array(actions, np.int64)
+        source = np.arange(len(records), dtype=np.int64)
+        if rejected:
+            source = np.delete(source, [one.index for one in rejected])
+        of_actions = np.array(actions, np.int64) if copied else np.full(len(source), action, np.int64)
         return DecodedBatch(
-            np.array(source, np.int64),
+            source,
             users,
             contents,
             of_actions,
             np.array(events, np.uint64) ^ self._masks[of_actions],
-            np.array(named, np.bool_),
+            _all_but(unnamed, len(source)),
             np.array(times, np.int64),
-            np.array(undo, np.bool_),
+            ~_all_but(undoing, len(source)),
             np.minimum(np.array(received, np.int64), now),
             rejected,
         )
+
+
+def _all_but(places: list[int], count: int) -> NDArray[np.bool_]:
+    marks = np.ones(count, np.bool_)
+    marks[places] = False
+    return marks
 
 
 def _misplaced(time: int, arrival: int, now: int, future_ms: int, missing: bool) -> UnfitError:

@@ -104,7 +104,9 @@ class BatchPreparation:
                 known = np.flatnonzero(ready & ~done).astype(np.int64, copy=False)
                 for at in np.flatnonzero(~ready & ~done).tolist():
                     fates.later(int(batch.source[at]), Reason.UNKNOWN_CONTENT)
-                users = [batch.users[at] for at in known.tolist()]
+                users = batch.users
+                if len(known) < len(users):
+                    users = [users[at] for at in known.tolist()]
                 rows = self._rows(state, users)
                 waiting = self._foreign(state.slab, rows)
                 for at in known[waiting].tolist():
@@ -361,9 +363,8 @@ class _Fates:
                 np.array([origin.partition for origin in origins], np.int64),
                 np.array([origin.offset for origin in origins], np.int64),
             )
-        records = self._records
-        offsets = np.fromiter((records[i].offset for i in source.tolist()), np.int64, len(source))
-        return np.full(len(source), self._state.partition, np.int64), offsets
+        offsets = np.array([record.offset for record in self._records], np.int64)
+        return np.full(len(source), self._state.partition, np.int64), offsets[source]
 
     def _origin(self, index: int) -> Origin:
         return origin_of(self._records[index], self._topic, self._state.partition)

@@ -29,5 +29,5 @@ class Computed:
     """Bytes, about: to look at every header would take as long as a tenth of the computing."""
 
     def __post_init__(self) -> None:
-        values = sum(len(one.value) for one in self.outputs if one.value)
+        values = sum([len(one.value or b"") for one in self.outputs])
         self.size = values + KEY_BYTES * len(self.outputs)

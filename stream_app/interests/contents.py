@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 
 import numpy as np
 from aiokafka import ConsumerRecord
@@ -58,8 +59,8 @@ class IndexedContents:
 
     def rows(self, contents: Sequence[bytes]) -> NDArray[np.int64]:
         """Index rows of these content ids, -1 where unknown."""
-        get = self.index.rows.get
-        return np.fromiter((get(content, -1) for content in contents), np.int64, len(contents))
+        found = map(self.index.rows.get, contents, repeat(-1))
+        return np.fromiter(found, np.int64, len(contents))
 
     def _apply_pending(self) -> None:
         if self._pending:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.interests.ordering import grouped, mix
 from stream_app.interests.record import APPLIED, COUNTED, FIRST, LOST, STATE, UNDONE
 from stream_app.interests.slab import Slab
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 STAYS = 1 << 62
 """Arrival of what does not leave the record with the ring."""
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio
 
 
 class Counts:
@@ -80,33 +80,70 @@ def count(
 ) -> tuple[Counts, NDArray[np.uint8]]:
     """Count the new events ``at`` [A] (user by user, in order of arrival, none an undo), before they are put
     into the rings. Returns the contributions and the marks [A] of their interactions."""
-    keys, rows = c.keys[at], c.rows[at]
     signs, marks = np.zeros(len(at), np.int8), np.zeros(len(at), np.uint8)
-    counts = Counts(c.contents[at], c.times[at], c.actions[at], signs, keys)
-    mixed = keys ^ (rows.astype(np.uint64) * _MIX)
-    order = np.argsort(mixed, kind="stable")
-    begins = np.ones(len(at) + 1, np.bool_)  # where another user or content begins
-    begins[1:-1] = mixed[order][1:] != mixed[order][:-1]
-    alone = np.empty(len(at), np.bool_)
-    alone[order] = begins[:-1] & begins[1:]
-    new = alone & unseen[at]
-    signs[new], marks[new] = 1, COUNTED | FIRST
+    counts = Counts(c.contents[at], c.times[at], c.actions[at], signs, c.keys[at])
+    if not len(at):
+        return counts, marks
+    acts = _Acts.of(slab, c, at, arrivals)
+    new = unseen[at[acts.first]]
+    alike = np.flatnonzero(acts.alike & new)
+    signs[acts.newest[alike]], marks[acts.newest[alike]] = 1, COUNTED
+    marks[acts.first[alike]] |= FIRST
 
-    known = np.flatnonzero(alone & ~unseen[at])
-    if len(known):
-        _once(slab, c, at, arrivals, known, signs, marks, counts)
-    several = order[~alone[order]]
-    if len(several):
-        first = np.flatnonzero(begins[:-1][~alone[order]])
-        of = at[several[first]]
+    had = np.flatnonzero(acts.alike & ~new)
+    if len(had):
+        found = _remembered(slab, c.rows[at[acts.first[had]]], c.keys[at[acts.first[had]]])
+        one_by_one = had[_again(slab, c, at, arrivals, acts, had, found, signs, marks, counts)]
+    else:
+        one_by_one = had
+    one_by_one = np.concatenate([one_by_one, np.flatnonzero(~acts.alike)])
+    if len(one_by_one):
+        of = at[acts.first[one_by_one]]
         found = _remembered(slab, c.rows[of], c.keys[of])
         columns = (found.slots, found.states, found.times, found.actions, found.arrivals)
         told = list(zip(*(column.tolist() for column in columns), strict=True))
-        ends = np.searchsorted(found.events, np.arange(len(first)), side="right").tolist()
-        groups = zip(np.split(several, first[1:]), [0, *ends[:-1]], ends, strict=True)
-        for acts, begin, end in groups:
-            _in_turn(slab, c, at, arrivals, acts.tolist(), told[begin:end], unseen, signs, marks, counts)
+        ends = np.searchsorted(found.events, np.arange(len(of)), side="right").tolist()
+        groups = zip(one_by_one.tolist(), [0, *ends[:-1]], ends, strict=True)
+        for group, begin, end in groups:
+            members = acts.order[acts.starts[group] : acts.starts[group + 1]].tolist()
+            _in_turn(slab, c, at, arrivals, members, told[begin:end], unseen, signs, marks, counts)
     return counts, marks
+
+
+@dataclass(slots=True)
+class _Acts:
+    """The events of a batch by user and content: G groups, each in order of arrival."""
+
+    order: NDArray[np.int64]
+    """[A], the events group by group"""
+    starts: NDArray[np.int64]
+    """[G + 1], where each group begins in ``order``, and the end"""
+    first: NDArray[np.int64]
+    """[G], each one's event that came first"""
+    newest: NDArray[np.int64]
+    """[G], its first event of the latest time"""
+    last: NDArray[np.int64]
+    """[G], its event that came last"""
+    alike: NDArray[np.bool_]
+    """[G], all are of one action and are in the record together"""
+
+    @classmethod
+    def of(cls, slab: Slab, c: Columns, at: NDArray[np.int64], arrivals: NDArray[np.int64]) -> _Acts:
+        order, starts = grouped(mix(c.rows[at], c.keys[at]))
+        starts = np.append(starts, len(at))
+        first, last = order[starts[:-1]], order[starts[1:] - 1]
+        newest, alike = first.copy(), np.ones(len(first), np.bool_)
+        several = np.flatnonzero(first != last)
+        if len(several):
+            each = np.diff(starts)[several]
+            begins = np.cumsum(each) - each
+            members = order[np.repeat(starts[several] - begins, each) + np.arange(each.sum())]
+            times, actions = c.times[at[members]], c.actions[at[members]]
+            latest = np.flatnonzero(times == np.repeat(np.maximum.reduceat(times, begins), each))
+            newest[several] = members[latest[np.searchsorted(latest, begins)]]
+            alike[several] = np.logical_and.reduceat(actions == np.repeat(actions[begins], each), begins)
+            alike[several] &= arrivals[last[several]] - arrivals[first[several]] <= slab.recent
+        return cls(order, starts, first, newest, last, alike)
 
 
 @dataclass(slots=True)
@@ -139,38 +176,38 @@ def _remembered(slab: Slab, rows: NDArray[np.int64], keys: NDArray[np.uint64]) -
     owners = rows[events]
     arrivals = total[events] - 1 - (total[events] - 1 - slots) % slab.recent
     arrivals[slots >= slab.recent] = STAYS
-    entries = slab.interactions[owners, slots]
-    keep = entries["state"] != 0
-    return _Remembered(
-        events[keep],
-        slots[keep],
-        entries["state"][keep],
-        entries["time"][keep],
-        entries["action"][keep],
-        arrivals[keep],
-    )
+    states = slab.interactions["state"][owners, slots]
+    if not states.all():
+        keep = states != 0
+        events, slots, arrivals = events[keep], slots[keep], arrivals[keep]
+        owners, states = owners[keep], states[keep]
+    times, actions = (slab.interactions[name][owners, slots] for name in ("time", "action"))
+    return _Remembered(events, slots, states, times, actions, arrivals)
 
 
-def _once(
+def _again(
     slab: Slab,
     c: Columns,
     at: NDArray[np.int64],
     arrivals: NDArray[np.int64],
-    known: NDArray[np.int64],
+    acts: _Acts,
+    had: NDArray[np.int64],
+    found: _Remembered,
     signs: NDArray[np.int8],
     marks: NDArray[np.uint8],
     counts: Counts,
-) -> None:
-    """Events ``known`` [A] among ``at``, each the only one of its user and content in the batch, whose
-    user has had the content before."""
-    rows, arrival, times = c.rows[at[known]], arrivals[known], c.times[at[known]]
-    found = _remembered(slab, rows, c.keys[at[known]])
+) -> NDArray[np.bool_]:
+    """Groups ``had`` [A], alike, whose users have had the content before; ``found``: where. Which of them
+    have to go one by one, because something that is told of them leaves the record between their acts."""
+    first, newest = at[acts.first[had]], at[acts.newest[had]]
+    rows, arrival, times = c.rows[first], arrivals[acts.first[had]], c.times[newest]
     there = arrival[found.events] - found.arrivals <= slab.recent
-    same = there & (found.actions == c.actions[at[known]][found.events])
+    leaves = there & (arrivals[acts.last[had]][found.events] - found.arrivals > slab.recent)
+    same = there & (found.actions == c.actions[first][found.events])
     stands, counted = found.states & STATE == APPLIED, found.states & COUNTED != 0
 
     def any_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        told = np.zeros(len(known), np.bool_)
+        told = np.zeros(len(had), np.bool_)
         told[found.events[mask]] = True
         return told
 
@@ -178,11 +215,15 @@ def _once(
     holders = holders[np.lexsort((found.times[holders], found.events[holders]))]
     last = np.ones(len(holders), np.bool_)
     last[:-1] = found.events[holders][1:] != found.events[holders][:-1]
-    holders = holders[last]  # the newest of each event's
-    held = any_of(same & stands & counted)
+    holders = holders[last]  # the newest of each group's
+    held = np.zeros(len(had), np.bool_)
+    held[found.events[holders]] = True
+    one_by_one = any_of(leaves) & ~held
+    one_by_one[found.events[holders[leaves[holders]]]] = True
+    holders = holders[~one_by_one[found.events[holders]]]
     everything = arrival <= slab.recent
     if slab.kept:
-        strong = np.abs(c.weights[at[known]]) >= slab.light_weight
+        strong = np.abs(c.weights[first]) >= slab.light_weight
         everything |= (
             strong & (slab.extra["kept_total"][rows] <= slab.kept) & (slab.header["flags"][rows] & LOST == 0)
         )
@@ -191,11 +232,13 @@ def _once(
     newer = times[found.events[holders]] > found.times[holders]
     counts_now = ~held & (everything | told)
     counts_now[found.events[holders][newer]] = True
-    signs[known[counts_now]] = 1
-    marks[known[counts_now]] = COUNTED
-    moved, now = holders[newer], at[known[found.events[holders[newer]]]]
+    counts_now &= ~one_by_one
+    signs[acts.newest[had[counts_now]]] = 1
+    marks[acts.newest[had[counts_now]]] = COUNTED
+    moved, now = holders[newer], newest[found.events[holders[newer]]]
     slab.interactions["state"][c.rows[now], found.slots[moved]] &= ~np.uint8(COUNTED)
     counts.take_back(c.contents[now], found.times[moved], c.actions[now], c.keys[now])
+    return one_by_one
 
 
 def _in_turn(

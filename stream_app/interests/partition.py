@@ -46,6 +46,7 @@ from stream_app.interests.placement import Placement
 from stream_app.interests.positions import goes_on
 from stream_app.interests.receipts import Fences, Removed
 from stream_app.interests.shaping import shaping, tell
+from stream_app.interests.sizing import OutputSize
 from stream_app.interests.slab import Slab
 from stream_app.interests.standby import finish, resume, store_records
 from stream_app.interests.statistics import PartitionStatistics
@@ -140,7 +141,7 @@ class InterestPartition:
         self._position = 0
         self._waiting: deque[Computed] = deque()  # to be committed with the next transactions
         self._bound = bound or TransactionBound(settings)
-        self._record_bytes = float(self._slab.rows.itemsize)  # to be produced for each record that comes
+        self._size = OutputSize(self._slab.rows.itemsize)
         self._tracing = tracing
         self._in_flight: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
@@ -294,9 +295,9 @@ class InterestPartition:
         """Apply one batch: returns when it is computed; its transaction is on its way or the next one."""
         first, start = 0, batch.start
         while first < len(batch.records):
-            # the slab has what was computed before it is known whether a transaction can take it
-            count = max(1, min(self._slab.capacity, int(self._bound.bytes / self._record_bytes)))
-            part = RecordBatch(batch.topic, batch.partition, start, batch.records[first : first + count])
+            rest = batch.records[first : first + self._slab.capacity]
+            count = self._size.fitting(rest, self._bound.bytes)
+            part = RecordBatch(batch.topic, batch.partition, start, rest[:count])
             await self._handle(part)
             first, start = first + count, part.end
 
@@ -359,7 +360,7 @@ class InterestPartition:
             source = TopicPartition(batch.topic, batch.partition)
             one = Computed(outputs, source, batch.end, passages)
             self._waiting.append(one)
-            self._record_bytes = max(1.0, one.size / len(batch.records), self._record_bytes / 2)
+            self._size.were(one.size)
             if self._in_flight is None or self._in_flight.done():
                 self._in_flight = asyncio.create_task(self._commit_waiting())
                 await asyncio.sleep(0)  # let it start before the next batch is computed

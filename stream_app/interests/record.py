@@ -96,21 +96,21 @@ one that did, and none has taken its place. FIRST: its user had not had the cont
 
 
 def row_dtype(dimensions: int, recent: int, seen: int, kept: int = 0) -> np.dtype[np.void]:
-    """One slab row: header, vector [D], interactions [R + K], seen [M], extra."""
+    """One slab row: header, vector [D], interactions [R + K], seen [M]."""
     return np.dtype(
         [
             ("header", HEADER),
             ("vector", "<f4", (dimensions,)),
             ("interactions", INTERACTION, (recent + kept,)),
             ("seen", "<u8", (seen,)),
-            ("extra", EXTRA),
         ]
     )
 
 
 def most_bytes(dimensions: int, recent: int, seen: int, kept: int, long: int) -> int:
     """Size of the largest record, with all that few of them have."""
-    return row_dtype(dimensions, recent, seen, kept).itemsize + 8 * (recent + kept) + 4 * long
+    row = row_dtype(dimensions, recent, seen, kept).itemsize + EXTRA.itemsize
+    return row + 8 * (recent + kept) + 4 * long
 
 
 @dataclass(frozen=True)

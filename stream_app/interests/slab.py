@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.hashing import action_mask
 from stream_app.interests.record import (
+    EXTRA,
     HEADER,
     INTERACTION,
     KEYED_BY_ACTION,
@@ -59,8 +61,9 @@ class Slab:
         self.interactions: NDArray[np.void] = self.rows["interactions"]
         """[rows, R + K]"""
         self.seen: NDArray[np.uint64] = self.rows["seen"]
-        self.extra: NDArray[np.void] = self.rows["extra"]
-        # beside the rows: few users have any, and pages that nobody has touched cost no memory
+        # beside the rows: all of them are looked at in every batch, and lie closer together so
+        self.extra: NDArray[np.void] = np.zeros(capacity, EXTRA)
+        # few users have any, and pages that nobody has touched cost no memory
         self.undone_at: NDArray[np.int64] = np.zeros((capacity, recent + kept), np.int64)
         """[rows, R + K], says something of undone interactions only"""
         self.long: NDArray[np.uint32] = np.zeros((capacity, long), np.uint32)
@@ -120,6 +123,7 @@ class Slab:
                     self.undone_at[row] = 0
                 if self.extra["long_total"][row]:
                     self.long[row] = 0
+                self.extra[row] = 0
                 self._bytes[row * self._size : (row + 1) * self._size] = bytes(self._size)
                 self.dirty[row] = False
                 self.touched[row] = 0
@@ -142,7 +146,6 @@ class Slab:
         header["recent"][rows] = self.recent
         header["model"][rows] = self.model
         header["seen"][rows] = self.seen_keys
-        self.extra["kept"][rows], self.extra["long"][rows] = self.kept, self.long_keys
         extra, flags = self.extra[rows], header["flags"][rows] & ~np.uint8(MORE)
         more = extra["kept_total"] | extra["long_total"] | (flags & np.uint8(UNDONE_TIMES | LOST))
         if self.kept:
@@ -166,6 +169,7 @@ class Slab:
     def _tail(self, row: int) -> bytes:
         """What few records have: kept interactions, times of undos, fingerprints."""
         header, extra, start = self.header[row], self.extra[row], row * self._size
+        extra["kept"], extra["long"] = self.kept, self.long_keys
         n, k = min(int(header["total"]), self.recent), min(int(extra["kept_total"]), self.kept)
         kept = start + self._kept_at
         l = min(int(extra["long_total"]), self.long_keys)  # noqa: E741 - as in the layout
@@ -255,5 +259,4 @@ class Slab:
 
     def of(self, users: Sequence[bytes]) -> NDArray[np.int64]:
         """Rows of these users; -1 where a user has none."""
-        get = self.index.get
-        return np.fromiter((get(user, -1) for user in users), np.int64, len(users))
+        return np.fromiter(map(self.index.get, users, repeat(-1)), np.int64, len(users))

@@ -29,6 +29,7 @@ from stream_app.interests.in_turn import GONE as GONE
 from stream_app.interests.in_turn import REPEATED as REPEATED
 from stream_app.interests.in_turn import TAKEN as TAKEN
 from stream_app.interests.in_turn import User
+from stream_app.interests.ordering import by_row, mix, repeats, starts_of
 from stream_app.interests.record import (
     AGAIN,
     APPLIED,
@@ -42,7 +43,6 @@ from stream_app.interests.seen import fingerprints
 from stream_app.interests.slab import Slab
 
 HOUR_MS = 3_600_000.0
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads row numbers over 64 bits
 _COMPARED = 1 << 21  # 64-bit comparisons done at a time: 16 MB
 
 
@@ -118,10 +118,10 @@ def apply(slab: Slab, columns: Columns, vectors: Vectors, half_life_ms: float) -
 
     The content row of an undo may be -1: it needs no content but the one in the record.
     """
-    order = np.argsort(columns.rows, kind="stable")
+    order = by_row(columns.rows)
     c = Columns(*(getattr(columns, name)[order] for name in Columns.__slots__))
     c.events = np.where(c.events == 0, np.uint64(1), c.events)  # 0 marks an empty slot
-    starts = _starts(c.rows)
+    starts = starts_of(c.rows)
     group = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(order))))
     rows = c.rows[starts]
 
@@ -242,10 +242,6 @@ def _summed(interactions: NDArray[np.void], vectors: Vectors) -> tuple[NDArray[n
 # -- repeats
 
 
-def _starts(sorted_rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.flatnonzero(np.diff(sorted_rows, prepend=-1))
-
-
 def _known(
     slab: Slab, rows: NDArray[np.int64], group: NDArray[np.int64], events: NDArray[np.uint64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -278,10 +274,10 @@ def _repeated(
         stands, undone = state & STATE == APPLIED, (state & STATE == UNDONE) & (undone_at >= time)
         closed = (stands & (state & AGAIN != 0)) | undone
         repeated[at] = (state & STATE != AWAITING) & (same | (older & closed))
-    again = _repeats(c.rows, c.events)
+    again = repeats(c.rows, c.events)
     if again.any():
         again &= ~known
-        repeated |= again & _repeats(c.rows, c.events ^ (c.times.view(np.uint64) * _MIX))
+        repeated |= again & repeats(c.rows, mix(c.times, c.events))
     return repeated, (known | again) & ~repeated
 
 
@@ -291,16 +287,6 @@ def _register(
     """State with marks, time, and newest undo (or the time again, where none is told) of interactions."""
     time, undone_at = slab.interactions["time"][rows, slots], slab.undone_at[rows, slots]
     return slab.interactions["state"][rows, slots], time, np.where(undone_at == 0, time, undone_at)
-
-
-def _repeats(rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Whether the same (row, key) came earlier in these columns."""
-    mixed = keys ^ (rows.astype(np.uint64) * _MIX)
-    order = np.argsort(mixed, kind="stable")
-    same = (keys[order][1:] == keys[order][:-1]) & (rows[order][1:] == rows[order][:-1])
-    repeated = np.zeros(len(rows), np.bool_)
-    repeated[order[1:][same]] = True
-    return repeated
 
 
 # -- contributions
@@ -353,7 +339,7 @@ def _record(
 ) -> Counts:
     """Put the events ``at`` into their users' rings; what they count in contents' statistics."""
     rows = c.rows[at]
-    first = _starts(rows)
+    first = starts_of(rows)
     each = np.diff(np.append(first, len(at)))
     nth = np.arange(len(at)) - np.repeat(first, each)
     arrivals = slab.header["total"][rows] + nth
@@ -385,7 +371,7 @@ def _keep(
     left[recent], times[recent] = entries[inside[recent]], 0
     strong = np.abs(left["weight"]) >= slab.light_weight
     rows, left, times = rows[strong], left[strong], times[strong]
-    first = _starts(rows)
+    first = starts_of(rows)
     each = np.diff(np.append(first, len(rows)))
     nth = np.arange(len(rows)) - np.repeat(first, each)
     stay = nth >= np.repeat(each, each) - slab.kept
@@ -435,7 +421,7 @@ def _advance(
     has = moved.contents >= 0
     groups, contents, left = moved.groups[has], moved.contents[has], left[has]
     if len(groups):
-        first = _starts(groups)
+        first = starts_of(groups)
         sums = segment_sums(left.astype(np.float32), contents, first, vectors.matrix)
         slab.vector[rows[groups[first]]] += sums
     slab.vector[rows[touched & empty]] = 0.0
@@ -472,11 +458,11 @@ def _unseen(
 def _see(slab: Slab, c: Columns, at: NDArray[np.int64]) -> None:
     """Add the contents of the events ``at``, unseen before the batch, to what their users have seen, each
     once; the keys that give way leave a fingerprint."""
-    at = at[~_repeats(c.rows[at], c.keys[at])]
+    at = at[~repeats(c.rows[at], c.keys[at])]
     if not len(at):
         return
     owners = c.rows[at]
-    first = _starts(owners)
+    first = starts_of(owners)
     counts = np.diff(np.append(first, len(at)))
     nth = np.arange(len(at)) - np.repeat(first, counts)
     arrivals = slab.header["seen_total"][owners] + nth
@@ -498,7 +484,7 @@ def _see_long(
     left = slab.seen[rows, slots]
     inside = arrivals[leaving] - slab.seen_keys >= slab.header["seen_total"][rows]
     left[inside] = keys[leaving[inside] - slab.seen_keys]
-    first = _starts(rows)
+    first = starts_of(rows)
     each = np.diff(np.append(first, len(rows)))
     nth = np.arange(len(rows)) - np.repeat(first, each)
     stay = nth >= np.repeat(each, each) - slab.long_keys

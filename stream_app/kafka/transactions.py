@@ -241,17 +241,21 @@ class PartitionTransactions:
         """Group outputs into record batches and hand them to the producer, in order."""
         futures = []
         builders: dict[TopicPartition, aiokafka.producer.message_accumulator.BatchBuilder] = {}
+        topic, partition = "", -1
         for out in outputs:
-            tp = TopicPartition(out.topic, out.partition)
-            headers = list(out.headers)
-            builder = builders.get(tp)
-            if builder is None:
-                builder = builders[tp] = self._producer.create_batch()
-            if builder.append(key=out.key, value=out.value, timestamp=None, headers=headers) is None:
-                futures.append(await self._flush(builder, tp))
-                builder = builders[tp] = self._producer.create_batch()
+            if out.partition != partition or out.topic != topic:  # thousands in a row are of the same
+                topic, partition = out.topic, out.partition
+                tp = TopicPartition(topic, partition)
+                if tp not in builders:
+                    builders[tp] = self._producer.create_batch()
+                append = builders[tp].append
+            record = {"timestamp": None, "key": out.key, "value": out.value, "headers": list(out.headers)}
+            if append(**record) is None:
+                futures.append(await self._flush(builders[tp], tp))
+                builders[tp] = self._producer.create_batch()
+                append = builders[tp].append
                 # an empty batch takes any record; one that is too large is refused by the broker
-                builder.append(key=out.key, value=out.value, timestamp=None, headers=headers)
+                append(**record)
         for tp, builder in builders.items():
             futures.append(await self._flush(builder, tp))
         return futures
