@@ -33,6 +33,7 @@ from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import APPENDED, CLOCK
 from stream_app.kafka.limits import check_record
 from stream_app.kafka.membership import PLAIN, join_as
+from stream_app.kafka.pace import Pace
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transactions import TransactionBound
 from stream_app.kafka.transport import RecordBatch
@@ -75,6 +76,7 @@ class InterestsWorker:
         self._purged: dict[int, int] = {}  # positions on events-routed when it was purged last
         self._standbys: dict[int, StandbyPartition] = {}
         self._bounds: dict[int, TransactionBound] = {}
+        self._pace = Pace()
         self._left = LeftDirectories(settings)
         self._assigned = False
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
@@ -193,6 +195,7 @@ class InterestsWorker:
                 on_broken=self._app.stop_loudly,
                 computing=self._computing,
                 bound=self._bounds.setdefault(number, TransactionBound(self._settings)),
+                pace=self._pace,
                 tracing=self._tracing,
             )
             try:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -38,9 +37,9 @@ from stream_app.content.index import ContentIndex
 from stream_app.errors import FencedError, RebuildUnfinishedError, StateDamagedError, TransactionError
 from stream_app.hashing import action_code, model_code
 from stream_app.interests.batch import BatchPreparation, PartitionState
-from stream_app.interests.computed import Computed
 from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
 from stream_app.interests.expiry import Expiry
+from stream_app.interests.outbox import Computed, Outbox
 from stream_app.interests.owners import fence_out, router_owner, table_owner
 from stream_app.interests.placement import Placement
 from stream_app.interests.positions import goes_on
@@ -62,6 +61,7 @@ from stream_app.interests.statistics_record import (
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.clock import CLOCK
+from stream_app.kafka.pace import Pace
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound
 from stream_app.kafka.transport import RecordBatch
@@ -75,9 +75,6 @@ log = logging.getLogger(__name__)
 
 INLINE_RECORDS = 32
 """Batches up to this size are computed in the event loop: a thread would cost more than they do."""
-
-WAITING_RECORDS = 2_000
-"""Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
 
 MOVED_S = 1.0
 """Between two signs of life of what takes long."""
@@ -104,10 +101,12 @@ class InterestPartition:
         on_broken: Broken,
         computing: asyncio.Lock | None = None,
         bound: TransactionBound | None = None,
+        pace: Pace | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         """``on_lost`` asks for a new assignment; ``on_broken`` stops the worker. Partitions that share
-        ``computing`` compute one batch at a time. ``bound`` outlives this partition."""
+        ``computing`` compute one batch at a time, those that share ``pace`` commit side by side. ``bound``
+        outlives this partition."""
         interests = settings.interests
         self.partition = partition
         self.lost = False
@@ -139,11 +138,10 @@ class InterestPartition:
         self._stable = 0  # up to here the changelog is decided
         self._expected: dict[str, int | None] = {}
         self._position = 0
-        self._waiting: deque[Computed] = deque()  # to be committed with the next transactions
         self._bound = bound or TransactionBound(settings)
+        self._outbox = Outbox(self._commit_together, self._bound, pace or Pace())
         self._size = OutputSize(self._slab.rows.itemsize)
         self._tracing = tracing
-        self._in_flight: asyncio.Task[None] | None = None
         self._busy = asyncio.Lock()
         self._computing = computing or asyncio.Lock()
 
@@ -273,9 +271,7 @@ class InterestPartition:
 
     async def settle(self) -> None:
         """Wait until all that was computed is committed, or lost."""
-        task = self._in_flight
-        if task is not None:
-            await asyncio.wait([task])
+        await self._outbox.settle()
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -338,7 +334,7 @@ class InterestPartition:
                     return
             tracing, traced = self._tracing, None
             if tracing is not None:
-                traced = tracing.events(batch.records, sum(len(one.passages) for one in self._waiting))
+                traced = tracing.events(batch.records, self._outbox.passages)
             try:
                 # 1. compute, while the previous transaction is on its way
                 async with self._computing:
@@ -359,29 +355,18 @@ class InterestPartition:
             # 2. one transaction: at once, or together with what else waits for the one on its way
             source = TopicPartition(batch.topic, batch.partition)
             one = Computed(outputs, source, batch.end, passages)
-            self._waiting.append(one)
             self._size.were(one.size)
-            if self._in_flight is None or self._in_flight.done():
-                self._in_flight = asyncio.create_task(self._commit_waiting())
-                await asyncio.sleep(0)  # let it start before the next batch is computed
-            elif (
-                sum(len(one.outputs) for one in self._waiting) > WAITING_RECORDS
-                or sum(one.size for one in self._waiting) > self._bound.bytes
-            ):
-                await self.settle()
+            await self._outbox.put(one)
 
-    async def _commit_waiting(self) -> None:
-        while self._waiting and not self.lost:
-            together = [self._waiting.popleft()]
-            size = together[0].size
-            while self._waiting and size + self._waiting[0].size <= self._bound.bytes:
-                size += self._waiting[0].size
-                together.append(self._waiting.popleft())
-            outputs = [output for one in together for output in one.outputs]
-            await self._commit(outputs, {one.source: one.end for one in together})
-            for passage in (passage for one in together for passage in one.passages):
-                passage.step("transaction")
-                passage.end("the transaction failed" if self.lost else "")
+    async def _commit_together(self, together: Sequence[Computed]) -> bool:
+        if self.lost:
+            return False
+        outputs = [output for one in together for output in one.outputs]
+        await self._commit(outputs, {one.source: one.end for one in together})
+        for passage in (passage for one in together for passage in one.passages):
+            passage.step("transaction")
+            passage.end("the transaction failed" if self.lost else "")
+        return not self.lost
 
     async def _commit(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
         with metrics.STATE_SECONDS.labels("transaction").time():

@@ -36,7 +36,8 @@ from faust.types import TP
 
 PAUSE_S = 0.1
 """Without a batch of a topic for so long, it may have been deleted, created again and filled, unseen:
-whoever reads without a pause sees it missing."""
+whoever reads without a pause sees it missing. Half of it is a batch's to come in, the other half an answer's
+to be used by all partitions of a worker, or each would ask for itself."""
 
 NAMELESS = UUID(int=0)
 
@@ -204,7 +205,7 @@ class InputOffsets(Protocol):
         """Where these partitions begin and end. Raises a KafkaError."""
 
     async def topic_id(self, tp: TP) -> str | None:
-        """As the partition's leader knows it now; None while there is no such topic."""
+        """As the partition's leader has known it within PAUSE_S / 2; None while there is no such topic."""
 
 
 class Inputs:
@@ -219,7 +220,7 @@ class Inputs:
     async def same(self, tp: TP) -> bool:
         """Whether what has just come from there is of the same topic as before. Raises a KafkaError."""
         now = time.monotonic()
-        if now - self._seen.get(tp, -PAUSE_S) >= PAUSE_S:
+        if now - self._seen.get(tp, -PAUSE_S) >= PAUSE_S / 2:
             topic = await self._offsets.topic_id(tp)
             if topic is None or tp.topic not in self._there or not same_topic(self.ids[tp.topic], topic):
                 return False

@@ -29,7 +29,7 @@ from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.positions import positions
 from stream_app.kafka.stable_end import stable_end
-from stream_app.kafka.topic_ids import Bounds, CommittedOffset, same_topic, topic_ids
+from stream_app.kafka.topic_ids import PAUSE_S, Bounds, CommittedOffset, same_topic, topic_ids
 from stream_app.observability import metrics
 
 log = logging.getLogger(__name__)
@@ -205,6 +205,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         self._held: dict[TP, _Held] = {}
         self._rejoins = 0
         self._opened: dict[tuple[TP, ...], _Opened] = {}
+        self._asking = asyncio.Lock()
+        self._ids: dict[TP, str | None] = {}
+        self._asked = 0.0
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> _ConsumerThread:
@@ -358,9 +361,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         self._thread.request_rejoin()
 
     async def topic_id(self, tp: TP) -> str | None:
-        """The id of a partition's topic, as its leader knows it now; None while there is none."""
-        ids: dict[TP, str | None] = await self._thread.call_thread(self._thread.topic_ids, [tp])
-        return ids[tp]
+        """The id of a partition's topic, as its leader has known it within PAUSE_S / 2; None while there is
+        none."""
+        async with self._asking:  # whoever waits here finds the answer
+            if tp not in self._ids or time.monotonic() - self._asked >= PAUSE_S / 2:
+                asked = time.monotonic()
+                all_ = {tp} | {other for other in self.assignment() if other.topic in self.app.batch_topics}
+                self._ids = await self._thread.call_thread(self._thread.topic_ids, list(all_))
+                self._asked = asked
+            return self._ids[tp]
 
     async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
         """Where these partitions begin, and where their decided part ends."""

@@ -44,9 +44,6 @@ log = logging.getLogger(__name__)
 
 ROLE = "ranker"
 WATCH = "ranking"
-WAITING_BATCHES = 4
-"""Batches that may wait for the next round. Four of the default size (8 MiB) hold fewer users than
-``ranking.queue_users``: a backlog alone gives nobody the cheap list."""
 
 
 def create_app(settings: Settings, health: Health, tracing: Tracing | None = None) -> RoleApp:
@@ -162,7 +159,12 @@ class Ranker:
             self._readers.append(
                 TopicReader(settings, settings.topic_name("content"), titles, label="titles")
             )
-        self._rounds: Rounds[RecordBatch] = Rounds(self._rank, WAITING_BATCHES)
+        self._rounds: Rounds[RecordBatch] = Rounds(
+            # with one more batch (8 MiB by default) fewer users than the queue takes: a backlog alone gives
+            # nobody the cheap list
+            self._rank,
+            max(settings.ranking.queue_users // 2, 1),
+        )
         self._refresh = SlateRefresh(
             settings, active, self._pipeline, self._refreshable, lambda: self._rounds.idle
         )

@@ -2,37 +2,65 @@
 
 Batches come one a partition. Done one after the other, each would wait for a ranking and an
 acknowledgement of every batch before it; in rounds it waits for one of each, and a user with records
-in several batches is ranked once.
+in several batches is ranked once. Between rounds that follow on each other comes a pause
+(:mod:`stream_app.kafka.pace`), in which more gathers.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-T = TypeVar("T")
+from stream_app.kafka.pace import Pace
+
+ENOUGH = 64
+"""Records that make the next round begin at once: its fixed cost is little for each."""
+
+
+class Batch(Protocol):
+    """What rounds are made of."""
+
+    @property
+    def records(self) -> Sequence[object]:
+        """At least one"""
+
+
+T = TypeVar("T", bound=Batch)
 
 Done = Callable[[], Awaitable[object]]
 
 
 class Rounds(Generic[T]):
-    """Hands batches on in rounds, in the order of their arrival; at most ``limit`` wait for the next."""
+    """Hands batches on in rounds, in the order of their arrival."""
 
-    def __init__(self, work: Callable[[Sequence[T]], Awaitable[None]], limit: int) -> None:
-        """``work`` does one round; calls do not overlap."""
-        self._work = work
-        self._waiting: asyncio.Queue[tuple[T, Done]] = asyncio.Queue(limit)
+    def __init__(
+        self, work: Callable[[Sequence[T]], Awaitable[None]], limit: int, pace: Pace | None = None
+    ) -> None:
+        """``work`` does one round; calls do not overlap. With ``limit`` records waiting for the next round,
+        no more batches are taken."""
+        self._work, self._limit, self._pace = work, limit, pace or Pace()
+        self._waiting: deque[tuple[T, Done]] = deque()
+        self._records = 0
         self._in_work = False
+        self._changed = asyncio.Condition()
+        self._hurry = asyncio.Event()
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits and no round is in work."""
-        return not self._in_work and self._waiting.empty()
+        return not self._in_work and not self._waiting
 
     async def add(self, batch: T, done: Done) -> None:
         """Return once the batch waits for its round; ``done`` is awaited after it."""
-        await self._waiting.put((batch, done))
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._records < self._limit)
+            self._waiting.append((batch, done))
+            self._records += len(batch.records)
+            if self._records >= min(ENOUGH, self._limit):
+                self._hurry.set()
+            self._changed.notify_all()
 
     async def run(self, failed: Callable[[Exception], None]) -> None:
         """Do rounds for ever.
@@ -42,10 +70,8 @@ class Rounds(Generic[T]):
         """
         sound = True
         while True:
-            taken = [await self._waiting.get()]
-            while not self._waiting.empty():
-                taken.append(self._waiting.get_nowait())
-            count, self._in_work = len(taken), True
+            taken = await self._take()
+            began = self._pace.now
             try:
                 if sound:
                     await self._work([batch for batch, _ in taken])
@@ -55,11 +81,26 @@ class Rounds(Generic[T]):
                 sound = False
                 failed(error)
             finally:
-                self._in_work = False
                 taken.clear()  # nothing of a round outlives it, not even in an error's traceback
-                for _ in range(count):
-                    self._waiting.task_done()
+                self._pace.ended(began)
+                async with self._changed:
+                    self._in_work = False
+                    self._changed.notify_all()
+
+    async def _take(self) -> list[tuple[T, Done]]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._waiting)
+        await self._pace.turn(self._hurry)
+        async with self._changed:
+            self._hurry.clear()
+            taken, self._records, self._in_work = list(self._waiting), 0, True
+            self._waiting.clear()
+            self._changed.notify_all()
+        return taken
 
     async def settle(self) -> None:
         """Return once nothing waits and no round is in work."""
-        await self._waiting.join()
+        if self._waiting:
+            self._hurry.set()
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.idle)

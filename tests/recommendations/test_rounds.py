@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from stream_app.recommendations.rounds import Rounds
+from stream_app.kafka.pace import Pace
+from stream_app.recommendations.rounds import ENOUGH, Rounds
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One of the batches, by its number."""
+
+    number: int
+    records: Sequence[object] = (None,)
 
 
 class Bench:
     """Rounds whose work waits for the test to let it end."""
 
     def __init__(self, limit: int = 3) -> None:
-        self.rounds: Rounds[int] = Rounds(self._work, limit)
+        self.rounds: Rounds[Batch] = Rounds(self._work, limit, Pace(lambda: self.clock))
         self.began: list[list[int]] = []
         self.done: list[int] = []
         self.errors: list[Exception] = []
         self.gate = asyncio.Semaphore(0)
         self.fails = False
+        self.clock = 0.0
 
-    async def _work(self, batches: Sequence[int]) -> None:
-        self.began.append(list(batches))
+    async def _work(self, batches: Sequence[Batch]) -> None:
+        self.began.append([batch.number for batch in batches])
         await self.gate.acquire()
         if self.fails:
             raise ConnectionError("the broker is gone")
@@ -30,16 +41,16 @@ class Bench:
         async def done() -> None:
             self.done.append(number)
 
-        await self.rounds.add(number, done)
+        await self.rounds.add(Batch(number), done)
 
     async def until(self, true: Callable[[], bool]) -> None:
         while not true():  # noqa: ASYNC110  # a pass of the loop at a time, no event tells of it
             await asyncio.sleep(0)
 
 
-def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
+def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], limit: int = 3) -> None:
     async def running() -> None:
-        bench = Bench()
+        bench = Bench(limit)
         task = asyncio.create_task(bench.rounds.run(bench.errors.append))
         await asyncio.wait_for(scenario(bench), 30)
         task.cancel()
@@ -99,3 +110,23 @@ def test_after_an_error_nothing_is_done_and_nobody_waits() -> None:
         assert [type(e) for e in bench.errors] == [ConnectionError]
 
     run(scenario)
+
+
+def test_between_rounds_more_is_gathered_until_there_is_enough() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.add(0)
+        await bench.until(lambda: bench.began == [[0]])
+        bench.clock += 1.0  # so long did it take
+        bench.gate.release()
+        await bench.rounds.settle()
+        for number in range(1, ENOUGH):
+            await bench.add(number)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert bench.began == [[0]]
+        await bench.add(ENOUGH)
+        await bench.until(lambda: bench.began == [[0], [*range(1, ENOUGH + 1)]])
+        bench.gate.release()
+        await bench.rounds.settle()
+
+    run(scenario, limit=2 * ENOUGH)
