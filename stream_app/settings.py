@@ -67,7 +67,7 @@ class Kafka(Section, frozen=True):
     batch_records: Annotated[Count, Meta(description="Most records of one partition in one batch.")] = 40_000
     fetch_max_bytes: Annotated[int, Meta(description="Most bytes fetched for one partition at a time.", ge=65_536)] = 8_388_608
     batch_max_bytes: Annotated[int, Meta(description="Most bytes that a compressed record batch may unpack to. A larger one is not unpacked: its offsets get `oversized_batch`. Producers make batches of some 16 kB to 1 MB; a worker needs room for one of this size a partition.", ge=1_048_576)] = 67_108_864
-    fetch_max_wait_ms: Annotated[int, Meta(description="How long the broker may hold an empty fetch; it answers at once when a record comes. Short ones cost worker and broker processor time even when nothing happens, long ones add up to this much latency for a partition that was not asked for because its last records still waited in the worker.", ge=1, le=1500)] = 50
+    fetch_max_wait_ms: Annotated[int, Meta(description="How long the broker may hold a fetch that leaves partitions out, because their last records still wait in the worker: it delays their next records by so much at most. A fetch of all partitions is held for 500 ms. Any is answered at once when a record comes.", ge=1, le=1500)] = 50
     buffered_batches: Annotated[Count, Meta(description="Batches that may wait in a stream before its partitions are paused (back-pressure).")] = 4
     session_timeout_s: Annotated[float, Meta(description="A worker silent for this long loses its partitions.", ge=1)] = 10.0
     request_timeout_s: Annotated[float, Meta(description="Bound on one request to the broker.", ge=1)] = 30.0

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from aiokafka.consumer import fetcher
+from aiokafka.consumer import consumer, fetcher
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.legacy_records import LegacyRecordBatch, _LegacyRecordBatchPy
 from aiokafka.structs import ConsumerRecord
@@ -34,6 +34,9 @@ from stream_app.kafka.batches import (
 )
 from stream_app.kafka.header_names import Escaping
 from stream_app.kafka.unreadable import Damage, UnreadableRange
+
+IDLE_WAIT_MS = 500
+"""How long the broker holds a fetch of all partitions; Kafka's own clients' default."""
 
 FETCHES = 3
 """So often a batch is fetched whose checksum does not fit: it may have been damaged on its way."""
@@ -259,6 +262,24 @@ class FetchResult(fetcher.FetchResult):  # type: ignore[misc]  # untyped base
         return taken
 
 
+class Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # untyped base
+    """Lets the broker hold fetches for long where that delays nothing.
+
+    A fetch is answered as soon as any of its partitions has something. What it does not ask for has to wait
+    for its end: partitions whose records have not been taken yet. Only such a fetch is kept short, by
+    ``fetch_max_wait_ms``.
+    """
+
+    def __init__(self, *args: Any, fetch_max_wait_ms: int = IDLE_WAIT_MS, **kwargs: Any) -> None:
+        super().__init__(*args, fetch_max_wait_ms=fetch_max_wait_ms, **kwargs)
+        self._short_wait_ms, self._long_wait_ms = fetch_max_wait_ms, max(fetch_max_wait_ms, IDLE_WAIT_MS)
+
+    def _get_actions_per_node(self, assignment: Any) -> Any:
+        self._fetch_max_wait_ms = self._short_wait_ms if self._records else self._long_wait_ms
+        return super()._get_actions_per_node(assignment)
+
+
+consumer.Fetcher = Fetcher
 fetcher.MemoryRecords = _FetchedBatches
 fetcher.PartitionRecords = PartitionRecords
 fetcher.FetchResult = FetchResult

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.consumer import fetcher
 
 from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.fetched import FetchedRecords
+from stream_app.kafka.fetched import IDLE_WAIT_MS, FetchedRecords
 from stream_app.settings import Settings
 
 PATIENCE_S = 30.0
+SHORT_MS = 20
 
 
 async def taken(consumer: AIOKafkaConsumer, tp: TopicPartition, most: int) -> FetchedRecords:
@@ -67,3 +71,40 @@ async def reading(settings: Settings) -> None:
 
 def test_fetched_records_say_where_they_begin(settings: Settings, topics: list[str]) -> None:
     asyncio.run(reading(settings))
+
+
+async def waits_of_fetches(settings: Settings, asked: asyncio.Queue[tuple[int, int]]) -> None:
+    topic = settings.topic_name("likes")
+    first, second = TopicPartition(topic, 0), TopicPartition(topic, 1)
+    writer = AIOKafkaProducer(**aiokafka_options(settings, "writer"))
+    reader = AIOKafkaConsumer(
+        **aiokafka_options(settings, "reader"),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=SHORT_MS,
+    )
+    async with asyncio.timeout(PATIENCE_S), writer, reader:
+        reader.assign([first, second])
+        assert await asked.get() == (2, IDLE_WAIT_MS)
+        await writer.send_and_wait(topic, b"value", partition=0)
+        while (fetch := await asked.get()) == (2, IDLE_WAIT_MS):
+            pass
+        assert fetch == (1, SHORT_MS)  # what came is not taken: the other partition is asked for alone
+        await taken(reader, first, 2)
+        while (fetch := await asked.get()) == (1, SHORT_MS):
+            pass
+        assert fetch == (2, IDLE_WAIT_MS)
+
+
+def test_only_fetches_that_leave_a_partition_out_are_short(
+    settings: Settings, topics: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+    request = fetcher.FetchRequest
+
+    def noted(wait_ms: int, *args: Any, **kwargs: Any) -> Any:
+        asked.put_nowait((sum(len(partitions) for _, partitions in args[3]), wait_ms))
+        return request(wait_ms, *args, **kwargs)
+
+    monkeypatch.setattr(fetcher, "FetchRequest", noted)
+    asyncio.run(waits_of_fetches(settings, asked))
