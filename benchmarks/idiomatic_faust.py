@@ -34,7 +34,19 @@ table = app.Table("interests", key_type=bytes, value_type=bytes, partitions=4)
 done = 0
 
 
-@app.agent(events)
+@app.on_partitions_assigned.connect  # type: ignore[untyped-decorator]  # Faust has no types
+async def assigned(*_: Any, **__: Any) -> None:
+    """Says when the recovery of the table begins."""
+    os.write(1, f"assigned {time.monotonic()} {time.process_time()}\n".encode())
+
+
+@table.on_recover  # type: ignore[untyped-decorator]
+async def recovered() -> None:
+    """Says when it is over."""
+    os.write(1, f"recovered {time.monotonic()} {time.process_time()}\n".encode())
+
+
+@app.agent(events)  # type: ignore[untyped-decorator]
 async def apply(stream: Any) -> None:
     """Decay the user's vector to this event's time and add the content's vector."""
     global done
