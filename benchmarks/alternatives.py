@@ -5,10 +5,12 @@ Nothing of it is a dependency of the project. It is kept under ``.bench/`` and `
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +24,16 @@ QUIX = ("quixstreams==3.28.1", f"numpy=={version('numpy')}")
 
 class UnavailableError(Exception):
     """A part, or one that it compares with, cannot be had on this machine; the text says why."""
+
+
+@contextlib.contextmanager
+def skipping(skipped: dict[str, str], name: str) -> Iterator[None]:
+    """What is unavailable is named, with its reason, and left out."""
+    try:
+        yield
+    except UnavailableError as error:
+        skipped[name] = str(error)
+        say(f"SKIPPED {name}: {error}")
 
 
 def sentence_transformers() -> tuple[str, ...]:

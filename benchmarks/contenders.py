@@ -6,7 +6,6 @@ import asyncio
 import base64
 import contextlib
 import itertools
-import math
 import os
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ from typing import IO, Any
 import alternatives
 import numpy as np
 from aiokafka import AIOKafkaConsumer
-from alternatives import UnavailableError, say
+from alternatives import say, skipping
 from figures import (
     AT_LEAST_ONCE,
     EXACTLY_ONCE,
@@ -94,10 +93,11 @@ def measure(sizes: Sizes, skipped: dict[str, str]) -> dict[str, Any]:
 
 
 def warm_up(contenders: Iterable[str], sizes: Sizes) -> Iterator[str]:
-    """Variants of Kafka Streams, in turn, until more than ``jit_events`` are done, each at least once."""
+    """Variants of Kafka Streams until more than ``jit_events`` are done."""
     variants = [name for name in contenders if name.startswith(KAFKA_STREAMS)]
-    passes = max(math.ceil(sizes.jit_events / sizes.events), 1) if variants else 0
-    return itertools.islice(itertools.cycle(variants), passes)
+    # every third: the first three have both guarantees, the cache on and off, one thread and two
+    order = itertools.islice(itertools.cycle(variants), 0, None, 3)
+    return itertools.islice(order, sizes.jit_events // sizes.events + 1 if variants else 0)
 
 
 def run(name: str, contender: Contender, settings: Settings, directory: Path) -> dict[str, float]:
@@ -125,16 +125,6 @@ def topics(address: str, prefix: str, sizes: Sizes) -> Iterator[Settings]:
     admin = admin_client(settings)
     admin.delete_topics([name for name in admin.list_topics() if name.startswith(prefix)])
     admin.close()
-
-
-@contextlib.contextmanager
-def skipping(skipped: dict[str, str], name: str) -> Iterator[None]:
-    """What is unavailable is named, with its reason, and left out."""
-    try:
-        yield
-    except UnavailableError as error:
-        skipped[name] = str(error)
-        say(f"SKIPPED {name}: {error}")
 
 
 def expected_states(sizes: Sizes) -> Expected:

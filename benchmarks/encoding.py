@@ -14,8 +14,7 @@ from typing import Any
 
 import alternatives
 import numpy as np
-from alternatives import say
-from contenders import skipping
+from alternatives import say, skipping
 from figures import ratio, spread
 from sizes import Sizes
 

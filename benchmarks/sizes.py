@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -34,14 +37,14 @@ class Sizes:
 
 QUICK = Sizes(
     repeats=3,
-    events=400_000,
+    events=250_000,
     users=50_000,
-    faust_events=20_000,
+    faust_events=15_000,
     jit_events=1_000_000,
     contents=(3_000,),
     rates=(10, 100, 500, 2_000),
-    seconds=5.0,
-    backlog=5_000,
+    seconds=4.0,
+    backlog=3_000,
     recovered_users=100_000,
     faust_records=20_000,
     texts=300,
@@ -61,3 +64,47 @@ FULL = Sizes(
     faust_records=100_000,
     texts=2_000,
 )
+
+HELP = {
+    "repeats": "how often each figure is taken",
+    "events": "backlog of the state path",
+    "users": "users that the backlog is spread over",
+    "faust_events": "events of the backlog that the Faust agent does",
+    "jit_events": "events that Kafka Streams does before anything is measured",
+    "contents": "catalogue sizes of freshness and ranking",
+    "rates": "events/s offered",
+    "seconds": "of each rate and each ranking",
+    "backlog": "events written at once, to be drained",
+    "recovered_users": "users whose state is recovered",
+    "faust_records": "records that Faust recovers",
+    "texts": "texts to encode",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each size; without it that of the quick or the full run."""
+    for field in dataclasses.fields(Sizes):
+        quick, full = getattr(QUICK, field.name), getattr(FULL, field.name)
+        many = isinstance(quick, tuple)
+        parser.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=type(quick[0] if many else quick),
+            nargs="+" if many else None,
+            metavar="N",
+            help=f"{HELP[field.name]} (quick {_shown(quick)}, full {_shown(full)})",
+        )
+
+
+def chosen(args: argparse.Namespace) -> Sizes:
+    """Those of ``args.quick``, or full ones, with what was given on the command line."""
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Sizes)}
+    changed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return dataclasses.replace(QUICK if args.quick else FULL, **changed)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

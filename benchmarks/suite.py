@@ -34,7 +34,7 @@ import encoding
 import faust_recovery
 import freshness
 from alternatives import UnavailableError, say
-from sizes import FULL, QUICK, Sizes
+from sizes import Sizes, add_options, chosen
 from summary import table
 
 from stream_app.errors import StreamAppError
@@ -54,20 +54,6 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-HELP = {
-    "repeats": "how often each figure is taken",
-    "events": "backlog of the state path",
-    "users": "users that the backlog is spread over",
-    "faust_events": "events of the backlog that the Faust agent does",
-    "jit_events": "events that Kafka Streams does before anything is measured",
-    "contents": "catalogue sizes of freshness and ranking",
-    "rates": "events/s offered",
-    "seconds": "of each rate and each ranking",
-    "backlog": "events written at once, to be drained",
-    "recovered_users": "users whose state is recovered",
-    "faust_records": "records that Faust recovers",
-    "texts": "texts to encode",
-}
 
 
 def ranking(sizes: Sizes, _skipped: dict[str, str]) -> list[dict[str, Any]]:
@@ -177,58 +163,34 @@ def failing(failed: dict[str, str], name: str) -> Iterator[None]:
     """What cannot be measured is named, with its reason; the suite's status tells as well."""
     try:
         yield
-    except (SystemExit, StreamAppError, OSError, ValueError, subprocess.SubprocessError) as error:
+    except (
+        SystemExit,
+        StreamAppError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        subprocess.SubprocessError,
+    ) as error:
         if isinstance(error, SystemExit) and not isinstance(error.code, str):
             raise  # we are told to end
         failed[name] = str(error)
         say(f"FAILED {name}: {error}")
 
 
-def sizes_of(args: argparse.Namespace) -> Sizes:
-    """Quick or full, with what was given on the command line."""
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Sizes)}
-    chosen: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in given.items()
-        if value is not None
-    }
-    return dataclasses.replace(QUICK if args.quick else FULL, **chosen)
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line: parts, and every size with its default, quick and full."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
-        "--parts",
-        nargs="+",
-        choices=tuple(PARTS),
-        default=tuple(PARTS),
-        metavar="PART",
-        help=f"of {', '.join(PARTS)}; all by default",
-    )
-    made.add_argument("--quick", action="store_true", help="small sizes: at most ten minutes")
-    made.add_argument("--summary", type=Path, metavar="FILE", help="write everything as JSON")
-    for field in dataclasses.fields(Sizes):
-        quick, full = getattr(QUICK, field.name), getattr(FULL, field.name)
-        many = isinstance(quick, tuple)
-        made.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=type(quick[0] if many else quick),
-            nargs="+" if many else None,
-            metavar="N",
-            help=f"{HELP[field.name]} (quick {_shown(quick)}, full {_shown(full)})",
-        )
-    return made
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def main() -> None:
-    args = parser().parse_args()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    every = tuple(PARTS)
+    parser.add_argument(
+        "--parts", nargs="+", choices=every, default=every, metavar="PART", help=f"of {', '.join(every)}"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: at most ten minutes")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write everything as JSON")
+    add_options(parser)
+    args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was begun is cleaned up
-    summary = measured(args.parts, sizes_of(args))
+    summary = measured(args.parts, chosen(args))
     print(table(summary))
     if args.summary:
         args.summary.write_text(json.dumps(summary, indent=2) + "\n")
