@@ -69,7 +69,9 @@ class Subscriber:
 
     def __init__(self, settings: Settings) -> None:
         self.arrived: dict[Place, float] = {}
-        self.times: list[float] = []
+        """Event → arrival of the first slate that names it: one that is made anew names it again."""
+        self.last = 0.0
+        """When the newest of them came."""
         self._consumer = KafkaConsumer(
             settings.topic_name("recommendations"),
             **kafka_python_options(settings),
@@ -90,20 +92,20 @@ class Subscriber:
                 for record in records:
                     if record.value is None:
                         continue
-                    self.times.append(now)
                     if cause := decoder.decode(record.value).caused_by:
-                        self.arrived.setdefault((cause.topic, cause.partition, cause.offset), now)
+                        place = (cause.topic, cause.partition, cause.offset)
+                        if place not in self.arrived:
+                            self.arrived[place] = self.last = now
 
     def wait_until_quiet(self) -> None:
-        """Return once no slate has come for a while."""
-        deadline = time.time() + LONGEST_DRAIN_S
+        """Return once no slate for a new event has come for a while, or after a bound."""
         begun = time.time()
-        while time.time() < deadline and time.time() - max([begun, *self.times[-1:]]) < QUIET_S:
+        while time.time() - max(begun, self.last) < QUIET_S and time.time() - begun < LONGEST_DRAIN_S:
             time.sleep(0.05)
 
     def clear(self) -> None:
         """Forget what came so far; between two loads, while nothing comes."""
-        self.arrived, self.times = {}, []
+        self.arrived = {}
 
     def close(self) -> None:
         """End the thread and the connection."""
@@ -240,16 +242,18 @@ def _one(
 ) -> dict[str, Any]:
     """One load until its last slate, as :func:`figures.freshness` takes it.
 
-    Slates a second count to the last slate, so that a lag makes them fewer.
+    Slates a second count those that events of this load caused, until the last of them: a lag makes them
+    fewer, and what is made anew in the background counts for nothing.
     """
     before, begun = {name: cpu_seconds(pid) for name, pid in pids.items()}, time.time()
     events, seconds = load.burst(sizes.backlog) if rate is None else load.offer(rate, sizes.seconds)
     subscriber.wait_until_quiet()
-    ended = max([begun + seconds, *subscriber.times])
+    named = [subscriber.arrived[place] for place in load.sent if place in subscriber.arrived]
+    ended = max([begun + seconds, *named])
     return {
         "events": events,
         "events_per_s": events / seconds,
-        "slates_per_s": len(subscriber.times) / (ended - begun),
+        "slates_per_s": len(named) / (ended - begun),
         "latencies_ms": [1000 * s for s in latencies(load.sent, subscriber.arrived)],
         "cpu_s": {name: cpu_seconds(pid) - before[name] for name, pid in pids.items()},
     }

@@ -34,16 +34,11 @@ table = app.Table("interests", key_type=bytes, value_type=bytes, partitions=4)
 done = 0
 
 
-@app.on_partitions_assigned.connect  # type: ignore[untyped-decorator]  # Faust has no types
-async def assigned(*_: Any, **__: Any) -> None:
-    """Says when the recovery of the table begins."""
-    os.write(1, f"assigned {time.monotonic()} {time.process_time()}\n".encode())
-
-
-@table.on_recover  # type: ignore[untyped-decorator]
+@table.on_recover  # type: ignore[untyped-decorator]  # Faust has no types
 async def recovered() -> None:
-    """Says when it is over."""
-    os.write(1, f"recovered {time.monotonic()} {time.process_time()}\n".encode())
+    """Says how long the restoring of the table took, by Faust's own clock."""
+    seconds = time.monotonic() - app.tables.recovery._recovery_started_at
+    os.write(1, f"recovered {seconds} {len(table)}\n".encode())
 
 
 @app.agent(events)  # type: ignore[untyped-decorator]
