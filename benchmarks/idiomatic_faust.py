@@ -38,7 +38,8 @@ done = 0
 async def recovered() -> None:
     """Says how long the restoring of the table took, by Faust's own clock."""
     seconds = time.monotonic() - app.tables.recovery._recovery_started_at
-    os.write(1, f"recovered {seconds} {len(table)}\n".encode())
+    # on a line of its own: what Faust shows while it starts does not end its line
+    os.write(1, f"\nrecovered {seconds} {len(table)}\n".encode())
 
 
 @app.agent(events)  # type: ignore[untyped-decorator]
