@@ -33,14 +33,15 @@ test-long: install  ## chaos runs of the variants that are broken on purpose
 lint: install  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 check-deploy: install  ## deploy/, images, compose file and pages, each through its own validator
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[deploy]'
 	$(BIN)/python -m tests.deploy.tools
 	$(BIN)/python -m pytest -m deploy $(ARGS)
 
-bench: install  ## the state path against an idiomatic Faust agent
-	$(BIN)/python benchmarks/state_path.py $(ARGS)
+bench: install  ## against what one would use instead, quickly: make bench ARGS="--parts state --summary FILE"
+	$(BIN)/python benchmarks/suite.py --quick $(ARGS)
 
 chaos: install  ## break workers, broker, network and disks on purpose: make chaos ARGS="--faults 200 --seed 1"
 	$(BIN)/stream-app chaos $(ARGS)
@@ -49,4 +50,4 @@ docs: install  ## regenerate the reference pages under docs/
 	$(BIN)/python -m stream_app.docs
 
 clean:  ## remove what install and the demo made
-	rm -rf $(VENV) .demo
+	rm -rf $(VENV) .demo .bench

@@ -225,7 +225,7 @@ def svg(title: str, curves: dict[str, list[tuple[str, float, float]]]) -> str:
     ]
     for panel, (name, points) in enumerate(curves.items()):
         left, below = edge + panel * (wide + edge), edge + tall
-        xs, ys = ([point[axis] for point in points] for axis in (1, 2))
+        xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
         low, high = min(ys) * 0.98, max(ys) * 1.01
         start, width = min(xs), max(max(xs) - min(xs), 1e-9)
         at = [

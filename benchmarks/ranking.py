@@ -1,16 +1,18 @@
 """How many users a second the ranking engine serves, and where the time goes.
 
-``python benchmarks/ranking.py [--ranker learned] [--device cuda] [--contents 3000 100000] [--batches 1 32]``
+``python benchmarks/ranking.py [--ranker learned] [--device cuda] [--contents 3000 100000] [--batches 1 32]``,
+or with both rankers as a part of ``benchmarks/suite.py``.
 
 Synthetic contents and users from a fixed seed, 384 dimensions, full histories (32 interactions, 256
 seen contents, of which the learned ranker reads 128; 64 neighbours of each content). Each figure is the
 fastest of all runs within ``--seconds``, since what else the machine does only ever adds time; the median
-stands beside it.
+stands beside it. ``--summary`` writes users/s of all runs: slowest, median and fastest.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from figures import spread
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "ranking"))  # the tests' synthetic world
@@ -125,8 +128,10 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 32, 256])
     parser.add_argument("--seconds", type=float, default=3.0, help="of measuring, each")
     parser.add_argument("--threads", type=int, default=0, help="processor threads; 0 as in ranking.threads")
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write the figures as JSON")
     args = parser.parse_args()
     limit_threads(args.threads)
+    summary = []
     for contents in args.contents:
         engine, users = built(args, contents, max(args.batches))
         start = time.perf_counter()
@@ -143,7 +148,12 @@ def main() -> None:
                 f"{batch / min(runs):>8.0f}   {shown}",
                 flush=True,
             )
+            rates = spread([batch / seconds for seconds in runs])
+            what = {"contents": contents, "ranker": args.ranker, "users": batch, "device": str(engine.device)}
+            summary.append({**what, "users_per_s": rates["median"], "spread": rates})
         print(f"{contents:>9} first refresh of mirror and priors {1e3 * refresh:.1f} ms", flush=True)
+    if args.summary:
+        args.summary.write_text(json.dumps(summary))
 
 
 if __name__ == "__main__":

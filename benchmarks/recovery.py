@@ -53,7 +53,7 @@ from stream_app.interests.store import PartitionStore
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import LocalBroker
 from stream_app.kafka.changelog import ChangelogReader
-from stream_app.kafka.topic_ids import CommittedOffset
+from stream_app.kafka.topic_ids import Bounds, CommittedOffset
 from stream_app.settings import Settings, build
 
 POLL_S = 0.02
@@ -64,6 +64,9 @@ class _NoInputs:
     """Partitions are opened here and not fed."""
 
     async def committed(self, _tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
+        return {}
+
+    async def bounds(self, _tps: Iterable[TP]) -> dict[TP, Bounds]:
         return {}
 
     async def topic_id(self, _tp: TP) -> str:

@@ -25,6 +25,9 @@ import msgspec
 import numpy as np
 from aiokafka import AIOKafkaProducer
 from aiokafka.partitioner import murmur2
+from aiokafka.producer.message_accumulator import BatchBuilder
+from figures import rates
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -42,7 +45,21 @@ STALL_S = 120.0
 FAUST_BOUND_S = 120.0
 
 
-async def produce(settings: Settings, count: int, users: int, vectors: np.ndarray) -> dict[str, int]:
+def drawn(count: int, users: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[count] users and [count] contents of the events, seeded. Event i is on ``TOPICS[i % 5]`` and half a
+    second after the one before."""
+    rng = np.random.default_rng(1)
+    return rng.integers(0, users, count), rng.zipf(1.3, count) % CONTENTS
+
+
+def drawn_vectors(dimensions: int = 384) -> NDArray[np.float16]:
+    """[contents, dimensions] unit vectors, seeded."""
+    vectors = np.random.default_rng(0).standard_normal((CONTENTS, dimensions)).astype(np.float32)
+    unit: NDArray[np.float16] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    return unit
+
+
+async def produce(settings: Settings, count: int, users: int, vectors: NDArray[np.float16]) -> dict[str, int]:
     """Write contents and events in large batches; returns events by topic."""
     producer = AIOKafkaProducer(**aiokafka_options(settings, "benchmark"), max_batch_size=900_000)
     await producer.start()
@@ -52,11 +69,10 @@ async def produce(settings: Settings, count: int, users: int, vectors: np.ndarra
         record = ContentVector(model, f"author-{number % 500}", START_MS, START_MS, vector)
         await producer.send(settings.topic_name("content-vectors"), encode(record), key=b"c%d" % number)
     await producer.flush()
-    rng = np.random.default_rng(1)
-    who, what = rng.integers(0, users, count), rng.zipf(1.3, count) % CONTENTS
+    who, what = drawn(count, users)
     keys = [b"user-%06d" % u for u in range(users)]
     home = [(murmur2(key) & 0x7FFFFFFF) % partitions for key in keys]
-    builders: dict[tuple[str, int], object] = {}
+    builders: dict[tuple[str, int], BatchBuilder] = {}
     totals: dict[str, int] = {}
     for i, (u, c) in enumerate(zip(who.tolist(), what.tolist(), strict=True)):
         topic = TOPICS[i % len(TOPICS)]
@@ -115,8 +131,8 @@ def run_ours(settings: Settings, count: int, directory: Path, profile: str | Non
         finally:
             worker.terminate()
             worker.wait(60)
-    print("wall µs an event by step (transactions overlap the other steps):")
-    print("  " + ", ".join(f"{step} {1e6 * seconds / count:.2f}" for step, seconds in steps.items()))
+    shown = ", ".join(f"{step} {1e6 * seconds / count:.2f}" for step, seconds in steps.items())
+    print(f"wall µs an event by step (transactions overlap the other steps):\n  {shown}", file=sys.stderr)
     return rates(samples)
 
 
@@ -191,12 +207,6 @@ def run_faust(settings: Settings, count: int, directory: Path) -> dict[str, floa
     return rates(samples)
 
 
-def rates(samples: list[tuple[float, float, float]]) -> dict[str, float]:
-    """Events/s and CPU µs an event between the first and the last sample (wall, cpu, events)."""
-    (t0, c0, n0), (t1, c1, n1) = samples[0], samples[-1]
-    return {"events": n1 - n0, "events_per_s": (n1 - n0) / (t1 - t0), "cpu_us": 1e6 * (c1 - c0) / (n1 - n0)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -218,9 +228,7 @@ def main() -> None:
             }
         )
         create_topics(settings)
-        rng = np.random.default_rng(0)
-        vectors = rng.standard_normal((CONTENTS, 384)).astype(np.float32)
-        vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+        vectors = drawn_vectors()
         np.save(directory / "vectors.npy", vectors.astype(np.float32))
         print(f"producing {args.events:,} events of {args.users:,} users …", file=sys.stderr)
         asyncio.run(produce(settings, args.events, args.users, vectors))

@@ -85,6 +85,23 @@ def test_records_survive_a_kill_and_a_start_on_the_same_port(local: LocalBroker)
     assert not local.running
 
 
+@pytest.mark.parametrize("full_jit", [False, True])
+def test_the_full_compiler_is_there_for_who_asks(full_jit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def refuse(_broker: LocalBroker, command: list[str]) -> None:
+        commands.append(command)
+        raise BrokerUnavailableError("far enough")
+
+    monkeypatch.setattr(LocalBroker, "_format", refuse)
+    broker = LocalBroker(full_jit=full_jit)
+    with pytest.raises(BrokerUnavailableError, match="far enough"):
+        broker.start()
+    broker.stop()
+    broker.wipe()
+    assert ("-XX:TieredStopAtLevel=1" in commands[0]) is not full_jit
+
+
 def test_a_given_directory_is_kept_until_wiped(tmp_path: Path) -> None:
     with LocalBroker(tmp_path / "kept") as first:
         assert create_topics(settings_for(first.address))
