@@ -34,14 +34,14 @@ from stream_app.content.schema import ContentDecoder, Rejected
 from stream_app.content.vectors import split_key
 from stream_app.events.dead_letters import dead_letter, origin_of, records_in
 from stream_app.hashing import model_code
-from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import CLOCK
+from stream_app.kafka.ends import Ends
+from stream_app.kafka.faust.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.supervision import Ends
 from stream_app.kafka.transactions import RECORD_BYTES, Output
-from stream_app.kafka.transport import RecordBatch
 from stream_app.kafka.written import extents
 from stream_app.observability import metrics
 from stream_app.observability.health import Health

@@ -34,9 +34,9 @@ from stream_app.evaluation.log import Catalogue, EvaluationLog
 from stream_app.evaluation.product import Lessons, LiveRanker, fitted
 from stream_app.evaluation.scorer import World, touches
 from stream_app.kafka.admin import delete_topics, ensure_topics
-from stream_app.kafka.app import RoleApp
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
+from stream_app.kafka.faust.app import RoleApp
 from stream_app.kafka.reader import TopicReader
 from stream_app.learning import checkpoint
 from stream_app.learning.models_record import RANKER_KEY, Description

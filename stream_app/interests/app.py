@@ -29,13 +29,13 @@ from stream_app.interests.standby import StandbyPartition, finish, store_directo
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.admin import check_partitions, delete_records, topic_states
-from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import APPENDED, CLOCK
+from stream_app.kafka.faust.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.faust.membership import PLAIN, join_as
+from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.limits import check_record
-from stream_app.kafka.membership import PLAIN, join_as
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.transactions import TransactionBound
-from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.settings import Settings

@@ -62,9 +62,9 @@ from stream_app.interests.statistics_record import (
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.clock import CLOCK
+from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound
-from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 

@@ -37,10 +37,10 @@ from stream_app.interests.statistics_record import (
     router_key,
 )
 from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.fenced import FencedPartition
 from stream_app.kafka.topic_ids import InputOffsets, same_topic
 from stream_app.kafka.transactions import Output, TransactionBound
-from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 from stream_app.topics import ROUTED_TOPIC

@@ -22,11 +22,11 @@ from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from stream_app.errors import FencedError, TransactionError
-from stream_app.kafka.app import RoleApp, consumer_of
+from stream_app.kafka.faust.app import RoleApp, consumer_of
+from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound, split
-from stream_app.kafka.transport import RecordBatch
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
 from stream_app.errors import BrokerUnavailableError
 from stream_app.interests.contents import IndexedContents
-from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka.faust.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.limits import check_record
 from stream_app.kafka.reader import TopicReader

@@ -14,10 +14,10 @@ from faust.types import TP
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
-from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka.faust.app import RoleApp, create_faust_app
+from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.fenced import FencedPartitions
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.transport import RecordBatch
 from stream_app.learning.impressions import FollowedImpressions
 from stream_app.learning.impressions_reader import ImpressionsReader
 from stream_app.observability import metrics

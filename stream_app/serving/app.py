@@ -16,8 +16,8 @@ from faust.types import TP
 
 from stream_app.errors import StreamAppError, TopicMismatchError
 from stream_app.kafka.admin import topic_states
+from stream_app.kafka.ends import ASK_S, Ends, Idle
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.supervision import ASK_S, Ends, Idle
 from stream_app.observability import metrics
 from stream_app.observability.access import Access
 from stream_app.observability.health import Health

@@ -22,7 +22,7 @@ from stream_app.content.model import model_id
 from stream_app.content.vectors import decode, split_key, tag, vector_key
 from stream_app.hashing import key64, model_code
 from stream_app.kafka.admin import create_topics
-from stream_app.kafka.app import RoleApp
+from stream_app.kafka.faust.app import RoleApp
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.reader import TopicReader
 from stream_app.observability.health import Health

@@ -63,7 +63,7 @@ class TermOnImport(importlib.abc.MetaPathFinder):
 
 
 def inject(fault: Callable[[Any], None]) -> None:
-    from stream_app.kafka.app import RoleApp
+    from stream_app.kafka.faust.app import RoleApp
 
     begin = RoleApp.on_start
 

@@ -14,11 +14,11 @@ from faust.transport.drivers.aiokafka import Transport as _DriverTransport
 from faust.types import TP
 
 from stream_app.errors import StalledError
-from stream_app.kafka.connection import faust_options
-from stream_app.kafka.membership import PLAIN, AgreeingAssignor
+from stream_app.kafka.faust.connection import faust_options
+from stream_app.kafka.faust.membership import PLAIN, AgreeingAssignor
+from stream_app.kafka.faust.recovery import PartitionOwner, PartitionTables
+from stream_app.kafka.faust.transport import FAUST_LOG, BatchConsumer, BatchTransport
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.recovery import PartitionOwner, PartitionTables
-from stream_app.kafka.transport import FAUST_LOG, BatchConsumer, BatchTransport
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 

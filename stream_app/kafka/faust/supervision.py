@@ -15,14 +15,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from stream_app.kafka.app import RoleApp
-from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.disconnect import disconnect
-from stream_app.kafka.transport import BatchConsumer, runs
+from stream_app.kafka.ends import ASK_S, Ends, Idle
+from stream_app.kafka.faust.app import RoleApp
+from stream_app.kafka.faust.transport import BatchConsumer, runs
 from stream_app.observability import metrics
 from stream_app.observability.health import BROKER, CONSUMER_THREAD, Health
 from stream_app.observability.lag import LagGauge
@@ -33,7 +31,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 ENDED_LOOKS = 5
 """Looks in a row that must find a part ended: a rebalance ends some of them and starts them again."""
-ASK_S = 2.0
 
 
 async def supervise(settings: Settings, app: RoleApp, health: Health) -> None:
@@ -156,66 +153,6 @@ class Movement:
     async def stop(self) -> None:
         """Disconnect."""
         await self._ends.stop()
-
-
-class Idle:
-    """How long one partition has not moved although there was something to read."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._furthest = (0, 0)
-
-    def look(self, work: bool, position: int, committed: int, end: int, seconds: float) -> None:
-        """``seconds`` have passed since the last look.
-
-        Movement is getting further than ever: a partition that is read again and again from the same
-        offset, because its batch fails each time, does not move.
-        """
-        furthest = max(self._furthest[0], position), max(self._furthest[1], committed)
-        if self._furthest[0] > end:  # the topic was made anew
-            furthest = position, committed
-        if not work or furthest != self._furthest:
-            self.seconds = 0.0
-        else:
-            self.seconds += seconds
-        self._furthest = furthest
-
-
-class Ends:
-    """Where partitions end, by a client of its own: what is suspected is not asked about itself."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._timeout_s = settings.kafka.request_timeout_s
-        self._consumer: AIOKafkaConsumer | None = None
-
-    async def of(self, partitions: set[TP]) -> dict[TP, int]:
-        """The offset after the last committed record of each. Raises KafkaError or TimeoutError within
-        ``kafka.request_timeout_s``, and connects anew the next time."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._of(partitions)
-        except (KafkaError, TimeoutError):
-            await self.stop()
-            raise
-
-    async def _of(self, partitions: set[TP]) -> dict[TP, int]:
-        if self._consumer is None:
-            self._consumer = AIOKafkaConsumer(
-                **aiokafka_options(self._settings, f"{self._settings.kafka.app_id}-supervision"),
-                isolation_level="read_committed",
-            )
-            await self._consumer.start()
-        elif not partitions and not await self._consumer._client.force_metadata_update():
-            raise KafkaConnectionError("no broker gives metadata")
-        found = await self._consumer.end_offsets([TopicPartition(*tp) for tp in partitions])
-        return {TP(*tp): int(end) for tp, end in found.items()}
-
-    async def stop(self) -> None:
-        """Disconnect; may be called more than once."""
-        if self._consumer is not None:
-            consumer, self._consumer = self._consumer, None
-            await disconnect(consumer)
 
 
 def _lags(positions: Mapping[TP, int], ends: Mapping[TP, int]) -> dict[tuple[str, int], int]:

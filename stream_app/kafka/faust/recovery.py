@@ -19,7 +19,7 @@ from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
 from faust.types import TP
 from mode import Service
 
-from stream_app.kafka.transport import FAUST_LOG
+from stream_app.kafka.faust.transport import FAUST_LOG
 
 log = logging.getLogger(__name__)
 
