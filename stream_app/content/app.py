@@ -15,14 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from faust.types import TP
 from msgspec.structs import replace
 
 from stream_app.content.coverage import Mark, mark_key
@@ -36,11 +33,12 @@ from stream_app.events.dead_letters import dead_letter, origin_of, records_in
 from stream_app.hashing import model_code
 from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.ends import Ends
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.faust.app import RoleApp, consumer_of, create_faust_app
-from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.records import KeyedRecord, Partition, RecordBatch
 from stream_app.kafka.transactions import RECORD_BYTES, Output
 from stream_app.kafka.written import extents
 from stream_app.observability import metrics
@@ -127,7 +125,7 @@ class ContentStage:
         self._partition_count = len(content)
         for number in sorted(actives - before):
             if (partition := self._partitions[number]) is not None:
-                await self._begin(number, partition, content[TP(self._content, number)].begin)
+                await self._begin(number, partition, content[Partition(self._content, number)].begin)
 
     async def _begin(self, number: int, partition: FencedPartition, first: int) -> None:
         """Go on where the group stands; at the first offset where what it has committed is not encoded."""
@@ -140,7 +138,7 @@ class ContentStage:
             )
         await partition.begin_at(first, [self._mark(partition, number, 0)])
 
-    def _follow(self, records: list[ConsumerRecord]) -> None:
+    def _follow(self, records: Sequence[KeyedRecord]) -> None:
         self._published.apply((record.key, record.value) for record in records)
         metrics.CONTENT_MISSING.set(self._published.coverage.missing)
 
@@ -148,7 +146,7 @@ class ContentStage:
         """Return once no transaction is on its way."""
         await self._partitions.settle()
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where each partition is read on."""
         return self._partitions.positions()
 
@@ -171,7 +169,7 @@ class ContentStage:
         outputs: list[Output] = []
         if (partition := self._partitions[batch.partition]) is None:
             return
-        written = {TP(*tp): end for tp, end in partition.written.items() if tp.topic == self._vectors}
+        written = {tp: end for tp, end in partition.written.items() if tp.topic == self._vectors}
         await self._reader.reach(written)
         # 1. decode: the newest version of each content, and what is none
         decoded = await self._in_thread(self._decoder.decode, batch.records)
@@ -199,7 +197,7 @@ class ContentStage:
         return partition.output(self._vectors, mark_key(self._code, number), msgspec.json.encode(mark))
 
     async def _mark_now_and_then(self) -> None:
-        idle: set[TP] = set()
+        idle: set[Partition] = set()
         while True:
             await asyncio.sleep(MARK_S)
             try:
@@ -207,7 +205,7 @@ class ContentStage:
             except (KafkaError, TimeoutError) as error:
                 log.warning("the broker does not say where %s ends: %r", self._content, error)
 
-    async def _mark_idle(self, idle: set[TP]) -> set[TP]:
+    async def _mark_idle(self, idle: set[Partition]) -> set[Partition]:
         """Mark the partitions that were ``idle`` at the last look and are so still; those that are now.
 
         Only where it is asked: before the first mark, and while other encoders have contents that this one
@@ -215,7 +213,7 @@ class ContentStage:
         """
         now_ms, coverage = _now_ms(), self._published.coverage
         asked = {
-            TP(self._content, number)
+            Partition(self._content, number)
             for number in self._partitions.sound
             if coverage.missing or number not in coverage.marks or not coverage.marks[number].at
         }

@@ -20,7 +20,7 @@ from functools import partial
 
 import msgspec
 import numpy as np
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import RecordMetadata
 from msgspec.structs import replace
 
@@ -38,6 +38,7 @@ from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.faust.app import RoleApp
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.records import KeyedRecord
 from stream_app.learning import checkpoint
 from stream_app.learning.models_record import RANKER_KEY, Description
 from stream_app.observability.health import Health
@@ -266,7 +267,7 @@ class _Live:
     async def _read(self) -> None:
         """Return once the roles have read the topics that they follow to their ends."""
         readers = [reader for app in self._apps for reader in app.readers]
-        places = {TopicPartition(*place) for reader in readers for place in reader.positions()}
+        places = {place for reader in readers for place in reader.positions()}
         ends = await self._ends.end_offsets(sorted(places))
         await self._until(
             lambda: all(at >= ends[place] for reader in readers for place, at in reader.positions().items()),
@@ -284,13 +285,13 @@ class _Live:
                 raise StreamAppError(f"waited {PATIENCE_S:.0f} s for {what} in vain")
             await asyncio.sleep(POLL_S)
 
-    def _note_contents(self, records: list[ConsumerRecord]) -> None:
+    def _note_contents(self, records: Sequence[KeyedRecord]) -> None:
         for record in records:
             place = split_key(record.key)
             if place is not None and place.former is None:
                 (self._indexed.discard if record.value is None else self._indexed.add)(place.content_id)
 
-    def _note_slates(self, records: list[ConsumerRecord]) -> None:
+    def _note_slates(self, records: Sequence[KeyedRecord]) -> None:
         for record in records:
             if record.value is not None and (cause := decode(record.value).caused_by) is not None:
                 self._slates.setdefault((cause.topic, cause.partition, cause.offset), decode(record.value))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from stream_app.events.dead_letters import Record
 from stream_app.events.faults import DECODING_ERRORS
+from stream_app.kafka.records import Record
 
 
 class _Named(msgspec.Struct):

@@ -9,10 +9,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from faust.types import TP
-
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
 from stream_app.errors import BrokerUnavailableError, FencedError, StateDirectoryError, TransactionError
@@ -30,11 +26,12 @@ from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.admin import check_partitions, delete_records, topic_states
 from stream_app.kafka.clock import APPENDED, CLOCK
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.faust.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.faust.membership import PLAIN, join_as
-from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.limits import check_record
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.records import Partition, Record, RecordBatch
 from stream_app.kafka.transactions import TransactionBound
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
@@ -136,7 +133,7 @@ class InterestsWorker:
                 if p not in actives or open_.lost or open_.inputs != inputs
             }
             await self._close(gone, set(self._standbys) - standbys - actives)
-            routed = {tp for tp in consumer_of(self._app).assignment() if tp.topic in self._events - inputs}
+            routed = {tp for tp in self._app.assignment() if tp.topic in self._events - inputs}
             # side by side: what the former owner of the one has left open keeps the other from reading on,
             # and is ended by being fenced
             await asyncio.gather(
@@ -155,7 +152,7 @@ class InterestsWorker:
         Raises TopicMismatchError for a topic of ours that has another number: it was changed by hand.
         """
         assigned: dict[str, set[int]] = {topic: set() for topic in self._app.transactional_topics}
-        for tp in consumer_of(self._app).assignment():
+        for tp in self._app.assignment():
             if tp.topic in assigned:
                 assigned[tp.topic].add(tp.partition)
         self._inputs = sorted(topic for topic, numbers in assigned.items() if numbers == actives)
@@ -168,7 +165,7 @@ class InterestsWorker:
         """Everything in flight ends."""
         await asyncio.gather(self._routers.settle(), *(p.settle() for p in self._partitions.values()))
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where each open partition goes on in its inputs; None: no such topic."""
         read = {tp: at for p in self._partitions.values() for tp, at in p.positions.items()}
         return read | self._routers.positions()
@@ -228,12 +225,12 @@ class InterestsWorker:
     async def _committed(self, topics: Iterable[str]) -> dict[int, dict[str, int | None]]:
         """Offsets of all partitions of topics that have as many as the table."""
         numbers = range(self._settings.kafka.partitions)
-        offsets = await consumer_of(self._app).offsets([TP(t, p) for t in topics for p in numbers])
+        offsets = await consumer_of(self._app).offsets([Partition(t, p) for t in topics for p in numbers])
         return {
             p: {tp.topic: mark.offset for tp, mark in offsets.items() if tp.partition == p} for p in numbers
         }
 
-    def standby_positions(self) -> dict[TP, int]:
+    def standby_positions(self) -> dict[Partition, int]:
         """Where each warm copy has got to."""
         return dict(standby.position for standby in self._standbys.values())
 
@@ -244,7 +241,7 @@ class InterestsWorker:
 
     async def handle(self, batch: RecordBatch) -> None:
         """Feed one batch of events to its partition, or route it."""
-        routed = self._routers[TP(batch.topic, batch.partition)]
+        routed = self._routers[Partition(batch.topic, batch.partition)]
         if routed is not None:
             with self._watched(batch):
                 await routed.take(batch)
@@ -273,7 +270,7 @@ class InterestsWorker:
         finally:
             self._health.progress(watch)
 
-    def due_ms(self, record: ConsumerRecord, now_ms: int) -> int:
+    def due_ms(self, record: Record, now_ms: int) -> int:
         """When a retry is to be tried, ms of the broker's time, which is ``now_ms`` as it is read.
 
         All of one try wait for its delay since the broker has them, so that they are due in their order.
@@ -337,7 +334,7 @@ class InterestsWorker:
 
     async def _purge(self) -> None:
         topic = self._settings.topic_name(ROUTED_TOPIC)
-        reached = {n: at for n, p in self._partitions.items() if (at := p.positions.get(TP(topic, n)))}
+        reached = {n: at for n, p in self._partitions.items() if (at := p.positions.get(Partition(topic, n)))}
         moved = {n for n, at in reached.items() if self._purged.get(n) != at}
         if moved:
             committed = await self._committed([topic])

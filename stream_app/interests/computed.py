@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from aiokafka import TopicPartition
-
+from stream_app.kafka.records import Partition
 from stream_app.kafka.transactions import Output
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
@@ -22,7 +21,7 @@ class Computed:
     """The outputs of a batch, and the position after it."""
 
     outputs: list[Output]
-    source: TopicPartition
+    source: Partition
     end: int
     passages: Sequence[Passage]
     size: int = field(init=False)

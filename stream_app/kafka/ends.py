@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError, KafkaError
-from faust.types import TP
 
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
+from stream_app.kafka.records import Partition
 from stream_app.settings import Settings
 
 ASK_S = 2.0
@@ -47,7 +47,7 @@ class Ends:
         self._timeout_s = settings.kafka.request_timeout_s
         self._consumer: AIOKafkaConsumer | None = None
 
-    async def of(self, partitions: set[TP]) -> dict[TP, int]:
+    async def of(self, partitions: set[Partition]) -> dict[Partition, int]:
         """The offset after the last committed record of each. Raises KafkaError or TimeoutError within
         ``kafka.request_timeout_s``, and connects anew the next time."""
         try:
@@ -57,7 +57,7 @@ class Ends:
             await self.stop()
             raise
 
-    async def _of(self, partitions: set[TP]) -> dict[TP, int]:
+    async def _of(self, partitions: set[Partition]) -> dict[Partition, int]:
         if self._consumer is None:
             self._consumer = AIOKafkaConsumer(
                 **aiokafka_options(self._settings, f"{self._settings.kafka.app_id}-supervision"),
@@ -66,8 +66,8 @@ class Ends:
             await self._consumer.start()
         elif not partitions and not await self._consumer._client.force_metadata_update():
             raise KafkaConnectionError("no broker gives metadata")
-        found = await self._consumer.end_offsets([TopicPartition(*tp) for tp in partitions])
-        return {TP(*tp): int(end) for tp, end in found.items()}
+        found = await self._consumer.end_offsets(list(partitions))
+        return {Partition(*tp): int(end) for tp, end in found.items()}
 
     async def stop(self) -> None:
         """Disconnect; may be called more than once."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
-from faust.types import TP
+from aiokafka import AIOKafkaConsumer
 
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.reader import TopicReader
-from stream_app.learning.impressions import Record
+from stream_app.kafka.records import Partition, Record
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class ImpressionsReader(TopicReader):
     def __init__(
         self,
         settings: Settings,
-        apply: Callable[[list[ConsumerRecord]], Awaitable[None] | None],
+        apply: Callable[[Sequence[Record]], Awaitable[None] | None],
         partitions: Collection[int] | None = None,
     ) -> None:
         """``partitions`` to begin with; None: all."""
@@ -53,11 +52,11 @@ class ImpressionsReader(TopicReader):
         """Whether a record was not there yet when its partition was first followed."""
         return bool(record.offset >= self._news.get(record.partition, 0))
 
-    def positions(self) -> dict[TP, int]:
+    def positions(self) -> dict[Partition, int]:
         """Where each followed partition is read on."""
         return {tp: at for tp, at in super().positions().items() if tp.partition in self._followed}
 
-    async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+    async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[Partition]) -> None:
         consumer.pause(*partitions)
         if self._wanted is None:
             self._wanted = frozenset(tp.partition for tp in partitions)
@@ -98,5 +97,5 @@ class ImpressionsReader(TopicReader):
         consumer.pause(*(tp for tp in consumer.assignment() if tp.partition not in wanted))
         self._followed = wanted
 
-    def _partitions(self, numbers: Collection[int]) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, number) for number in sorted(numbers)]
+    def _partitions(self, numbers: Collection[int]) -> list[Partition]:
+        return [Partition(self._topic, number) for number in sorted(numbers)]

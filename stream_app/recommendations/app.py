@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import ConsumerRecord
-from faust.types import TP
-
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
 from stream_app.kafka.faust.app import RoleApp, create_faust_app
-from stream_app.kafka.faust.transport import RecordBatch
 from stream_app.kafka.fenced import FencedPartitions
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.records import Partition, Record, RecordBatch
 from stream_app.learning.impressions import FollowedImpressions
 from stream_app.learning.impressions_reader import ImpressionsReader
 from stream_app.observability import metrics
@@ -122,16 +119,16 @@ class Ranker:
         )
         self._deletions = DeletedContents(settings, index, ledger, self._partitions, self._pipeline)
 
-        def learn(records: Sequence[ConsumerRecord]) -> None:
+        def learn(records: Sequence[Record]) -> None:
             index.apply((record.key, record.value) for record in records)
             self._deletions.learn(records)
             active.changed()
 
-        def count(records: Sequence[ConsumerRecord]) -> None:
+        def count(records: Sequence[Record]) -> None:
             statistics.apply((record.key, record.value) for record in records)
             active.changed()
 
-        def note(records: Sequence[ConsumerRecord]) -> None:
+        def note(records: Sequence[Record]) -> None:
             for user, contents in impressions.apply(records, self._impressions.is_news):
                 metrics.ARM_SHOWN.labels(engine.arm_of(user)).inc(contents)
             active.changed()
@@ -145,12 +142,12 @@ class Ranker:
         ]
         if (neighbours := engine.neighbours) is not None:
 
-            def associate(records: Sequence[ConsumerRecord]) -> None:
+            def associate(records: Sequence[Record]) -> None:
                 neighbours.apply((record.key, record.value) for record in records)
                 if not self._complete:  # nobody is ranked yet, so they need not be gathered
                     engine.refresh()
 
-            def follow(records: Sequence[ConsumerRecord]) -> None:
+            def follow(records: Sequence[Record]) -> None:
                 published.apply((record.key, record.value, record.headers) for record in records)
 
             self._readers += [
@@ -207,7 +204,7 @@ class Ranker:
         await self._rounds.settle()
         await self._partitions.settle()
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where each partition is read on."""
         return self._partitions.positions()
 

@@ -34,8 +34,9 @@ from mode import Service
 from stream_app.kafka import transactions
 from stream_app.kafka.faust.app import RoleApp, create_faust_app
 from stream_app.kafka.faust.recovery import PartitionRecovery, PartitionTables
-from stream_app.kafka.faust.transport import BatchConsumer, BatchTransport, RecordBatch
+from stream_app.kafka.faust.transport import BatchConsumer, BatchTransport
 from stream_app.kafka.fetched import FetchedRecords
+from stream_app.kafka.records import RecordBatch
 from stream_app.settings import build
 
 

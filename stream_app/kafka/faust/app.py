@@ -8,10 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import faust
-from aiokafka import ConsumerRecord
 from faust.serializers.schemas import Schema
 from faust.transport.drivers.aiokafka import Transport as _DriverTransport
-from faust.types import TP
 
 from stream_app.errors import StalledError
 from stream_app.kafka.faust.connection import faust_options
@@ -19,6 +17,7 @@ from stream_app.kafka.faust.membership import PLAIN, AgreeingAssignor
 from stream_app.kafka.faust.recovery import PartitionOwner, PartitionTables
 from stream_app.kafka.faust.transport import FAUST_LOG, BatchConsumer, BatchTransport
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.records import Partition, Record
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 
@@ -56,7 +55,7 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
 
     batch_topics: frozenset[str]
     transactional_topics: frozenset[str]
-    delays: dict[str, Callable[[ConsumerRecord, int], int]]
+    delays: dict[str, Callable[[Record, int], int]]
     """Batch topics whose records are held back: when each is due, by the broker's time (ms), which is the
     second argument when it is read. Within a partition their order is kept: one waits for those before it."""
     fetch_max_wait_ms: int
@@ -66,7 +65,7 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     owner: PartitionOwner | None
     readers: list[TopicReader]
     """Topics that are followed whole."""
-    standby_positions: Callable[[], Mapping[TP, int]]
+    standby_positions: Callable[[], Mapping[Partition, int]]
     """Where the warm copies of others' partitions are read on."""
     starting: list[Hook]
     stopping: list[Hook]
@@ -118,7 +117,11 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def positions(self) -> dict[TP, int]:
+    def assignment(self) -> set[Partition]:
+        """The partitions that the group has assigned to this worker, of all topics."""
+        return {Partition(*tp) for tp in self.consumer.assignment()}
+
+    def positions(self) -> dict[Partition, int]:
         """Where each assigned partition of the batch topics is read on."""
         consumer: BatchConsumer | None = self._consumer
         return {} if consumer is None else consumer.positions()

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 from aiokafka.errors import IllegalStateError
 from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
-from faust.types import TP
 from mode import Service
 
 from stream_app.kafka.faust.transport import FAUST_LOG
+from stream_app.kafka.records import Partition
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class PartitionOwner(Protocol):
     async def settle(self) -> None:
         """Finish and commit what is in flight; called before partitions are given up."""
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where the inputs of open partitions are read on; None: no such topic."""
 
 

@@ -16,11 +16,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from aiokafka.errors import KafkaError
-from faust.types import TP
 
 from stream_app.kafka.ends import ASK_S, Ends, Idle
 from stream_app.kafka.faust.app import RoleApp
 from stream_app.kafka.faust.transport import BatchConsumer, runs
+from stream_app.kafka.records import Partition
 from stream_app.observability import metrics
 from stream_app.observability.health import BROKER, CONSUMER_THREAD, Health
 from stream_app.observability.lag import LagGauge
@@ -91,8 +91,8 @@ class Movement:
         self._timeout_s = settings.observability.stall_timeout_s
         self._ends = Ends(settings)
         self._lag, self._standby_lag = LagGauge(metrics.CONSUMER_LAG), LagGauge(metrics.STANDBY_LAG)
-        self._idle: dict[TP, Idle] = {}
-        self._standby_idle: dict[TP, Idle] = {}
+        self._idle: dict[Partition, Idle] = {}
+        self._standby_idle: dict[Partition, Idle] = {}
         self._looked = time.monotonic()
 
     async def watch(self) -> None:
@@ -120,10 +120,12 @@ class Movement:
             self._standby_lag.show(_lags(standbys, ends))
             self._look_at_standbys(standbys, ends, seconds)
 
-    def _reader_positions(self) -> dict[TP, int]:
+    def _reader_positions(self) -> dict[Partition, int]:
         return {tp: at for reader in self._app.readers for tp, at in reader.positions().items()}
 
-    def _look(self, positions: Mapping[TP, int], ends: Mapping[TP, int], seconds: float) -> None:
+    def _look(
+        self, positions: Mapping[Partition, int], ends: Mapping[Partition, int], seconds: float
+    ) -> None:
         consumer: BatchConsumer = self._app.consumer
         in_hand = consumer.in_hand()
         self._idle = {tp: self._idle.get(tp) or Idle() for tp in positions}
@@ -138,7 +140,9 @@ class Movement:
                     f"{idle.seconds:.0f} s"
                 )
 
-    def _look_at_standbys(self, positions: Mapping[TP, int], ends: Mapping[TP, int], seconds: float) -> None:
+    def _look_at_standbys(
+        self, positions: Mapping[Partition, int], ends: Mapping[Partition, int], seconds: float
+    ) -> None:
         """A copy that falls behind endangers nothing that is served: it is said, by log and metric."""
         self._standby_idle = {tp: self._standby_idle.get(tp) or Idle() for tp in positions}
         for tp, idle in self._standby_idle.items():
@@ -155,7 +159,7 @@ class Movement:
         await self._ends.stop()
 
 
-def _lags(positions: Mapping[TP, int], ends: Mapping[TP, int]) -> dict[tuple[str, int], int]:
+def _lags(positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> dict[tuple[str, int], int]:
     return {(tp.topic, tp.partition): max(0, ends[tp] - at) for tp, at in positions.items()}
 
 
