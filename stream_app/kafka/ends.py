@@ -42,13 +42,15 @@ class Idle:
 class Ends:
     """Where partitions end, by a client of its own: what is suspected is not asked about itself."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, read_committed: bool = True) -> None:
+        """Without ``read_committed`` what is not decided yet counts, too."""
         self._settings = settings
+        self._isolation = "read_committed" if read_committed else "read_uncommitted"
         self._timeout_s = settings.kafka.request_timeout_s
         self._consumer: AIOKafkaConsumer | None = None
 
     async def of(self, partitions: set[Partition]) -> dict[Partition, int]:
-        """The offset after the last committed record of each. Raises KafkaError or TimeoutError within
+        """The offset after the last record of each that counts. Raises KafkaError or TimeoutError within
         ``kafka.request_timeout_s``, and connects anew the next time."""
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -61,7 +63,7 @@ class Ends:
         if self._consumer is None:
             self._consumer = AIOKafkaConsumer(
                 **aiokafka_options(self._settings, f"{self._settings.kafka.app_id}-supervision"),
-                isolation_level="read_committed",
+                isolation_level=self._isolation,
             )
             await self._consumer.start()
         elif not partitions and not await self._consumer._client.force_metadata_update():

@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
 from stream_app.errors import TopicMismatchError
 from stream_app.kafka import diagnosis
 from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.positions import positions
 from stream_app.kafka.records import KeyedRecord, Partition
@@ -141,7 +142,7 @@ class TopicReader:
                 self.failed.result()
             await asyncio.sleep(REACH_S)
 
-    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+    async def _poll(self, consumer: Consumer) -> None:
         for fetched in (await self._fetch(consumer)).values():
             if not (records := readable(fetched)):
                 continue
@@ -150,13 +151,10 @@ class TopicReader:
             self.records += len(records)
         await asyncio.sleep(0)  # getmany does not give way while it has records: heartbeats and pages must
 
-    async def _fetch(self, consumer: AIOKafkaConsumer) -> dict[Partition, list[KeyedRecord]]:
-        fetched: dict[Partition, list[KeyedRecord]] = await consumer.getmany(
-            timeout_ms=POLL_MS, max_records=BATCH_RECORDS
-        )
-        return fetched
+    async def _fetch(self, consumer: Consumer) -> dict[Partition, list[KeyedRecord]]:
+        return await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
 
-    async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[Partition]) -> None:
+    async def _catch_up(self, consumer: Consumer, partitions: list[Partition]) -> None:
         """Read until the position has reached the end of each partition.
 
         Offsets alone do not tell: transaction markers and compacted records take offsets as well.
