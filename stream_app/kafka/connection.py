@@ -2,8 +2,8 @@
 
 Three libraries open connections for us, each with names of its own (Faust's are in ``faust/connection.py``).
 Whoever makes a client passes these options, so that none can be opened without the transport security that
-is configured.
-Files are read anew for each client: a rotated certificate or password counts from the next one on.
+is configured, or before the libraries are patched. Files are read anew for each client: a rotated certificate
+or password counts from the next one on.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-import stream_app.kafka.fetched
-import stream_app.kafka.polled  # noqa: F401 - likewise
 from stream_app.addresses import addresses
 from stream_app.errors import ConfigurationError
+from stream_app.kafka import patches
 from stream_app.secret import secret_of
 from stream_app.settings import Kafka, Settings
 
@@ -30,6 +29,7 @@ def aiokafka_options(settings: Settings, client_id: str) -> dict[str, Any]:
 
 def single_connection_options(settings: Settings, client_id: str) -> dict[str, Any]:
     """For AIOKafkaConnection: to one host and port. Raises ConfigurationError."""
+    patches.apply()
     return {
         "client_id": client_id,
         "request_timeout_ms": int(settings.kafka.request_timeout_s * 1000),
@@ -39,6 +39,7 @@ def single_connection_options(settings: Settings, client_id: str) -> dict[str, A
 
 def kafka_python_options(settings: Settings) -> dict[str, Any]:
     """For kafka-python's clients. Raises ConfigurationError naming the setting."""
+    patches.apply()
     kafka = settings.kafka
     return {
         "bootstrap_servers": _servers(kafka),

@@ -4,8 +4,8 @@ What has been taken from aiokafka may still be dropped on its way to a stream (t
 call was given up, a seek came in between), and nobody is told. So a batch must not be called the next one
 because of where reading *should* have been: these records carry where it was.
 
-Aborted transactions and markers stay aiokafka's part. ``tests/kafka/test_faust_contract.py`` and
-``tests/kafka/test_unreadable.py`` pin what is relied on.
+``patches.py`` puts these classes in the place of aiokafka's; aborted transactions and markers stay its part.
+``tests/kafka/test_faust_contract.py`` and ``tests/kafka/test_unreadable.py`` pin what is relied on.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FETCHES = 3
 """So often a batch is fetched whose checksum does not fit: it may have been damaged on its way."""
 
 
-class _FetchedBatches(Batches):
+class FetchedBatches(Batches):
     """Batches for aiokafka: its compiled code reads them, uncompressed."""
 
     _escaped: int | None = None
@@ -125,13 +125,13 @@ class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # untyp
     _damaged: ClassVar[WeakKeyDictionary[Any, tuple[int, int]]] = WeakKeyDictionary()
     """By aiokafka's state of an assigned partition: where a fetch was damaged last, and how often."""
 
-    _records: _FetchedBatches
+    _records: FetchedBatches
     next_fetch_offset: int
 
     def __init__(
         self,
         tp: Any,
-        records: _FetchedBatches,
+        records: FetchedBatches,
         aborted_transactions: Any,
         fetch_offset: int,
         key_deserializer: Any,
@@ -200,7 +200,7 @@ class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # untyp
         self._damaged[self.state] = self.next_fetch_offset, times
         if times >= FETCHES:
             return False
-        self._records = _FetchedBatches(b"")
+        self._records = FetchedBatches(b"")
         return True
 
 
@@ -257,8 +257,3 @@ class FetchResult(fetcher.FetchResult):  # type: ignore[misc]  # untyped base
         taken = FetchedRecords(start, records)
         self._taken[state] = (taken.end if taken else start), state._position
         return taken
-
-
-fetcher.MemoryRecords = _FetchedBatches
-fetcher.PartitionRecords = PartitionRecords
-fetcher.FetchResult = FetchResult

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import aiokafka
-import aiokafka.producer.sender
 from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 from aiokafka.structs import OffsetAndMetadata
 
@@ -26,10 +25,6 @@ from stream_app.kafka.coordination import Coordination
 from stream_app.kafka.records import Partition
 from stream_app.observability import metrics
 from stream_app.settings import Settings
-
-# aiokafka waits this long before a transaction's first request when the previous one is still
-# completing on the broker. Its 20 ms would bound a partition to 40 batches a second.
-aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.0005
 
 LEAST_BYTES = 1_000_000
 """A transaction may always have so many."""

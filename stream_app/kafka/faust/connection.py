@@ -8,12 +8,14 @@ from faust.auth import SASLCredentials, SSLCredentials
 from yarl import URL
 
 from stream_app.addresses import addresses
+from stream_app.kafka import patches
 from stream_app.kafka.connection import password_of, tls_context
 from stream_app.settings import Settings
 
 
 def faust_options(settings: Settings) -> dict[str, Any]:
     """For a Faust app, which makes its clients from them. Raises ConfigurationError naming the setting."""
+    patches.apply()
     kafka = settings.kafka
     options: dict[str, Any] = {
         "broker": [URL(f"aiokafka://{address}") for address in addresses(kafka.broker)]
