@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from stream_app.errors import RecordFormatError
-from stream_app.events.faults import DECODING_ERRORS
+from stream_app.events.named import user_in
 from stream_app.hashing import key64
 from stream_app.interests.owners import fence_out, router_owner, table_owner
 from stream_app.interests.record import decode
@@ -43,10 +43,6 @@ from stream_app.settings import Settings
 from stream_app.topics import copy_topics
 
 Progress = Callable[[str], None]
-
-
-class _Named(msgspec.Struct):
-    user_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -71,7 +67,6 @@ class Loss:
 async def loss(settings: Settings, progress: Progress = lambda _: None) -> Loss:
     """Read the whole state, and all events. Raises a KafkaError."""
     found, recorded, left = Loss(), Counter[int](), Counter[int]()
-    named = msgspec.json.Decoder(_Named).decode
 
     async def take_users(records: Sequence[KeyedRecord]) -> None:
         for record in records:
@@ -83,12 +78,8 @@ async def loss(settings: Settings, progress: Progress = lambda _: None) -> Loss:
 
     async def take_events(records: Sequence[Record]) -> None:
         for record in records:
-            try:
-                user = named(record.value or b"").user_id
-            except DECODING_ERRORS:
-                continue
-            if user is not None:
-                left[key64(user.encode(errors="surrogatepass"))] += 1
+            if (user := user_in(record.value or b"")) is not None:
+                left[key64(user)] += 1
 
     await read_once(settings, settings.topic_name("interests"), take_users)
     progress(f"read {len(recorded):,} users")
