@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import msgspec
 from msgspec.structs import replace
@@ -39,6 +39,7 @@ from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.records import KeyedRecord, Partition, RecordBatch
+from stream_app.kafka.stage import Input
 from stream_app.kafka.transactions import RECORD_BYTES, Output
 from stream_app.kafka.written import extents
 from stream_app.observability import metrics
@@ -278,19 +279,6 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     bounded = replace(settings, kafka=replace(settings.kafka, batch_records=limit))
     topic = settings.topic_name("content")
     app = create_faust_app(bounded, group_role(settings), batch_topics=[topic], transactional=True)
-    app.owner = stage = ContentStage(settings, health, app)
-    app.starting.append(stage.start)
-    app.stopping.append(stage.stop)
-
-    @app.agent(app.batches([topic]), name=ROLE)  # type: ignore[untyped-decorator]  # faust is untyped
-    async def encode(batches: Any) -> None:
-        # Faust acks a batch even when its agent fails, but commits nothing: that is the transactions' part
-        async for batch in batches:
-            try:
-                await stage.take(batch)
-            except Exception as error:
-                log.critical("a batch of contents could not be published: %r", error)
-                app.stop_loudly(error)
-                raise
-
+    stage = ContentStage(settings, health, app)
+    app.serve(stage, {ROLE: Input([topic], stage.take, "a batch of contents could not be published")})
     return app

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
@@ -32,6 +32,7 @@ from stream_app.kafka.faust.membership import PLAIN, join_as
 from stream_app.kafka.limits import check_record
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.records import Partition, Record, RecordBatch
+from stream_app.kafka.stage import Input
 from stream_app.kafka.transactions import TransactionBound
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
@@ -44,6 +45,7 @@ if TYPE_CHECKING:  # OpenTelemetry is an extra
 log = logging.getLogger(__name__)
 
 ROLE = "interests"
+FAILURE = "a batch could not be applied"
 OPEN_RETRY_S = 1.0
 EXPIRY, SWEEP, CLEANUP = "expiry", "sweep", "cleanup"
 CLEANUP_LOOK_S = 60.0
@@ -378,43 +380,15 @@ def create_app(
         transactional=True,
         standby_replicas=settings.interests.standby_replicas,
     )
-    # The table itself: Faust's assignor co-partitions its changelog with the events and places
-    # standbys. Its records never go through Faust.
-    app.Table(
-        "interests",
-        partitions=settings.kafka.partitions,
-        changelog_topic=app.topic(
-            settings.topic_name("interests"), partitions=settings.kafka.partitions, compacting=True
-        ),
-    )
+    app.declare_table("interests", settings.topic_name("interests"), settings.kafka.partitions)
     worker = InterestsWorker(settings, app, health, tracing)
-    app.owner = worker
-    app.standby_positions = worker.standby_positions
-    app.starting.append(worker.start)
-    app.stopping.append(worker.stop)
-    app.delays.update(dict.fromkeys(retries, worker.due_ms))
-
-    @app.agent(app.batches([*events, *retries, routed]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
-    async def events_agent(batches: Any) -> None:
-        async for batch in batches:
-            await _or_stop(app, worker.handle(batch))
-
-    @app.agent(app.batches([erasures]), name="erasures")  # type: ignore[untyped-decorator]
-    async def erasures_agent(batches: Any) -> None:
-        async for batch in batches:
-            await _or_stop(app, worker.handle_erasures(batch))
-
+    app.serve(
+        worker,
+        {
+            "events": Input([*events, *retries, routed], worker.handle, FAILURE),
+            "erasures": Input([erasures], worker.handle_erasures, FAILURE),
+        },
+        delays=dict.fromkeys(retries, worker.due_ms),
+        standby_positions=worker.standby_positions,
+    )
     return app
-
-
-async def _or_stop(app: RoleApp, work: Awaitable[None]) -> None:
-    """An error would only skip the batch (Faust acks what fails): it stops the worker instead.
-
-    Nothing is lost then, since a batch's offset is committed in its transaction or not at all.
-    """
-    try:
-        await work
-    except Exception as error:
-        log.critical("a batch could not be applied: %r", error)
-        app.stop_loudly(error)
-        raise

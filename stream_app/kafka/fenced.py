@@ -156,7 +156,7 @@ class FencedPartition:
 
 
 class FencedPartitions:
-    """The partitions of one input topic that this worker owns; the role's PartitionOwner builds on it."""
+    """The partitions of one input topic that this worker owns; the role's Stage builds on it."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
@@ -24,7 +24,8 @@ from stream_app.kafka.faust.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.limits import check_record
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.records import Partition, Record
+from stream_app.kafka.records import Partition, Record, RecordBatch
+from stream_app.kafka.stage import Input
 from stream_app.kafka.written import extents
 from stream_app.learning.impressions_reader import ImpressionsReader
 from stream_app.learning.neighbours_record import record_bytes
@@ -102,6 +103,9 @@ class Trainer:
     def positions(self) -> dict[Partition, int | None]:
         """Where the partition is read on; nobody needs what stands there."""
         return self._partitions.positions()
+
+    async def take(self, batch: RecordBatch) -> None:
+        """Nothing: the subscription only says who trains. What stands there is read when training begins."""
 
     async def _run(self) -> None:
         """Train for as long as the partition is ours, and publish now and then."""
@@ -224,14 +228,6 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     check_record(settings, f"learning.neighbours = {neighbours}", record_bytes(neighbours))
     models = settings.topic_name("models")
     app = create_faust_app(settings, ROLE, batch_topics=[models], transactional=True)
-    app.owner = trainer = Trainer(settings, app, health)
-    app.starting.append(trainer.start)
-    app.stopping.append(trainer.stop)
-
-    @app.agent(app.batches([models]), name=ROLE)  # type: ignore[untyped-decorator]  # faust is untyped
-    async def assigned(batches: Any) -> None:
-        # the subscription only says who trains: what stands there is read when training begins
-        async for _ in batches:
-            pass
-
+    trainer = Trainer(settings, app, health)
+    app.serve(trainer, {ROLE: Input([models], trainer.take, "the trainer's assignment could not be read")})
     return app

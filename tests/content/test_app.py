@@ -182,7 +182,6 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
     world: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        app = create_app(world, Health(world))
         failed = asyncio.Event()
 
         async def fail(stage: ContentStage, batch: object) -> None:
@@ -190,6 +189,7 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
             raise ArithmeticError("broken invariant")
 
         monkeypatch.setattr(ContentStage, "take", fail)
+        app = create_app(world, Health(world))
         await send(world, [(b"a", made("one")), (b"b", made("two"))])
         async with running(app):
             await asyncio.wait_for(failed.wait(), 30)

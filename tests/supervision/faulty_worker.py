@@ -39,7 +39,7 @@ def hang_agent(app: Any) -> None:
         print("an agent hangs", file=sys.stderr, flush=True)
         await asyncio.Event().wait()
 
-    app.owner.handle = never
+    app.owner._feed = never
 
 
 def end_flush(app: Any) -> None:
