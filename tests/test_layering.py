@@ -148,6 +148,14 @@ def test_every_way_to_import_is_seen(source: str, tmp_path: Path) -> None:
     assert {name.split(".")[0] for name in imports(str(module))} == {"faust"}
 
 
+def test_a_stage_speaks_no_faust() -> None:
+    """What it is to its app, ``kafka/stage.py`` says."""
+    words = {"agent", "noack", "Table"}
+    files = [file for file in FILES if folder(module_of(file)) in STAGES]
+    nodes = ((file, node) for file in files for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))))
+    assert {(f, n.attr) for f, n in nodes if isinstance(n, ast.Attribute) and n.attr in words} == set()
+
+
 def test_torch_is_imported_by_the_encoder_and_the_ranking_only() -> None:
     users = {f for f in FILES if {m.split(".")[0] for m in imports(f)} & {"torch", "transformers"}}
     assert users
