@@ -11,14 +11,13 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiokafka.errors import KafkaError
-
 from stream_app import memory, series
 from stream_app.errors import BrokerUnavailableError, ConfigurationError, StalledError, StreamAppError
 from stream_app.kafka.admin import ensure_topics, left_over_retries
-from stream_app.kafka.app import RoleApp
 from stream_app.kafka.deployments import refuse_others
-from stream_app.kafka.supervision import supervise
+from stream_app.kafka.errors import KafkaError
+from stream_app.kafka.faust.app import RoleApp
+from stream_app.kafka.faust.supervision import supervise
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.observability.watchdog import Watchdog

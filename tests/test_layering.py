@@ -31,6 +31,13 @@ ENVIRONMENT = {
     "stream_app/chaos/crew.py": "likewise",
 }
 
+HOUSES = {
+    "aiokafka": "stream_app/kafka/",
+    "faust": "stream_app/kafka/faust/",
+    "mode": "stream_app/kafka/faust/",
+}
+"""Libraries that nobody else knows."""
+
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -117,6 +124,36 @@ def test_the_oracle_shares_no_code_with_what_it_judges(entry: str) -> None:
         assert not {m for m in found if folder(m) in (*STAGES, "hashing", "replay", "evaluation")}, module
         todo |= {m for m in found if folder(m) == "chaos"} - seen
     assert "stream_app.chaos.layouts" in seen
+
+
+@pytest.mark.parametrize(("library", "house"), HOUSES.items())
+def test_a_library_stays_in_its_house(library: str, house: str) -> None:
+    users = {file for file in FILES if library in {module.split(".")[0] for module in imports(file)}}
+    assert users
+    assert {file for file in users if not file.startswith(house)} == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import faust",
+        "from faust.types import TP",
+        "if TYPE_CHECKING:\n    from faust.types import TP",
+        "def late():\n    import faust.types",
+    ],
+)
+def test_every_way_to_import_is_seen(source: str, tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(source, encoding="utf-8")
+    assert {name.split(".")[0] for name in imports(str(module))} == {"faust"}
+
+
+def test_a_stage_speaks_no_faust() -> None:
+    """What it is to its app, ``kafka/stage.py`` says."""
+    words = {"agent", "noack", "Table"}
+    files = [file for file in FILES if folder(module_of(file)) in STAGES]
+    nodes = ((file, node) for file in files for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))))
+    assert {(f, n.attr) for f, n in nodes if isinstance(n, ast.Attribute) and n.attr in words} == set()
 
 
 def test_torch_is_imported_by_the_encoder_and_the_ranking_only() -> None:

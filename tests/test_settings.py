@@ -10,7 +10,8 @@ import pytest
 from stream_app.addresses import addresses
 from stream_app.demo.roles import environment
 from stream_app.errors import ConfigurationError
-from stream_app.kafka.connection import aiokafka_options, faust_options, kafka_python_options
+from stream_app.kafka.connection import aiokafka_options, kafka_python_options
+from stream_app.kafka.faust.connection import faust_options
 from stream_app.settings import OWN_TOPICS, SECTIONS, Settings, build, load
 from stream_app.topics import declare, retry_topics
 from stream_app.worker import _actions

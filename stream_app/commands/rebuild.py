@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from aiokafka.errors import KafkaError
-
 from stream_app.errors import BrokerUnavailableError, StreamAppError
 from stream_app.interests.rebuild import Loss, loss, rebuild
 from stream_app.kafka.admin import check_partitions, group_members, topic_states
+from stream_app.kafka.errors import KafkaError
 from stream_app.settings import Settings
 
 HELP = "make the interests anew from the events that the topics still hold; says first what would be lost"

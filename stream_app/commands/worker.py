@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from stream_app.kafka.current import current_batch
+from stream_app.kafka.faust.current import current_batch
 from stream_app.observability.logging import configure
 from stream_app.processes import end_with_parent
 from stream_app.settings import Settings

@@ -15,14 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import msgspec
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from faust.types import TP
 from msgspec.structs import replace
 
 from stream_app.content.coverage import Mark, mark_key
@@ -34,14 +31,16 @@ from stream_app.content.schema import ContentDecoder, Rejected
 from stream_app.content.vectors import split_key
 from stream_app.events.dead_letters import dead_letter, origin_of, records_in
 from stream_app.hashing import model_code
-from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import CLOCK
+from stream_app.kafka.ends import Ends
+from stream_app.kafka.errors import KafkaError
+from stream_app.kafka.faust.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.supervision import Ends
+from stream_app.kafka.records import KeyedRecord, Partition, RecordBatch
+from stream_app.kafka.stage import Input
 from stream_app.kafka.transactions import RECORD_BYTES, Output
-from stream_app.kafka.transport import RecordBatch
 from stream_app.kafka.written import extents
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
@@ -127,7 +126,7 @@ class ContentStage:
         self._partition_count = len(content)
         for number in sorted(actives - before):
             if (partition := self._partitions[number]) is not None:
-                await self._begin(number, partition, content[TP(self._content, number)].begin)
+                await self._begin(number, partition, content[Partition(self._content, number)].begin)
 
     async def _begin(self, number: int, partition: FencedPartition, first: int) -> None:
         """Go on where the group stands; at the first offset where what it has committed is not encoded."""
@@ -140,7 +139,7 @@ class ContentStage:
             )
         await partition.begin_at(first, [self._mark(partition, number, 0)])
 
-    def _follow(self, records: list[ConsumerRecord]) -> None:
+    def _follow(self, records: Sequence[KeyedRecord]) -> None:
         self._published.apply((record.key, record.value) for record in records)
         metrics.CONTENT_MISSING.set(self._published.coverage.missing)
 
@@ -148,7 +147,7 @@ class ContentStage:
         """Return once no transaction is on its way."""
         await self._partitions.settle()
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where each partition is read on."""
         return self._partitions.positions()
 
@@ -171,7 +170,7 @@ class ContentStage:
         outputs: list[Output] = []
         if (partition := self._partitions[batch.partition]) is None:
             return
-        written = {TP(*tp): end for tp, end in partition.written.items() if tp.topic == self._vectors}
+        written = {tp: end for tp, end in partition.written.items() if tp.topic == self._vectors}
         await self._reader.reach(written)
         # 1. decode: the newest version of each content, and what is none
         decoded = await self._in_thread(self._decoder.decode, batch.records)
@@ -199,7 +198,7 @@ class ContentStage:
         return partition.output(self._vectors, mark_key(self._code, number), msgspec.json.encode(mark))
 
     async def _mark_now_and_then(self) -> None:
-        idle: set[TP] = set()
+        idle: set[Partition] = set()
         while True:
             await asyncio.sleep(MARK_S)
             try:
@@ -207,7 +206,7 @@ class ContentStage:
             except (KafkaError, TimeoutError) as error:
                 log.warning("the broker does not say where %s ends: %r", self._content, error)
 
-    async def _mark_idle(self, idle: set[TP]) -> set[TP]:
+    async def _mark_idle(self, idle: set[Partition]) -> set[Partition]:
         """Mark the partitions that were ``idle`` at the last look and are so still; those that are now.
 
         Only where it is asked: before the first mark, and while other encoders have contents that this one
@@ -215,7 +214,7 @@ class ContentStage:
         """
         now_ms, coverage = _now_ms(), self._published.coverage
         asked = {
-            TP(self._content, number)
+            Partition(self._content, number)
             for number in self._partitions.sound
             if coverage.missing or number not in coverage.marks or not coverage.marks[number].at
         }
@@ -280,19 +279,6 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     bounded = replace(settings, kafka=replace(settings.kafka, batch_records=limit))
     topic = settings.topic_name("content")
     app = create_faust_app(bounded, group_role(settings), batch_topics=[topic], transactional=True)
-    app.owner = stage = ContentStage(settings, health, app)
-    app.starting.append(stage.start)
-    app.stopping.append(stage.stop)
-
-    @app.agent(app.batches([topic]), name=ROLE)  # type: ignore[untyped-decorator]  # faust is untyped
-    async def encode(batches: Any) -> None:
-        # Faust acks a batch even when its agent fails, but commits nothing: that is the transactions' part
-        async for batch in batches:
-            try:
-                await stage.take(batch)
-            except Exception as error:
-                log.critical("a batch of contents could not be published: %r", error)
-                app.stop_loudly(error)
-                raise
-
+    stage = ContentStage(settings, health, app)
+    app.serve(stage, {ROLE: Input([topic], stage.take, "a batch of contents could not be published")})
     return app

@@ -10,12 +10,12 @@ from typing import Annotated, Protocol
 import msgspec
 from msgspec import Meta
 
-from stream_app.events.dead_letters import Record
 from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, check_readable, explain
 from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
 from stream_app.events.schema import ID
 from stream_app.events.times import LATEST_MS, Clock, unit, wall_clock
+from stream_app.kafka.records import Record
 from stream_app.settings import Settings
 
 # Unix seconds given for milliseconds, and zeros that stand for "unknown", end up before this

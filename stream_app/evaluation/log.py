@@ -17,6 +17,7 @@ from stream_app.content.schema import ContentDecoder, Text
 from stream_app.events.decode import EventDecoder
 from stream_app.events.times import LATEST_MS
 from stream_app.hashing import key64
+from stream_app.kafka.records import Record, arrived
 from stream_app.replay.formats import LogRecord
 from stream_app.settings import Settings
 from stream_app.topics import DAY_MS
@@ -87,17 +88,6 @@ class EvaluationLog:
         return len(self.times)
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A log's record as a consumer would get it."""
-
-    key: bytes | None
-    value: bytes | None
-    timestamp: int
-    offset: int
-    headers: tuple[tuple[str, bytes | None], ...] = ()
-
-
 def columns(records: Sequence[LogRecord], settings: Settings) -> EvaluationLog:
     """The log of these records, contents and events in time order. ``settings`` name its actions."""
     arrivals = _arrivals(records)
@@ -164,7 +154,7 @@ class _Decoded:
     contents: list[bytes]
 
 
-def _decoded(records: Sequence[LogRecord], arrivals: Sequence[_Arrival], settings: Settings) -> _Decoded:
+def _decoded(records: Sequence[LogRecord], arrivals: Sequence[Record], settings: Settings) -> _Decoded:
     """What the live decoder accepts."""
     by_topic: dict[str, list[int]] = {action.topic: [] for action in settings.events.actions}
     for i, record in enumerate(records):
@@ -188,20 +178,21 @@ def _decoded(records: Sequence[LogRecord], arrivals: Sequence[_Arrival], setting
     )
 
 
-def _arrivals(records: Sequence[LogRecord]) -> list[_Arrival]:
+def _arrivals(records: Sequence[LogRecord]) -> list[Record]:
     """A record that does not say when it happened arrives with the one before it; contents come late
     enough for any creation date, as in a replay."""
-    arrivals, last = [], 0
+    arrivals: list[Record] = []
+    last = 0
     for offset, record in enumerate(records):
         last = max(last, record.time_ms or 0)
         time = (record.time_ms or last) if record.is_event else LATEST_MS
-        arrivals.append(_Arrival(record.key, record.value, time, offset))
+        arrivals.append(arrived(record.topic, 0, offset, time, record.key, record.value))
     return arrivals
 
 
 def _catalogue(
     records: Sequence[LogRecord],
-    arrivals: Sequence[_Arrival],
+    arrivals: Sequence[Record],
     settings: Settings,
     first_seen: dict[bytes, int],
 ) -> Catalogue:

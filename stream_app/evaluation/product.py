@@ -9,7 +9,6 @@ from typing import cast
 
 import msgspec
 import numpy as np
-from aiokafka import ConsumerRecord
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
@@ -24,6 +23,7 @@ from stream_app.interests.record import InterestRecord, decode
 from stream_app.interests.slab import Slab
 from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.store import PartitionStore
+from stream_app.kafka.records import arrived
 from stream_app.learning import neighbours_record
 from stream_app.learning.neighbours_record import Neighbours
 from stream_app.ranking.engine import RankingEngine
@@ -159,9 +159,7 @@ class LiveRanker:
         self._now = touch.now
         record = self._log.records[touch.place]
         topic = self._settings.topic_name(record.topic)
-        arrival = ConsumerRecord(
-            topic, PARTITION, touch.place, touch.time, 0, record.key, record.value, None, 0, 0, ()
-        )
+        arrival = arrived(topic, PARTITION, touch.place, touch.time, record.key, record.value)
         table = self._settings.topic_name("interests")
         statistics = self._settings.topic_name("content-stats")
         changed = False

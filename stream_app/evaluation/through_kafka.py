@@ -20,8 +20,6 @@ from functools import partial
 
 import msgspec
 import numpy as np
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
-from aiokafka.structs import RecordMetadata
 from msgspec.structs import replace
 
 import stream_app.content.app
@@ -34,10 +32,11 @@ from stream_app.evaluation.log import Catalogue, EvaluationLog
 from stream_app.evaluation.product import Lessons, LiveRanker, fitted
 from stream_app.evaluation.scorer import World, touches
 from stream_app.kafka.admin import delete_topics, ensure_topics
-from stream_app.kafka.app import RoleApp
-from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.disconnect import disconnect
+from stream_app.kafka.ends import Ends
+from stream_app.kafka.faust.app import RoleApp
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.records import KeyedRecord
+from stream_app.kafka.sender import Sender
 from stream_app.learning import checkpoint
 from stream_app.learning.models_record import RANKER_KEY, Description
 from stream_app.observability.health import Health
@@ -193,15 +192,10 @@ class _Live:
     async def running(self) -> AsyncIterator[None]:
         """Started, and stopped in the end."""
         async with contextlib.AsyncExitStack() as stack:
-            name = self._settings.kafka.app_id
-            producer = AIOKafkaProducer(**aiokafka_options(self._settings, name))
-            self._producer = await stack.enter_async_context(producer)
-            # tells where topics end; what is not committed yet counts, since it will have to be read
-            self._ends = AIOKafkaConsumer(
-                **aiokafka_options(self._settings, name), isolation_level="read_uncommitted"
-            )
-            await self._ends.start()
-            stack.push_async_callback(disconnect, self._ends)
+            self._sender = await stack.enter_async_context(Sender(self._settings))
+            # what is not committed yet will have to be read
+            self._ends = Ends(self._settings, read_committed=False)
+            stack.push_async_callback(self._ends.stop)
             for app in self._apps:
                 stack.push_async_callback(app.stop)
             await asyncio.gather(*(app.start() for app in self._apps))
@@ -236,8 +230,7 @@ class _Live:
 
     async def slate(self, record: LogRecord, *, wanted: bool) -> Slate | None:
         """Send the event; the slate that it causes, if one is ``wanted``."""
-        sent = await self._send(record.topic, record.key, record.value)
-        cause = (sent.topic, sent.partition, sent.offset)
+        cause = await self._send(record.topic, record.key, record.value)
         if wanted:
             await self._until(lambda: cause in self._slates, "a slate")
         self._sent_at = time.monotonic()
@@ -259,15 +252,14 @@ class _Live:
 
     async def _send(
         self, topic: str, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()
-    ) -> RecordMetadata:
-        name = self._settings.topic_name(topic)
-        return await self._producer.send_and_wait(name, value, key=key, headers=list(headers))
+    ) -> tuple[str, int, int]:
+        return await self._sender.send(self._settings.topic_name(topic), key, value, headers)
 
     async def _read(self) -> None:
         """Return once the roles have read the topics that they follow to their ends."""
         readers = [reader for app in self._apps for reader in app.readers]
-        places = {TopicPartition(*place) for reader in readers for place in reader.positions()}
-        ends = await self._ends.end_offsets(sorted(places))
+        places = {place for reader in readers for place in reader.positions()}
+        ends = await self._ends.of(places)
         await self._until(
             lambda: all(at >= ends[place] for reader in readers for place, at in reader.positions().items()),
             "the roles' readers",
@@ -284,13 +276,13 @@ class _Live:
                 raise StreamAppError(f"waited {PATIENCE_S:.0f} s for {what} in vain")
             await asyncio.sleep(POLL_S)
 
-    def _note_contents(self, records: list[ConsumerRecord]) -> None:
+    def _note_contents(self, records: Sequence[KeyedRecord]) -> None:
         for record in records:
             place = split_key(record.key)
             if place is not None and place.former is None:
                 (self._indexed.discard if record.value is None else self._indexed.add)(place.content_id)
 
-    def _note_slates(self, records: list[ConsumerRecord]) -> None:
+    def _note_slates(self, records: Sequence[KeyedRecord]) -> None:
         for record in records:
             if record.value is not None and (cause := decode(record.value).caused_by) is not None:
                 self._slates.setdefault((cause.topic, cause.partition, cause.offset), decode(record.value))

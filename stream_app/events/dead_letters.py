@@ -8,11 +8,10 @@ headers of such names are not kept.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from stream_app.events.reasons import Reason
+from stream_app.kafka.records import Record
 from stream_app.kafka.unreadable import UnreadableRange
 from stream_app.topics import is_copy_topic
 
@@ -46,30 +45,6 @@ MAX_HISTORY = 16
 _EPISODE = re.compile(r"[a-z0-9_]{1,40}@[0-9]{1,19}")
 
 Headers = list[tuple[str, bytes]]
-
-
-class Record(Protocol):
-    """What is used of a consumed record (aiokafka's ``ConsumerRecord`` has it)."""
-
-    @property
-    def key(self) -> bytes | None:
-        """Raw key."""
-
-    @property
-    def value(self) -> bytes | None:
-        """Raw value."""
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes | None]]:
-        """Names and raw values, in order."""
-
-    @property
-    def timestamp(self) -> int:
-        """Kafka timestamp, ms."""
-
-    @property
-    def offset(self) -> int:
-        """Offset in its partition."""
 
 
 @dataclass(frozen=True, slots=True)

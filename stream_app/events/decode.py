@@ -13,13 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.events.dead_letters import Record, origin_of
+from stream_app.events.dead_letters import origin_of
 from stream_app.events.faults import DECODING_ERRORS, UnfitError, check_id, check_readable, explain
 from stream_app.events.mending import read_mended
 from stream_app.events.reasons import Reason
 from stream_app.events.schema import IDS, Event
 from stream_app.events.times import EARLIEST_MS, LATEST_MS, unit, wall_clock
 from stream_app.hashing import action_code, action_mask, key64
+from stream_app.kafka.records import Record
 from stream_app.settings import Settings
 from stream_app.topics import DAY_MS, is_copy_topic
 

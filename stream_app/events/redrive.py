@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Protocol
 
 from stream_app.events.dead_letters import (
     PREFIX,
     Origin,
-    Record,
     origin_in,
     our_headers,
     redriven,
@@ -24,6 +22,7 @@ from stream_app.events.dead_letters import (
 from stream_app.events.named import users_in
 from stream_app.hashing import key64
 from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.records import Record
 from stream_app.kafka.transactions import Output
 from stream_app.settings import Settings
 from stream_app.topics import RETRY_TOPIC
@@ -34,14 +33,6 @@ UNKNOWN = "unknown"
 
 ContentKey = tuple[int, int]
 """Partition of ``content``, key64 of the key."""
-
-
-class Letter(Record, Protocol):
-    """A record of ``events-dlq``."""
-
-    @property
-    def partition(self) -> int:
-        """Its partition there."""
 
 
 class Refusal(StrEnum):
@@ -105,7 +96,7 @@ class SecondChances:
         self._partitions = partitions
         self._most = settings.events.max_redrives
 
-    def content_key(self, letter: Letter) -> ContentKey | None:
+    def content_key(self, letter: Record) -> ContentKey | None:
         """Partition of first arrival and key64 of the key of a letter that would go back to ``content``;
         None for every other."""
         origin = origin_in(letter)
@@ -113,7 +104,7 @@ class SecondChances:
             return None
         return origin.partition, key64(letter.key)
 
-    def refusal(self, letter: Letter, newest_offset: int) -> Refusal | None:
+    def refusal(self, letter: Record, newest_offset: int) -> Refusal | None:
         """Why this letter gets none; None when it does.
 
         ``newest_offset``: of the newest record on ``content`` with its key, in the partition where it
@@ -139,7 +130,7 @@ class SecondChances:
                 return Refusal.SUPERSEDED
         return None
 
-    def outputs(self, letter: Letter, now_ms: int) -> tuple[Output, Output]:
+    def outputs(self, letter: Record, now_ms: int) -> tuple[Output, Output]:
         """The copy to be tried and the mark of a letter that is not refused: for one transaction."""
         origin = origin_in(letter)
         if origin is None:
@@ -151,7 +142,7 @@ class SecondChances:
             Output(self._letters, letter.partition, None, None, mark),
         )
 
-    def _target(self, letter: Letter, origin: Origin) -> tuple[str, int]:
+    def _target(self, letter: Record, origin: Origin) -> tuple[str, int]:
         """Topic and partition of the copy: a content's of before, for an event those where its user lives."""
         if origin.topic == self._content:
             return self._content, origin.partition

@@ -7,11 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from faust.types import TP
+from typing import TYPE_CHECKING
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
@@ -29,14 +25,16 @@ from stream_app.interests.standby import StandbyPartition, finish, store_directo
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.admin import check_partitions, delete_records, topic_states
-from stream_app.kafka.app import RoleApp, consumer_of, create_faust_app
 from stream_app.kafka.clock import APPENDED, CLOCK
+from stream_app.kafka.errors import KafkaError
+from stream_app.kafka.faust.app import RoleApp, consumer_of, create_faust_app
+from stream_app.kafka.faust.membership import PLAIN, join_as
 from stream_app.kafka.limits import check_record
-from stream_app.kafka.membership import PLAIN, join_as
 from stream_app.kafka.pace import Pace
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.records import Partition, Record, RecordBatch
+from stream_app.kafka.stage import Input
 from stream_app.kafka.transactions import TransactionBound
-from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
@@ -48,6 +46,7 @@ if TYPE_CHECKING:  # OpenTelemetry is an extra
 log = logging.getLogger(__name__)
 
 ROLE = "interests"
+FAILURE = "a batch could not be applied"
 OPEN_RETRY_S = 1.0
 EXPIRY, SWEEP, CLEANUP = "expiry", "sweep", "cleanup"
 CLEANUP_LOOK_S = 60.0
@@ -138,7 +137,7 @@ class InterestsWorker:
                 if p not in actives or open_.lost or open_.inputs != inputs
             }
             await self._close(gone, set(self._standbys) - standbys - actives)
-            routed = {tp for tp in consumer_of(self._app).assignment() if tp.topic in self._events - inputs}
+            routed = {tp for tp in self._app.assignment() if tp.topic in self._events - inputs}
             # side by side: what the former owner of the one has left open keeps the other from reading on,
             # and is ended by being fenced
             await asyncio.gather(
@@ -157,7 +156,7 @@ class InterestsWorker:
         Raises TopicMismatchError for a topic of ours that has another number: it was changed by hand.
         """
         assigned: dict[str, set[int]] = {topic: set() for topic in self._app.transactional_topics}
-        for tp in consumer_of(self._app).assignment():
+        for tp in self._app.assignment():
             if tp.topic in assigned:
                 assigned[tp.topic].add(tp.partition)
         self._inputs = sorted(topic for topic, numbers in assigned.items() if numbers == actives)
@@ -170,7 +169,7 @@ class InterestsWorker:
         """Everything in flight ends."""
         await asyncio.gather(self._routers.settle(), *(p.settle() for p in self._partitions.values()))
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where each open partition goes on in its inputs; None: no such topic."""
         read = {tp: at for p in self._partitions.values() for tp, at in p.positions.items()}
         return read | self._routers.positions()
@@ -231,12 +230,12 @@ class InterestsWorker:
     async def _committed(self, topics: Iterable[str]) -> dict[int, dict[str, int | None]]:
         """Offsets of all partitions of topics that have as many as the table."""
         numbers = range(self._settings.kafka.partitions)
-        offsets = await consumer_of(self._app).offsets([TP(t, p) for t in topics for p in numbers])
+        offsets = await consumer_of(self._app).offsets([Partition(t, p) for t in topics for p in numbers])
         return {
             p: {tp.topic: mark.offset for tp, mark in offsets.items() if tp.partition == p} for p in numbers
         }
 
-    def standby_positions(self) -> dict[TP, int]:
+    def standby_positions(self) -> dict[Partition, int]:
         """Where each warm copy has got to."""
         return dict(standby.position for standby in self._standbys.values())
 
@@ -247,7 +246,7 @@ class InterestsWorker:
 
     async def handle(self, batch: RecordBatch) -> None:
         """Feed one batch of events to its partition, or route it."""
-        routed = self._routers[TP(batch.topic, batch.partition)]
+        routed = self._routers[Partition(batch.topic, batch.partition)]
         if routed is not None:
             with self._watched(batch):
                 await routed.take(batch)
@@ -276,7 +275,7 @@ class InterestsWorker:
         finally:
             self._health.progress(watch)
 
-    def due_ms(self, record: ConsumerRecord, now_ms: int) -> int:
+    def due_ms(self, record: Record, now_ms: int) -> int:
         """When a retry is to be tried, ms of the broker's time, which is ``now_ms`` as it is read.
 
         All of one try wait for its delay since the broker has them, so that they are due in their order.
@@ -340,7 +339,7 @@ class InterestsWorker:
 
     async def _purge(self) -> None:
         topic = self._settings.topic_name(ROUTED_TOPIC)
-        reached = {n: at for n, p in self._partitions.items() if (at := p.positions.get(TP(topic, n)))}
+        reached = {n: at for n, p in self._partitions.items() if (at := p.positions.get(Partition(topic, n)))}
         moved = {n for n, at in reached.items() if self._purged.get(n) != at}
         if moved:
             committed = await self._committed([topic])
@@ -384,43 +383,15 @@ def create_app(
         transactional=True,
         standby_replicas=settings.interests.standby_replicas,
     )
-    # The table itself: Faust's assignor co-partitions its changelog with the events and places
-    # standbys. Its records never go through Faust.
-    app.Table(
-        "interests",
-        partitions=settings.kafka.partitions,
-        changelog_topic=app.topic(
-            settings.topic_name("interests"), partitions=settings.kafka.partitions, compacting=True
-        ),
-    )
+    app.declare_table("interests", settings.topic_name("interests"), settings.kafka.partitions)
     worker = InterestsWorker(settings, app, health, tracing)
-    app.owner = worker
-    app.standby_positions = worker.standby_positions
-    app.starting.append(worker.start)
-    app.stopping.append(worker.stop)
-    app.delays.update(dict.fromkeys(retries, worker.due_ms))
-
-    @app.agent(app.batches([*events, *retries, routed]), name="events")  # type: ignore[untyped-decorator]  # faust is untyped
-    async def events_agent(batches: Any) -> None:
-        async for batch in batches:
-            await _or_stop(app, worker.handle(batch))
-
-    @app.agent(app.batches([erasures]), name="erasures")  # type: ignore[untyped-decorator]
-    async def erasures_agent(batches: Any) -> None:
-        async for batch in batches:
-            await _or_stop(app, worker.handle_erasures(batch))
-
+    app.serve(
+        worker,
+        {
+            "events": Input([*events, *retries, routed], worker.handle, FAILURE),
+            "erasures": Input([erasures], worker.handle_erasures, FAILURE),
+        },
+        delays=dict.fromkeys(retries, worker.due_ms),
+        standby_positions=worker.standby_positions,
+    )
     return app
-
-
-async def _or_stop(app: RoleApp, work: Awaitable[None]) -> None:
-    """An error would only skip the batch (Faust acks what fails): it stops the worker instead.
-
-    Nothing is lost then, since a batch's offset is committed in its transaction or not at all.
-    """
-    try:
-        await work
-    except Exception as error:
-        log.critical("a batch could not be applied: %r", error)
-        app.stop_loudly(error)
-        raise

@@ -6,17 +6,15 @@ does no Kafka I/O and may run in a thread. Steps are timed in ``stream_app_state
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
-from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
-from stream_app.events.dead_letters import Origin, Record, dead_letter, origin_of, records_in, retry
+from stream_app.events.dead_letters import Origin, dead_letter, origin_of, records_in, retry
 from stream_app.events.decode import DecodedBatch, EventDecoder
 from stream_app.events.named import users_in
 from stream_app.events.reasons import Reason
@@ -32,6 +30,7 @@ from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.statistics_record import OUTCOMES_KEY, Outcomes
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.update import GONE, REPEATED, TAKEN, Columns
+from stream_app.kafka.records import Record, emptied
 from stream_app.kafka.transactions import RECORD_BYTES, Output
 from stream_app.kafka.unreadable import UnreadableRange
 from stream_app.observability import metrics
@@ -81,7 +80,7 @@ class BatchPreparation:
         self._table_topic = settings.topic_name("interests")
         self._stats_topic = settings.topic_name("content-stats")
 
-    def prepare(self, state: PartitionState, topic: str, records: Sequence[ConsumerRecord]) -> list[Output]:
+    def prepare(self, state: PartitionState, topic: str, records: Sequence[Record]) -> list[Output]:
         """Apply the records to ``state`` and return all that has to be produced with their offset."""
         state.batches += 1
         fates = _Fates(self, state, topic, records)
@@ -265,7 +264,7 @@ class _Fates:
     """What becomes of each record of a batch that is not simply applied; keeps the accounts."""
 
     def __init__(
-        self, path: BatchPreparation, state: PartitionState, topic: str, records: Sequence[ConsumerRecord]
+        self, path: BatchPreparation, state: PartitionState, topic: str, records: Sequence[Record]
     ) -> None:
         self._path, self._state, self._topic, self._records = path, state, topic, records
         self._copied = is_copy_topic(topic)
@@ -306,7 +305,7 @@ class _Fates:
     def erased(self, index: int) -> None:
         """A dead letter without anything of the record but where it was."""
         record = self._records[index]
-        empty = dataclasses.replace(record, key=None, value=None, headers=())
+        empty = emptied(record)
         self._dead_letter(empty, self._origin(index), Reason.ERASED, "of the time before the user's erasure")
 
     def _dead_letter(self, record: Record, origin: Origin, reason: Reason, detail: str) -> None:

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from itertools import repeat
 
 import numpy as np
-from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
 from stream_app.content.coverage import Coverage
 from stream_app.content.index import ContentIndex
 from stream_app.interests.update import Vectors
+from stream_app.kafka.records import Record
 
 MOST_PENDING = 8_000
 """Records that may wait for the batch in hand: some 8 MB of vectors."""
@@ -33,7 +33,7 @@ class IndexedContents:
         self._pending: deque[tuple[bytes | None, bytes | None]] = deque()
         self._lock = threading.Lock()
 
-    def receive(self, records: Sequence[ConsumerRecord]) -> None:
+    def receive(self, records: Sequence[Record]) -> None:
         """Take records of ``content-vectors``: at once, or when the batch in hand is done."""
         self._pending.extend((record.key, record.value) for record in records)
         if self._lock.acquire(blocking=False):
@@ -42,7 +42,7 @@ class IndexedContents:
             finally:
                 self._lock.release()
 
-    async def take(self, records: Sequence[ConsumerRecord]) -> None:
+    async def take(self, records: Sequence[Record]) -> None:
         """:meth:`receive` for a reader: returns once no more than MOST_PENDING records wait."""
         self.receive(records)
         while len(self._pending) > MOST_PENDING:

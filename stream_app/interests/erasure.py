@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import Annotated
 
 import msgspec
-from aiokafka import ConsumerRecord
 from msgspec import Meta
 
 from stream_app.events.dead_letters import dead_letter, origin_of
@@ -28,6 +27,7 @@ from stream_app.interests.placement import Placement
 from stream_app.interests.receipts import Fences, Receipt, Removed, receipt_key
 from stream_app.interests.record import decode
 from stream_app.interests.store import PartitionStore
+from stream_app.kafka.records import Record
 from stream_app.kafka.transactions import RECORD_BYTES, Output
 from stream_app.settings import Settings
 
@@ -95,7 +95,7 @@ class ErasurePreparation:
         partition: int,
         store: PartitionStore,
         fences: Fences,
-        records: Sequence[ConsumerRecord],
+        records: Sequence[Record],
         now_ms: int,
     ) -> Erased:
         """What has to be produced with the requests' offset; changes nothing.
@@ -129,7 +129,7 @@ class ErasurePreparation:
             done.outputs.append(self._receipts.output(partition, key64(request.user), receipt))
         return done
 
-    def request(self, record: ConsumerRecord, now_ms: int) -> Request:
+    def request(self, record: Record, now_ms: int) -> Request:
         """The request that a record holds. Raises UnfitError."""
         value = record.value
         if not value:
@@ -191,7 +191,7 @@ class ErasurePreparation:
         value = {"user_id": request.user.decode(), "requested_at": request.requested_ms}
         return Output(self._topic, partition, request.user, msgspec.json.encode(value))
 
-    def _letter(self, partition: int, record: ConsumerRecord, fault: UnfitError, now_ms: int) -> Output:
+    def _letter(self, partition: int, record: Record, fault: UnfitError, now_ms: int) -> Output:
         origin = origin_of(record, self._topic, partition)
         key, value, headers = dead_letter(record, origin, fault.reason, fault.detail, now_ms, self._room)
         return Output(

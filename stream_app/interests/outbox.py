@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from aiokafka import TopicPartition
-
 from stream_app.kafka.pace import Pace
+from stream_app.kafka.records import Partition
 from stream_app.kafka.transactions import Output, TransactionBound
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
@@ -31,7 +30,7 @@ class Computed:
     """The outputs of a batch, and the position after it."""
 
     outputs: list[Output]
-    source: TopicPartition
+    source: Partition
     end: int
     passages: Sequence[Passage]
     size: int = field(init=False)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from aiokafka import TopicPartition
-
+from stream_app.kafka.records import Partition
 from stream_app.kafka.transactions import PartitionTransactions
 from stream_app.settings import Settings
 from stream_app.topics import retry_topics
@@ -20,7 +19,7 @@ class Owner(NamedTuple):
     """A transactional id, and everything that its transactions write to."""
 
     transactional_id: str
-    writes: list[str | TopicPartition]
+    writes: list[str | Partition]
 
 
 def table_owner(settings: Settings, partition: int) -> Owner:
@@ -31,14 +30,14 @@ def table_owner(settings: Settings, partition: int) -> Owner:
     everywhere = [name(topic) for topic in ("events-routed", "events-dlq", "erasures")]
     return Owner(
         f"{settings.kafka.app_id}-interests-{partition}",
-        [*(TopicPartition(topic, partition) for topic in own), *everywhere],
+        [*(Partition(topic, partition) for topic in own), *everywhere],
     )
 
 
 def router_owner(settings: Settings, topic: str, partition: int) -> Owner:
     """Who routes this partition of an event topic (its full name)."""
     name = settings.topic_name
-    statistics = TopicPartition(name("content-stats"), partition % settings.kafka.partitions)
+    statistics = Partition(name("content-stats"), partition % settings.kafka.partitions)
     return Owner(
         f"{settings.kafka.app_id}-router-{topic}-{partition}",
         [statistics, name("events-routed"), name("events-dlq")],

@@ -29,9 +29,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
-from faust.types import TP
 
 from stream_app.content.index import ContentIndex
 from stream_app.errors import FencedError, RebuildUnfinishedError, StateDamagedError, TransactionError
@@ -61,10 +58,11 @@ from stream_app.interests.statistics_record import (
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.clock import CLOCK
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.pace import Pace
+from stream_app.kafka.records import KeyedRecord, Partition, RecordBatch
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound
-from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -115,7 +113,7 @@ class InterestPartition:
         self._preparation = preparation
         self._on_lost = on_lost
         self._on_broken = on_broken
-        self._table = TopicPartition(settings.topic_name("interests"), partition)
+        self._table = Partition(settings.topic_name("interests"), partition)
         self._statistics_topic = settings.topic_name("content-stats")
         self._owner = table_owner(settings, partition)
         self._transactions = PartitionTransactions(
@@ -208,7 +206,7 @@ class InterestPartition:
         outputs, offsets = [self._preparation.account(state)], {}
         for topic in routed:
             if (at := self._expected[topic]) is not None:
-                offsets[TopicPartition(topic, self.partition)] = at
+                offsets[Partition(topic, self.partition)] = at
             key = router_key(topic, self.partition)
             given_up = msgspec.structs.replace(self._standing(topic), offset=NOT_ROUTED)
             outputs.append(Output(self._statistics_topic, self.partition, key, msgspec.json.encode(given_up)))
@@ -216,14 +214,14 @@ class InterestPartition:
 
     async def _find_positions(self, topics: Sequence[str], offsets: InputOffsets) -> None:
         """Where each input is read on: as the state says; else the group, else from the beginning."""
-        committed = await offsets.committed([TP(topic, self.partition) for topic in topics])
+        committed = await offsets.committed([Partition(topic, self.partition) for topic in topics])
         there = await offsets.bounds([tp for tp, mark in committed.items() if mark.offset is not None])
         self._inputs = Inputs(offsets, committed)
         self._expected = {tp.topic: None for tp in committed} | {
             tp.topic: goes_on(self._outcomes, tp, committed[tp], bounds) for tp, bounds in there.items()
         }
         put_right = {
-            TopicPartition(*tp): at
+            tp: at
             for tp, mark in committed.items()
             if (at := self._expected[tp.topic]) is not None and at != mark.offset
         }
@@ -238,11 +236,11 @@ class InterestPartition:
         finally:
             await reader.stop()
 
-    async def _take_receipts(self, records: Sequence[ConsumerRecord], _position: int) -> None:
+    async def _take_receipts(self, records: Sequence[KeyedRecord], _position: int) -> None:
         for record in records:
             self._fences.load(record.key, record.value)
 
-    async def _take_statistics(self, records: Sequence[ConsumerRecord], _position: int) -> None:
+    async def _take_statistics(self, records: Sequence[KeyedRecord], _position: int) -> None:
         latest = CLOCK.latest_ms() + int(self._settings.events.max_future_s * 1000)
         for record in records:
             if not record.key.startswith(RESERVED):
@@ -279,11 +277,11 @@ class InterestPartition:
         return frozenset(self._expected)
 
     @property
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """The offset that the next batch of each input has to start with; None: no such topic."""
         if self.lost:
             return {}
-        return {TP(topic, self.partition): at for topic, at in self._expected.items()}
+        return {Partition(topic, self.partition): at for topic, at in self._expected.items()}
 
     # -- batches
 
@@ -317,7 +315,7 @@ class InterestPartition:
     async def _same_topic(self, batch: RecordBatch) -> bool:
         """Whether the batch is of the topic that the offsets before it are of; if not, we are lost."""
         try:
-            if not await self._inputs.same(TP(batch.topic, self.partition)):
+            if not await self._inputs.same(Partition(batch.topic, self.partition)):
                 self._lose(TransactionError(f"{batch.topic} was deleted and created again"))
         except KafkaError as error:
             self._lose(error)
@@ -353,7 +351,7 @@ class InterestPartition:
                 outputs = traced.computed(outputs, self._table.topic)
                 passages = traced.passages
             # 2. one transaction: at once, or together with what else waits for the one on its way
-            source = TopicPartition(batch.topic, batch.partition)
+            source = Partition(batch.topic, batch.partition)
             one = Computed(outputs, source, batch.end, passages)
             self._size.were(one.size)
             await self._outbox.put(one)
@@ -368,7 +366,7 @@ class InterestPartition:
             passage.end("the transaction failed" if self.lost else "")
         return not self.lost
 
-    async def _commit(self, outputs: Sequence[Output], offsets: Mapping[TopicPartition, int]) -> None:
+    async def _commit(self, outputs: Sequence[Output], offsets: Mapping[Partition, int]) -> None:
         with metrics.STATE_SECONDS.labels("transaction").time():
             try:
                 ends = await self._transactions.commit(outputs, offsets, self._inputs.ids, self._bound)
@@ -402,7 +400,7 @@ class InterestPartition:
                 )
                 done = await finish(prepare)
                 outputs = [*done.outputs, self._preparation.account(state)]
-                await self._commit(outputs, {TopicPartition(batch.topic, batch.partition): batch.end})
+                await self._commit(outputs, {Partition(batch.topic, batch.partition): batch.end})
                 if not self.lost:
                     await self._remove(state, list(done.receipts))
                     self._fences.take(done.receipts)
@@ -501,7 +499,7 @@ class InterestPartition:
         while not self.lost and self._stable < self._position:
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT_S):
-                    self._stable = await self._broker.stable_end(TP(*self._table))
+                    self._stable = await self._broker.stable_end(self._table)
             except (KafkaError, TimeoutError) as error:
                 log.debug("the end of %s is not known: %r", self._table, error)
             if self._stable < self._position:

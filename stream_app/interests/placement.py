@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from stream_app.events.dead_letters import MAX_RECORD_BYTES, Origin, Record, routed
+from stream_app.events.dead_letters import MAX_RECORD_BYTES, Origin, routed
 from stream_app.events.named import users_in
 from stream_app.kafka.partitions import partitions_of
+from stream_app.kafka.records import Record
 from stream_app.kafka.transactions import Output
 from stream_app.settings import Settings
 from stream_app.topics import ROUTED_TOPIC

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from faust.types import TP
-
 from stream_app.interests.statistics_record import Outcomes
+from stream_app.kafka.records import Partition
 from stream_app.kafka.topic_ids import Bounds, CommittedOffset, same_topic
 from stream_app.observability import metrics
 
 log = logging.getLogger(__name__)
 
 
-def goes_on(state: Outcomes, tp: TP, group: CommittedOffset, there: Bounds) -> int:
+def goes_on(state: Outcomes, tp: Partition, group: CommittedOffset, there: Bounds) -> int:
     """The offset from which the owner of a state reads an input that exists."""
     known, topic = state.positions.get(tp.topic), group.topic_id or ""
     assert group.offset is not None  # noqa: S101  # for the type checker: the topic exists

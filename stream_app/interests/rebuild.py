@@ -19,11 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
-from aiokafka import ConsumerRecord, TopicPartition
-from faust.types import TP
 
 from stream_app.errors import RecordFormatError
-from stream_app.events.faults import DECODING_ERRORS
+from stream_app.events.named import user_in
 from stream_app.hashing import key64
 from stream_app.interests.owners import fence_out, router_owner, table_owner
 from stream_app.interests.record import decode
@@ -39,15 +37,12 @@ from stream_app.interests.statistics_record import (
 from stream_app.kafka.admin import topic_states
 from stream_app.kafka.inputs import inputs
 from stream_app.kafka.once import read_once
+from stream_app.kafka.records import KeyedRecord, Partition, Record
 from stream_app.kafka.transactions import Output, PartitionTransactions, split
 from stream_app.settings import Settings
 from stream_app.topics import copy_topics
 
 Progress = Callable[[str], None]
-
-
-class _Named(msgspec.Struct):
-    user_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -72,9 +67,8 @@ class Loss:
 async def loss(settings: Settings, progress: Progress = lambda _: None) -> Loss:
     """Read the whole state, and all events. Raises a KafkaError."""
     found, recorded, left = Loss(), Counter[int](), Counter[int]()
-    named = msgspec.json.Decoder(_Named).decode
 
-    async def take_users(records: Sequence[ConsumerRecord]) -> None:
+    async def take_users(records: Sequence[KeyedRecord]) -> None:
         for record in records:
             user = key64(record.key)
             try:
@@ -82,14 +76,10 @@ async def loss(settings: Settings, progress: Progress = lambda _: None) -> Loss:
             except RecordFormatError:
                 recorded[user] = 0
 
-    async def take_events(records: Sequence[ConsumerRecord]) -> None:
+    async def take_events(records: Sequence[Record]) -> None:
         for record in records:
-            try:
-                user = named(record.value or b"").user_id
-            except DECODING_ERRORS:
-                continue
-            if user is not None:
-                left[key64(user.encode(errors="surrogatepass"))] += 1
+            if (user := user_in(record.value or b"")) is not None:
+                left[key64(user)] += 1
 
     await read_once(settings, settings.topic_name("interests"), take_users)
     progress(f"read {len(recorded):,} users")
@@ -100,7 +90,7 @@ async def loss(settings: Settings, progress: Progress = lambda _: None) -> Loss:
         progress(f"{topic}: read {count:,} records")
     states = await asyncio.to_thread(topic_states, settings)
     counts = {state.topic.name: state.partitions for state in states}
-    there = await inputs(settings, [TP(topic, p) for topic in events for p in range(counts[topic])])
+    there = await inputs(settings, [Partition(topic, p) for topic in events for p in range(counts[topic])])
     found.expired = sum(bounds.first for _, bounds in there.values())
     users = +recorded
     found.users, found.interactions = len(users), users.total()
@@ -114,7 +104,7 @@ async def _waiting(settings: Settings) -> int:
     waiting, partitions = 0, range(settings.kafka.partitions)
     reached = {p: (await _kept(settings, p)).account.positions for p in partitions}
 
-    async def count(records: Sequence[ConsumerRecord]) -> None:
+    async def count(records: Sequence[Record]) -> None:
         nonlocal waiting
         waiting += sum(r.offset >= reached[r.partition].get(r.topic, (0, ""))[0] for r in records)
 
@@ -135,7 +125,7 @@ async def rebuild(settings: Settings, partition: int, progress: Progress = lambd
             await fence_out(settings, router_owner(settings, topic, number))
         account = await _set_back(settings, partition, kept)
         routers = await _routers_set_back(settings, partition, kept)
-        offsets = {TopicPartition(topic, partition): at for topic, (at, _) in account.positions.items()}
+        offsets = {Partition(topic, partition): at for topic, (at, _) in account.positions.items()}
         ids = {topic: of for topic, (_, of) in account.positions.items()}
         begun = msgspec.structs.replace(account, rebuilding=True)
         await transactions.commit([_output(settings, partition, begun), *routers], offsets, ids)  # 1.
@@ -168,7 +158,7 @@ class _Kept:
 async def _kept(settings: Settings, partition: int) -> _Kept:
     kept = _Kept()
 
-    async def take(records: Sequence[ConsumerRecord]) -> None:
+    async def take(records: Sequence[KeyedRecord]) -> None:
         for record in records:
             if record.value is None:
                 continue
@@ -186,7 +176,9 @@ async def _set_back(settings: Settings, partition: int, kept: _Kept) -> Outcomes
     skipped: reading the events again makes them again."""
     again = {settings.topic_name(action.topic) for action in settings.events.actions}
     positions = dict(kept.account.positions)
-    there = await inputs(settings, [TP(topic, partition) for topic in (*again, *copy_topics(settings))])
+    there = await inputs(
+        settings, [Partition(topic, partition) for topic in (*again, *copy_topics(settings))]
+    )
     for tp, (topic, bounds) in there.items():
         positions[tp.topic] = bounds.first if tp.topic in again else bounds.end, topic
     return Outcomes(positions=positions, settings=kept.account.settings)
@@ -194,11 +186,11 @@ async def _set_back(settings: Settings, partition: int, kept: _Kept) -> Outcomes
 
 async def _routers_set_back(settings: Settings, partition: int, kept: _Kept) -> list[Output]:
     """Standings of routers that have read nothing."""
-    there = await inputs(settings, [TP(*source) for source in kept.routers])
+    there = await inputs(settings, [Partition(*source) for source in kept.routers])
     made = []
     for (topic, number), before in kept.routers.items():
         standing = RouterStanding()
-        if before.offset != NOT_ROUTED and (found := there.get(TP(topic, number))) is not None:
+        if before.offset != NOT_ROUTED and (found := there.get(Partition(topic, number))) is not None:
             standing = RouterStanding(found[1].first, found[0])
         value = msgspec.json.encode(standing)
         made.append(Output(settings.topic_name("content-stats"), partition, router_key(topic, number), value))
@@ -209,7 +201,7 @@ async def _keys(settings: Settings, topic: str, partition: int) -> list[bytes]:
     """Keys of what has not been deleted; reserved ones are left out."""
     found: dict[bytes, bool] = {}
 
-    async def take(records: Sequence[ConsumerRecord]) -> None:
+    async def take(records: Sequence[KeyedRecord]) -> None:
         found.update((record.key, record.value is not None) for record in records)
 
     await read_once(settings, topic, take, [partition])

@@ -18,9 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
-from aiokafka import ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
-from faust.types import TP
 
 from stream_app.errors import BrokerUnavailableError, TransactionError
 from stream_app.events.dead_letters import dead_letter, origin_of, records_in
@@ -37,10 +34,11 @@ from stream_app.interests.statistics_record import (
     router_key,
 )
 from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.fenced import FencedPartition
+from stream_app.kafka.records import KeyedRecord, Partition, Record, RecordBatch
 from stream_app.kafka.topic_ids import InputOffsets, same_topic
 from stream_app.kafka.transactions import Output, TransactionBound
-from stream_app.kafka.transport import RecordBatch
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 from stream_app.topics import ROUTED_TOPIC
@@ -63,7 +61,7 @@ class Router:
         self._letter_partitions = settings.kafka.shared_partitions
 
     def outputs(
-        self, records: Sequence[ConsumerRecord], topic: str, partition: int, now_ms: int
+        self, records: Sequence[Record], topic: str, partition: int, now_ms: int
     ) -> tuple[list[Output], Counter[Reason]]:
         """The copies of the records of one partition, and why those without a user are dead letters."""
         batch = self._decoder.decode(records, topic, partition, None)
@@ -119,7 +117,7 @@ class Standings:
     async def _read(self) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
 
-        async def take(records: Sequence[ConsumerRecord], _position: int) -> None:
+        async def take(records: Sequence[KeyedRecord], _position: int) -> None:
             found.update((r.key, r.value) for r in records if r.key.startswith(RESERVED) and r.value)
 
         reader = ChangelogReader(self._settings, self._settings.topic_name("content-stats"), self._partition)
@@ -137,7 +135,7 @@ class RoutedInput(FencedPartition):
     def __init__(
         self,
         settings: Settings,
-        source: TopicPartition,
+        source: Partition,
         router: Router,
         standings: Standings,
         on_lost: Callable[[], None],
@@ -254,19 +252,19 @@ class Routers:
         self._settings, self._on_lost = settings, on_lost
         self._router = Router(settings)
         self._standings = [Standings(settings, p) for p in range(settings.kafka.partitions)]
-        self._open: dict[TP, RoutedInput] = {}
-        self._bounds: dict[TP, TransactionBound] = {}  # which outlive them
+        self._open: dict[Partition, RoutedInput] = {}
+        self._bounds: dict[Partition, TransactionBound] = {}  # which outlive them
 
-    def __getitem__(self, tp: TP) -> RoutedInput | None:
+    def __getitem__(self, tp: Partition) -> RoutedInput | None:
         """The reader of a partition that is routed here."""
         return self._open.get(tp)
 
-    async def assign(self, tps: set[TP], offsets: InputOffsets) -> None:
+    async def assign(self, tps: set[Partition], offsets: InputOffsets) -> None:
         """Route these partitions and no others; those already open and sound stay open."""
         await self.close({tp for tp, routed in self._open.items() if tp not in tps or routed.lost})
         await asyncio.gather(*(self._start(tp, offsets) for tp in sorted(tps - self._open.keys())))
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where each is read on; None: no such topic."""
         return {tp: routed.position for tp, routed in self._open.items() if not routed.lost}
 
@@ -274,7 +272,7 @@ class Routers:
         """Return once no transaction is on its way."""
         await asyncio.gather(*(routed.settle() for routed in self._open.values()))
 
-    async def close(self, tps: Iterable[TP]) -> None:
+    async def close(self, tps: Iterable[Partition]) -> None:
         """Leave these partitions."""
         await asyncio.shield(asyncio.gather(*(self._open.pop(tp).close() for tp in tps)))
 
@@ -282,13 +280,11 @@ class Routers:
         """Leave all of them."""
         await self.close(set(self._open))
 
-    async def _start(self, tp: TP, offsets: InputOffsets) -> None:
+    async def _start(self, tp: Partition, offsets: InputOffsets) -> None:
         while True:
             standings = self._standings[tp.partition % len(self._standings)]
             bound = self._bounds.setdefault(tp, TransactionBound(self._settings))
-            routed = RoutedInput(
-                self._settings, TopicPartition(*tp), self._router, standings, self._on_lost, bound
-            )
+            routed = RoutedInput(self._settings, tp, self._router, standings, self._on_lost, bound)
             try:
                 await routed.open(offsets)
             except (TransactionError, BrokerUnavailableError, KafkaError) as error:

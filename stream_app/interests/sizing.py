@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aiokafka import ConsumerRecord
+from stream_app.kafka.records import Record
 
 RECORD_BYTES = 256
 """For a content's statistics, or the record itself where it is passed on."""
@@ -21,7 +21,7 @@ class OutputSize:
         self._share = 0.5  # of the estimate that came true lately; above one where the key is not the user
         self._estimate = 0
 
-    def fitting(self, records: Sequence[ConsumerRecord], most_bytes: int) -> int:
+    def fitting(self, records: Sequence[Record], most_bytes: int) -> int:
         """How many of the records, from the first, stay within ``most_bytes``; at least one."""
         count = len(records)
         while True:

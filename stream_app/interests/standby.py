@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from faust.types import TP
-
 from stream_app.errors import BrokerUnavailableError, StateDirectoryError
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.admin import topic_id
 from stream_app.kafka.changelog import Apply, ChangelogReader
+from stream_app.kafka.errors import KafkaError
+from stream_app.kafka.records import Partition, Record
 from stream_app.settings import Settings
 from stream_app.topics import HOUR_MS
 
@@ -63,7 +61,7 @@ async def resume(store: PartitionStore, settings: Settings) -> int:
 def store_records(store: PartitionStore) -> Apply:
     """Applies changelog records to a store: recovery and standbys."""
 
-    async def apply(records: Sequence[ConsumerRecord], position: int) -> None:
+    async def apply(records: Sequence[Record], position: int) -> None:
         newest = {record.key: record.value for record in records}
         # a reader that lags behind stands where its records were written, not where the clock is, and
         # never later, whatever the clock said that they were written by
@@ -111,9 +109,9 @@ class StandbyPartition:
             await asyncio.sleep(FOLLOW_RETRY_S)
 
     @property
-    def position(self) -> tuple[TP, int]:
+    def position(self) -> tuple[Partition, int]:
         """The changelog's partition, and the offset that is read next."""
-        return TP(self._settings.topic_name("interests"), self._partition), self.store.position
+        return Partition(self._settings.topic_name("interests"), self._partition), self.store.position
 
     async def release(self) -> PartitionStore:
         """Stop following and hand the store over."""

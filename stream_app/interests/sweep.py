@@ -25,9 +25,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
 
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from aiokafka.structs import TopicPartition
 from kafka import errors as kafka_errors
 
 from stream_app.errors import AccessError, BrokerUnavailableError, FencedError, TransactionError
@@ -39,6 +36,8 @@ from stream_app.interests.erasure import TOPIC
 from stream_app.interests.receipts import Removed
 from stream_app.kafka.admin import committed_offset, delete_records, retention_ms, topic_id
 from stream_app.kafka.changelog import Apply, ChangelogReader
+from stream_app.kafka.errors import KafkaError
+from stream_app.kafka.records import Partition, Record
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.observability import metrics
 from stream_app.settings import Settings
@@ -58,7 +57,7 @@ LOOKS = 100
 """So often within the retention letters that have moved are looked at."""
 
 
-def own_ms(letter: ConsumerRecord) -> int:
+def own_ms(letter: Record) -> int:
     """When a letter was first written, ms: moving it gives it another Kafka timestamp, and a writer whose
     clock was ahead must not keep it for longer."""
     arrived: int = letter.timestamp
@@ -121,7 +120,7 @@ class CopySweep:
         """Copies before ``consumed``, by user, and who still has one to be tried."""
         found: list[tuple[int, int]] = []
 
-        async def look(records: Sequence[ConsumerRecord], _position: int) -> None:
+        async def look(records: Sequence[Record], _position: int) -> None:
             found.extend((r.offset, user) for r in records for user in _named_in(r) & users)
 
         end = await self._read_all(topic, p, look)
@@ -149,7 +148,7 @@ class CopySweep:
     async def _expire(self, p: int, group: str, before_ms: int) -> None:
         kept, first, behind = False, 0, False
 
-        async def look(records: Sequence[ConsumerRecord], _position: int) -> None:
+        async def look(records: Sequence[Record], _position: int) -> None:
             nonlocal kept, first, behind
             for record in records:
                 if own_ms(record) >= before_ms:
@@ -185,9 +184,7 @@ class CopySweep:
             await self._delete_done(p, group)
             found: Counter[int] = Counter()
 
-            async def look(
-                records: Sequence[ConsumerRecord], _position: int, found: Counter[int] = found
-            ) -> None:
+            async def look(records: Sequence[Record], _position: int, found: Counter[int] = found) -> None:
                 found.update(user for r in records for user in _named_in(r) & users)
 
             await self._read_all(self._letters_topic, p, look)
@@ -203,17 +200,17 @@ class CopySweep:
         transactions = PartitionTransactions(
             self._settings, f"{self._settings.kafka.app_id}-letters-{p}", group
         )
-        await transactions.fence([TopicPartition(topic, p)])
+        await transactions.fence([Partition(topic, p)])
         try:
             await self._delete_done(p, group)  # a rival may have got on before it was fenced
 
-            async def move(records: Sequence[ConsumerRecord], position: int) -> None:
+            async def move(records: Sequence[Record], position: int) -> None:
                 kept = [
                     Output(topic, p, r.key, r.value, r.headers)
                     for r in records
                     if own_ms(r) >= before_ms and not _named_in(r) & users
                 ]
-                await transactions.commit(kept, {TopicPartition(topic, p): position})
+                await transactions.commit(kept, {Partition(topic, p): position})
                 await self._delete(topic, p, position)
 
             await self._read_all(topic, p, move)
@@ -239,6 +236,6 @@ class CopySweep:
             await asyncio.to_thread(partial(delete_records, self._settings, {(topic, p): before}))
 
 
-def _named_in(record: ConsumerRecord) -> set[int]:
+def _named_in(record: Record) -> set[int]:
     """key64 of the users that a copy's key and value name."""
     return {key64(user) for user in users_in(record)}

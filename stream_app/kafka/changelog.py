@@ -7,14 +7,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaTimeoutError
-from faust.types import TP
 
 from stream_app.errors import UnreadableStateError
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.positions import positions
+from stream_app.kafka.records import KeyedRecord, Partition
 from stream_app.kafka.stable_end import high_watermark
 from stream_app.kafka.unreadable import UnreadableRange
 from stream_app.observability import metrics
@@ -29,7 +29,7 @@ FETCH_BYTES = 4 << 20
 POLL_MS = 100
 PROGRESS_S = 5.0
 
-Apply = Callable[[Sequence[ConsumerRecord], int], Awaitable[None]]
+Apply = Callable[[Sequence[KeyedRecord], int], Awaitable[None]]
 """Takes records and the position after them."""
 
 
@@ -56,7 +56,7 @@ class ChangelogReader:
         self._partial = partial
         self._patience_s = settings.kafka.request_timeout_s
         self._decision_s = settings.kafka.transaction_timeout_s
-        self._tp = TopicPartition(topic, partition)
+        self._tp = Partition(topic, partition)
         self._consumer = AIOKafkaConsumer(
             **aiokafka_options(settings, f"{settings.kafka.app_id}-changelog"),
             enable_auto_commit=False,
@@ -91,7 +91,7 @@ class ChangelogReader:
         record's offset, tells whether the end has been reached."""
         return int(await self._consumer.position(self._tp))
 
-    def positions(self) -> dict[TP, int]:
+    def positions(self) -> dict[Partition, int]:
         """The same without waiting; nothing before it is known."""
         return {tp: at for tp, at in positions(self._consumer, {self._tp.topic}).items() if at}
 
@@ -146,7 +146,7 @@ class ChangelogReader:
 
     async def _known_end(self) -> int:
         async with asyncio.timeout(self._patience_s):
-            return await high_watermark(self._consumer._client, TP(*self._tp))
+            return await high_watermark(self._consumer._client, self._tp)
 
     def _silence(self, position: int, end: int) -> KafkaTimeoutError:
         return KafkaTimeoutError(

@@ -1,8 +1,9 @@
 """How a client reaches the broker: the one place that turns settings into connection options.
 
-Three libraries open connections for us, each with names of its own. Whoever makes a client passes
-the options from here, so that none can be opened without the transport security that is configured.
-Files are read anew for each client: a rotated certificate or password counts from the next one on.
+Three libraries open connections for us, each with names of its own (Faust's are in ``faust/connection.py``).
+Whoever makes a client passes these options, so that none can be opened without the transport security that
+is configured, or before the libraries are patched. Files are read anew for each client: a rotated certificate
+or password counts from the next one on.
 """
 
 from __future__ import annotations
@@ -11,12 +12,9 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from yarl import URL
-
-import stream_app.kafka.fetched
-import stream_app.kafka.polled  # noqa: F401 - likewise
 from stream_app.addresses import addresses
 from stream_app.errors import ConfigurationError
+from stream_app.kafka import patches
 from stream_app.secret import secret_of
 from stream_app.settings import Kafka, Settings
 
@@ -31,6 +29,7 @@ def aiokafka_options(settings: Settings, client_id: str) -> dict[str, Any]:
 
 def single_connection_options(settings: Settings, client_id: str) -> dict[str, Any]:
     """For AIOKafkaConnection: to one host and port. Raises ConfigurationError."""
+    patches.apply()
     return {
         "client_id": client_id,
         "request_timeout_ms": int(settings.kafka.request_timeout_s * 1000),
@@ -40,6 +39,7 @@ def single_connection_options(settings: Settings, client_id: str) -> dict[str, A
 
 def kafka_python_options(settings: Settings) -> dict[str, Any]:
     """For kafka-python's clients. Raises ConfigurationError naming the setting."""
+    patches.apply()
     kafka = settings.kafka
     return {
         "bootstrap_servers": _servers(kafka),
@@ -47,24 +47,6 @@ def kafka_python_options(settings: Settings) -> dict[str, Any]:
         "request_timeout_ms": int(kafka.request_timeout_s * 1000),
         **_security(kafka),
     }
-
-
-def faust_options(settings: Settings) -> dict[str, Any]:
-    """For a Faust app, which makes its clients from them. Raises ConfigurationError naming the setting."""
-    from faust.auth import SASLCredentials, SSLCredentials  # our other clients do without Faust
-
-    kafka = settings.kafka
-    options: dict[str, Any] = {"broker": [URL(f"aiokafka://{address}") for address in _servers(kafka)]}
-    if kafka.uses_sasl:
-        options["broker_credentials"] = SASLCredentials(
-            username=kafka.sasl_username,
-            password=_password(kafka),
-            mechanism=kafka.sasl_mechanism,
-            ssl_context=tls_context(kafka) if kafka.uses_tls else None,
-        )
-    elif kafka.uses_tls:
-        options["broker_credentials"] = SSLCredentials(tls_context(kafka))
-    return options
 
 
 def _servers(kafka: Kafka) -> list[str]:
@@ -79,11 +61,12 @@ def _security(kafka: Kafka) -> dict[str, Any]:
     if kafka.uses_sasl:
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.sasl_username
-        options["sasl_plain_password"] = _password(kafka)
+        options["sasl_plain_password"] = password_of(kafka)
     return options
 
 
-def _password(kafka: Kafka) -> str:
+def password_of(kafka: Kafka) -> str:
+    """Of the SASL user. Raises ConfigurationError naming the setting."""
     return secret_of("kafka.sasl_password", kafka.sasl_password, kafka.sasl_password_file).reveal()
 
 

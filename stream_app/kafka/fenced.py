@@ -17,16 +17,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
-from faust.types import TP
 
 from stream_app.errors import FencedError, TransactionError
-from stream_app.kafka.app import RoleApp, consumer_of
+from stream_app.kafka.faust.app import RoleApp, consumer_of
 from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.records import Partition, RecordBatch
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
 from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound, split
-from stream_app.kafka.transport import RecordBatch
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,11 +38,11 @@ class FencedPartition:
     def __init__(
         self,
         settings: Settings,
-        source: TopicPartition,
+        source: Partition,
         name: str,
         *,
         group: str,
-        writes: Sequence[str | TopicPartition],
+        writes: Sequence[str | Partition],
         on_lost: Callable[[], None],
         bound: TransactionBound | None = None,
     ) -> None:
@@ -60,7 +58,7 @@ class FencedPartition:
         self._partitions: dict[str, int] = {}
         self._inputs: Inputs
         self._expected: int | None = None
-        self.written: dict[TopicPartition, int] = {}
+        self.written: dict[Partition, int] = {}
         """Where what was committed here last ends, by output partition"""
         self._busy = asyncio.Lock()
 
@@ -74,10 +72,9 @@ class FencedPartition:
 
     async def _ask(self, offsets: InputOffsets) -> None:
         """The group's offset is where to read on."""
-        source = TP(*self._source)
-        committed = await offsets.committed([source])
+        committed = await offsets.committed([self._source])
         self._inputs = Inputs(offsets, committed)
-        self._expected = committed[source].offset
+        self._expected = committed[self._source].offset
 
     @property
     def position(self) -> int | None:
@@ -123,7 +120,7 @@ class FencedPartition:
             if self.lost:
                 return False
             try:
-                if end is not None and not await self._inputs.same(TP(*self._source)):
+                if end is not None and not await self._inputs.same(self._source):
                     raise TransactionError(f"{self._source.topic} was deleted and created again")
                 parts = list(split(outputs, self._bound.bytes))
                 for part in parts[:-1]:
@@ -159,7 +156,7 @@ class FencedPartition:
 
 
 class FencedPartitions:
-    """The partitions of one input topic that this worker owns; the role's PartitionOwner builds on it."""
+    """The partitions of one input topic that this worker owns; the role's Stage builds on it."""
 
     def __init__(
         self,
@@ -197,9 +194,9 @@ class FencedPartitions:
             await asyncio.gather(*(self._start(p) for p in sorted(actives - self._open.keys())))
             log.info("serving %d partitions", len(actives))
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where the partitions that are ours and sound are read on; None: no such topic."""
-        return {TP(self._topic, number): self._open[number].position for number in self.sound}
+        return {Partition(self._topic, number): self._open[number].position for number in self.sound}
 
     async def settle(self) -> None:
         """Return once no transaction is on its way."""
@@ -218,7 +215,7 @@ class FencedPartitions:
         while True:
             partition = FencedPartition(
                 self._settings,
-                TopicPartition(self._topic, number),
+                Partition(self._topic, number),
                 f"{self._settings.kafka.app_id}-{self._name}-{number}",
                 group=self._app.conf.id,
                 writes=self._writes,

@@ -4,8 +4,8 @@ What has been taken from aiokafka may still be dropped on its way to a stream (t
 call was given up, a seek came in between), and nobody is told. So a batch must not be called the next one
 because of where reading *should* have been: these records carry where it was.
 
-Aborted transactions and markers stay aiokafka's part. ``tests/kafka/test_faust_contract.py`` and
-``tests/kafka/test_unreadable.py`` pin what is relied on.
+``patches.py`` puts these classes in the place of aiokafka's; aborted transactions and markers stay its part.
+``tests/kafka/test_faust_contract.py`` and ``tests/kafka/test_unreadable.py`` pin what is relied on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from aiokafka.consumer import consumer, fetcher
+from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.legacy_records import LegacyRecordBatch, _LegacyRecordBatchPy
 from aiokafka.structs import ConsumerRecord
@@ -42,7 +42,7 @@ FETCHES = 3
 """So often a batch is fetched whose checksum does not fit: it may have been damaged on its way."""
 
 
-class _FetchedBatches(Batches):
+class FetchedBatches(Batches):
     """Batches for aiokafka: its compiled code reads them, uncompressed."""
 
     _escaped: int | None = None
@@ -128,13 +128,13 @@ class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # untyp
     _damaged: ClassVar[WeakKeyDictionary[Any, tuple[int, int]]] = WeakKeyDictionary()
     """By aiokafka's state of an assigned partition: where a fetch was damaged last, and how often."""
 
-    _records: _FetchedBatches
+    _records: FetchedBatches
     next_fetch_offset: int
 
     def __init__(
         self,
         tp: Any,
-        records: _FetchedBatches,
+        records: FetchedBatches,
         aborted_transactions: Any,
         fetch_offset: int,
         key_deserializer: Any,
@@ -203,7 +203,7 @@ class PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # untyp
         self._damaged[self.state] = self.next_fetch_offset, times
         if times >= FETCHES:
             return False
-        self._records = _FetchedBatches(b"")
+        self._records = FetchedBatches(b"")
         return True
 
 
@@ -277,9 +277,3 @@ class Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # untyped base
     def _get_actions_per_node(self, assignment: Any) -> Any:
         self._fetch_max_wait_ms = self._short_wait_ms if self._records else self._long_wait_ms
         return super()._get_actions_per_node(assignment)
-
-
-consumer.Fetcher = Fetcher
-fetcher.MemoryRecords = _FetchedBatches
-fetcher.PartitionRecords = PartitionRecords
-fetcher.FetchResult = FetchResult

@@ -6,11 +6,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaTimeoutError
 
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
+from stream_app.kafka.records import KeyedRecord, Partition
 from stream_app.kafka.unreadable import readable
 from stream_app.settings import Settings
 
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 BATCH_RECORDS = 2_000
 POLL_MS = 100
 
-Apply = Callable[[Sequence[ConsumerRecord]], Awaitable[None]]
+Apply = Callable[[Sequence[KeyedRecord]], Awaitable[None]]
 
 
 async def read_once(
@@ -49,11 +50,11 @@ async def read_once(
     try:
         await consumer.start()
         numbers = consumer.partitions_for_topic(topic) if partitions is None else partitions
-        missing = [TopicPartition(topic, number) for number in sorted(numbers)]
+        missing = [Partition(topic, number) for number in sorted(numbers)]
         consumer.unsubscribe()
         consumer.assign(missing)
         await consumer.seek_to_beginning(*missing)
-        ends: dict[TopicPartition, int] = {}
+        ends: dict[Partition, int] = {}
         begun = moved = time.monotonic()
         count, before = 0, (0, 0, 0)
         while missing:

@@ -1,8 +1,8 @@
 """What kafka-python fetches: all codecs, within their bound; what cannot be read is passed over.
 
 Commands, ``client.Subscriber`` and the pages read with kafka-python. They own no partition, so a batch that
-cannot be read is counted, said in the log, and left behind. ``tests/kafka/test_unreadable.py`` pins the
-internals that are relied on.
+cannot be read is counted, said in the log, and left behind. ``patches.py`` puts these classes in the place of
+the library's; ``tests/kafka/test_unreadable.py`` pins the internals that are relied on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from kafka.consumer import fetcher, group
+from kafka.consumer import fetcher
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.legacy_records import LegacyRecordBatch
 
@@ -22,7 +22,7 @@ HEADER_BYTES = 64
 """What a header takes in memory beside its text."""
 
 
-class _FetchedBatches(Batches):
+class FetchedBatches(Batches):
     """Batches for kafka-python."""
 
     def batch(self, raw: memoryview, magic: int) -> Any:
@@ -78,7 +78,7 @@ class _PartitionRecords(fetcher.Fetcher.PartitionRecords):  # type: ignore[misc]
     """Whether the last take has as many bytes as one may."""
 
     def __init__(
-        self, fetch_offset: int, tp: Any, records: _FetchedBatches, *, check_crcs: int, **options: Any
+        self, fetch_offset: int, tp: Any, records: FetchedBatches, *, check_crcs: int, **options: Any
     ) -> None:
         """``check_crcs`` is ``kafka.batch_max_bytes``; checksums are checked in any case."""
         records.most = MAX_BYTES if isinstance(check_crcs, bool) else check_crcs
@@ -97,7 +97,7 @@ class _PartitionRecords(fetcher.Fetcher.PartitionRecords):  # type: ignore[misc]
         self.full = size >= TAKE_BYTES
         return taken
 
-    def _unpack_records(self, tp: Any, records: _FetchedBatches, *deserializers: Any) -> Iterator[Any]:
+    def _unpack_records(self, tp: Any, records: FetchedBatches, *deserializers: Any) -> Iterator[Any]:
         while True:
             try:
                 yield from super()._unpack_records(tp, records, *deserializers)
@@ -110,7 +110,7 @@ class _PartitionRecords(fetcher.Fetcher.PartitionRecords):  # type: ignore[misc]
                     self.next_fetch_offset = damage.last + 1
 
 
-class _Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # untyped base
+class Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # untyped base
     """Hands on no more at a time than one take has."""
 
     PartitionRecords = _PartitionRecords
@@ -124,7 +124,3 @@ class _Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # untyped base
     def _append(self, drained: Any, part: _PartitionRecords, max_records: int, update_offsets: bool) -> int:
         count: int = super()._append(drained, part, max_records, update_offsets)
         return max_records if part.full else count
-
-
-fetcher.MemoryRecords = _FetchedBatches
-group.Fetcher = _Fetcher

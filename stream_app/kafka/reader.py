@@ -11,17 +11,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError, UnknownTopicOrPartitionError
-from faust.types import TP
 
 from stream_app.errors import TopicMismatchError
 from stream_app.kafka import diagnosis
 from stream_app.kafka.connection import aiokafka_options
+from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.disconnect import disconnect
 from stream_app.kafka.positions import positions
+from stream_app.kafka.records import KeyedRecord, Partition
 from stream_app.kafka.unreadable import readable
 from stream_app.settings import Settings
 
@@ -40,7 +41,7 @@ class TopicReader:
         self,
         settings: Settings,
         topic: str,
-        apply: Callable[[list[ConsumerRecord]], Awaitable[None] | None],
+        apply: Callable[[Sequence[KeyedRecord]], Awaitable[None] | None],
         *,
         label: str,
         read_committed: bool = True,
@@ -92,7 +93,7 @@ class TopicReader:
                     f"topic {self._topic} does not exist: create it with `stream-app topics --create`"
                 ) from None
             partitions = [
-                TopicPartition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic))
+                Partition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic))
             ]
             # A subscription follows the cluster's metadata, which may miss the topic for a moment while
             # a broker restarts, and would then read everything again; an assignment is ours alone.
@@ -130,18 +131,18 @@ class TopicReader:
             consumer, self._consumer = self._consumer, None
             await disconnect(consumer)
 
-    def positions(self) -> dict[TP, int]:
+    def positions(self) -> dict[Partition, int]:
         """Where each partition is read on; nothing before ``start`` and after ``stop``."""
         return {} if self._consumer is None else positions(self._consumer, {self._topic})
 
-    async def reach(self, ends: Mapping[TP, int]) -> None:
+    async def reach(self, ends: Mapping[Partition, int]) -> None:
         """Return once everything before these offsets has been applied. Raises what ended the reading."""
         while any(self.positions().get(tp, 0) < end for tp, end in ends.items()):
             if self.failed.done():
                 self.failed.result()
             await asyncio.sleep(REACH_S)
 
-    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+    async def _poll(self, consumer: Consumer) -> None:
         for fetched in (await self._fetch(consumer)).values():
             if not (records := readable(fetched)):
                 continue
@@ -150,13 +151,10 @@ class TopicReader:
             self.records += len(records)
         await asyncio.sleep(0)  # getmany does not give way while it has records: heartbeats and pages must
 
-    async def _fetch(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord]]:
-        fetched: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
-            timeout_ms=POLL_MS, max_records=BATCH_RECORDS
-        )
-        return fetched
+    async def _fetch(self, consumer: Consumer) -> dict[Partition, list[KeyedRecord]]:
+        return await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS)
 
-    async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+    async def _catch_up(self, consumer: Consumer, partitions: list[Partition]) -> None:
         """Read until the position has reached the end of each partition.
 
         Offsets alone do not tell: transaction markers and compacted records take offsets as well.

@@ -7,19 +7,20 @@ from typing import Any
 from aiokafka import errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.protocol.offset import OffsetRequest
-from faust.types import TP
+
+from stream_app.kafka.records import Partition
 
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 LATEST = -1
 NO_REPLICA = -1
 
 
-async def stable_end(client: AIOKafkaClient, tp: TP) -> int:
+async def stable_end(client: AIOKafkaClient, tp: Partition) -> int:
     """The last stable offset, as the partition's leader has it now. Raises a KafkaError."""
     return await _end(client, tp, READ_COMMITTED)
 
 
-async def high_watermark(client: AIOKafkaClient, tp: TP) -> int:
+async def high_watermark(client: AIOKafkaClient, tp: Partition) -> int:
     """The end that includes what is not decided yet. Raises a KafkaError.
 
     Where several producers have transactions on a partition, what one of them has committed may stand
@@ -28,7 +29,7 @@ async def high_watermark(client: AIOKafkaClient, tp: TP) -> int:
     return await _end(client, tp, READ_UNCOMMITTED)
 
 
-async def _end(client: AIOKafkaClient, tp: TP, isolation: int) -> int:
+async def _end(client: AIOKafkaClient, tp: Partition, isolation: int) -> int:
     leader = client.cluster.leader_for_partition(tp)
     if leader is None or leader < 0:
         raise errors.LeaderNotAvailableError(f"{tp.topic}[{tp.partition}] has no leader")

@@ -32,7 +32,8 @@ from aiokafka.protocol.types import (
     Schema,
     TaggedFields,
 )
-from faust.types import TP
+
+from stream_app.kafka.records import Partition
 
 PAUSE_S = 0.1
 """Without a batch of a topic for so long, it may have been deleted, created again and filled, unseen:
@@ -127,13 +128,13 @@ class _TopicsRequest(Request[_TopicsRequest_v10]):  # type: ignore[misc]  # unty
         return request_struct_class([(NAMELESS, name, {}) for name in self._names], False, False, False, {})
 
 
-async def topic_ids(client: AIOKafkaClient, tps: Iterable[TP]) -> dict[TP, str | None]:
+async def topic_ids(client: AIOKafkaClient, tps: Iterable[Partition]) -> dict[Partition, str | None]:
     """The id of each partition's topic, as the partition's leader knows it: whose records are fetched.
 
     None where there is no such topic; empty where there is one, on a broker without ids. Raises a
     KafkaError when the broker cannot be reached.
     """
-    asked: dict[int, list[TP]] = {}
+    asked: dict[int, list[Partition]] = {}
     for tp in tps:
         leader = client.cluster.leader_for_partition(tp)
         node = client.get_random_node() if leader is None or leader < 0 else leader
@@ -195,29 +196,29 @@ class Bounds(NamedTuple):
 class InputOffsets(Protocol):
     """What the owner of a partition asks the broker about its inputs, and of what it has written."""
 
-    async def stable_end(self, tp: TP) -> int:
+    async def stable_end(self, tp: Partition) -> int:
         """Where the decided part of a partition ends. Raises a KafkaError."""
 
-    async def committed(self, tps: Iterable[TP]) -> Mapping[TP, CommittedOffset]:
+    async def committed(self, tps: Iterable[Partition]) -> Mapping[Partition, CommittedOffset]:
         """As the broker has them now."""
 
-    async def bounds(self, tps: Iterable[TP]) -> Mapping[TP, Bounds]:
+    async def bounds(self, tps: Iterable[Partition]) -> Mapping[Partition, Bounds]:
         """Where these partitions begin and end. Raises a KafkaError."""
 
-    async def topic_id(self, tp: TP) -> str | None:
+    async def topic_id(self, tp: Partition) -> str | None:
         """As the partition's leader has known it within PAUSE_S / 2; None while there is no such topic."""
 
 
 class Inputs:
     """The input topics that an owned partition is fed from, as they were when it was opened."""
 
-    def __init__(self, offsets: InputOffsets, committed: Mapping[TP, CommittedOffset]) -> None:
+    def __init__(self, offsets: InputOffsets, committed: Mapping[Partition, CommittedOffset]) -> None:
         self._offsets = offsets
         self.ids = {tp.topic: mark.topic_id or "" for tp, mark in committed.items()}
         self._there = {tp.topic for tp, mark in committed.items() if mark.topic_id is not None}
-        self._seen: dict[TP, float] = {}
+        self._seen: dict[Partition, float] = {}
 
-    async def same(self, tp: TP) -> bool:
+    async def same(self, tp: Partition) -> bool:
         """Whether what has just come from there is of the same topic as before. Raises a KafkaError."""
         now = time.monotonic()
         if now - self._seen.get(tp, -PAUSE_S) >= PAUSE_S / 2:

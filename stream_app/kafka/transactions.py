@@ -15,20 +15,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import aiokafka
-import aiokafka.producer.sender
 from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
-from aiokafka.structs import OffsetAndMetadata, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
 
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.coordination import Coordination
+from stream_app.kafka.records import Partition
 from stream_app.observability import metrics
 from stream_app.settings import Settings
-
-# aiokafka waits this long before a transaction's first request when the previous one is still
-# completing on the broker. Its 20 ms would bound a partition to 40 batches a second.
-aiokafka.producer.sender.BACKOFF_OVERRIDE = 0.0005
 
 LEAST_BYTES = 1_000_000
 """A transaction may always have so many."""
@@ -46,12 +42,12 @@ class Output:
     partition: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[tuple[str, bytes | None]] = ()
 
     @property
     def size(self) -> int:
         """Its bytes on the wire, uncompressed; a few more."""
-        headers = sum(len(name) + len(value) + 10 for name, value in self.headers)
+        headers = sum(len(name) + len(value or b"") + 10 for name, value in self.headers)
         return len(self.key or b"") + len(self.value or b"") + headers + RECORD_BYTES
 
 
@@ -101,7 +97,7 @@ class PartitionTransactions:
         self._settings, self._id, self._group = settings, transactional_id, group
         self._timeout = settings.kafka.transaction_timeout_s
         self._producer, self._coordination = self._made()
-        self._written: list[TopicPartition] = []
+        self._written: list[Partition] = []
         self._sent_bytes = 0  # of the transaction on its way
 
     def _made(self) -> tuple[aiokafka.AIOKafkaProducer, Coordination]:
@@ -115,7 +111,7 @@ class PartitionTransactions:
         )
         return producer, Coordination(producer, self._id, self._group)
 
-    async def fence(self, writes: Iterable[str | TopicPartition]) -> None:
+    async def fence(self, writes: Iterable[str | Partition]) -> None:
         """Become the one owner of the transactional id, with nothing of a former owner left open.
 
         ``writes`` must be all that this id ever writes to, beside offsets of its group: whole topics, or
@@ -133,7 +129,7 @@ class PartitionTransactions:
             await self.close()
             raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
 
-    async def _settle_remains(self, writes: Iterable[str | TopicPartition]) -> None:
+    async def _settle_remains(self, writes: Iterable[str | Partition]) -> None:
         """Becoming the owner aborts a former transaction that is open. Records of a complete one that has no
         marker (see ``coordination.py``) would share the fate of our first transaction: they are given the
         end that was decided on by an empty transaction that spans all that is ever written.
@@ -170,10 +166,10 @@ class PartitionTransactions:
     async def commit(
         self,
         outputs: Iterable[Output],
-        offsets: Mapping[TopicPartition, int],
+        offsets: Mapping[Partition, int],
         topic_ids: Mapping[str, str] = MappingProxyType({}),
         bound: TransactionBound | None = None,
-    ) -> dict[TopicPartition, int]:
+    ) -> dict[Partition, int]:
         """Produce ``outputs`` and commit ``offsets`` in one transaction; with each offset goes the id of its
         topic, see ``topic_ids.py``. How long it took is told to ``bound``.
 
@@ -217,8 +213,8 @@ class PartitionTransactions:
         return refusal
 
     async def _commit(
-        self, outputs: Iterable[Output], marks: Mapping[TopicPartition, OffsetAndMetadata]
-    ) -> dict[TopicPartition, int]:
+        self, outputs: Iterable[Output], marks: Mapping[Partition, OffsetAndMetadata]
+    ) -> dict[Partition, int]:
         # 1. begin; 2. everything the batch caused; 3. its offset; 4. commit
         begun = CLOCK.sending()
         await self._producer.begin_transaction()
@@ -226,10 +222,10 @@ class PartitionTransactions:
         futures = await self._send(outputs)
         if marks:
             await self._producer.send_offsets_to_transaction(marks, self._group)
-        ends: dict[TopicPartition, int] = {}
+        ends: dict[Partition, int] = {}
         for count, future in futures:
             sent = await future
-            tp = TopicPartition(sent.topic, sent.partition)
+            tp = Partition(sent.topic, sent.partition)
             ends[tp] = max(ends.get(tp, 0), sent.offset + count)
             CLOCK.acknowledged(begun, sent.timestamp, sent.timestamp_type)
         await self._producer.commit_transaction()
@@ -240,12 +236,12 @@ class PartitionTransactions:
     ) -> list[tuple[int, asyncio.Future[aiokafka.structs.RecordMetadata]]]:
         """Group outputs into record batches and hand them to the producer, in order."""
         futures = []
-        builders: dict[TopicPartition, aiokafka.producer.message_accumulator.BatchBuilder] = {}
+        builders: dict[Partition, aiokafka.producer.message_accumulator.BatchBuilder] = {}
         topic, partition = "", -1
         for out in outputs:
             if out.partition != partition or out.topic != topic:  # thousands in a row are of the same
                 topic, partition = out.topic, out.partition
-                tp = TopicPartition(topic, partition)
+                tp = Partition(topic, partition)
                 if tp not in builders:
                     builders[tp] = self._producer.create_batch()
                 append = builders[tp].append
@@ -261,7 +257,7 @@ class PartitionTransactions:
         return futures
 
     async def _flush(
-        self, builder: object, tp: TopicPartition
+        self, builder: object, tp: Partition
     ) -> tuple[int, asyncio.Future[aiokafka.structs.RecordMetadata]]:
         count = builder.record_count()  # type: ignore[attr-defined]  # aiokafka is untyped
         self._sent_bytes += builder.size()  # type: ignore[attr-defined]
@@ -275,12 +271,10 @@ class PartitionTransactions:
         await _close(self._producer)
 
 
-async def _partitions_of(
-    producer: aiokafka.AIOKafkaProducer, topic: str | TopicPartition
-) -> list[TopicPartition]:
-    if isinstance(topic, TopicPartition):
+async def _partitions_of(producer: aiokafka.AIOKafkaProducer, topic: str | Partition) -> list[Partition]:
+    if not isinstance(topic, str):
         return [topic]
-    return [TopicPartition(topic, p) for p in range(len(await producer.partitions_for(topic)))]
+    return [Partition(topic, p) for p in range(len(await producer.partitions_for(topic)))]
 
 
 async def _close(producer: aiokafka.AIOKafkaProducer) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from faust.types import TP
+from aiokafka import AIOKafkaConsumer
 
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.disconnect import disconnect
+from stream_app.kafka.records import Partition
 from stream_app.settings import Settings
 
 
@@ -20,7 +20,7 @@ class Extent(NamedTuple):
     """All that has been sent, by whomever, stands before it."""
 
 
-async def extents(settings: Settings, topic: str) -> dict[TP, Extent]:
+async def extents(settings: Settings, topic: str) -> dict[Partition, Extent]:
     """Begin and end of each partition of ``topic`` (its full name). Raises a KafkaError."""
     consumer = AIOKafkaConsumer(
         topic,
@@ -30,9 +30,9 @@ async def extents(settings: Settings, topic: str) -> dict[TP, Extent]:
     )
     try:
         await consumer.start()
-        partitions = [TopicPartition(topic, p) for p in consumer.partitions_for_topic(topic)]
+        partitions = [Partition(topic, p) for p in consumer.partitions_for_topic(topic)]
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
-        return {TP(*tp): Extent(int(begins[tp]), int(ends[tp])) for tp in partitions}
+        return {tp: Extent(int(begins[tp]), int(ends[tp])) for tp in partitions}
     finally:
         await disconnect(consumer)

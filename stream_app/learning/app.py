@@ -13,20 +13,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
-
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from faust.types import TP
+from typing import TypeVar
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
 from stream_app.errors import BrokerUnavailableError
 from stream_app.interests.contents import IndexedContents
-from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka.errors import KafkaError
+from stream_app.kafka.faust.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartition, FencedPartitions
 from stream_app.kafka.limits import check_record
 from stream_app.kafka.reader import TopicReader
+from stream_app.kafka.records import Partition, Record, RecordBatch
+from stream_app.kafka.stage import Input
 from stream_app.kafka.written import extents
 from stream_app.learning.impressions_reader import ImpressionsReader
 from stream_app.learning.neighbours_record import record_bytes
@@ -101,9 +100,12 @@ class Trainer:
         await self._last_words()
         await self._partitions.settle()
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where the partition is read on; nobody needs what stands there."""
         return self._partitions.positions()
+
+    async def take(self, batch: RecordBatch) -> None:
+        """Nothing: the subscription only says who trains. What stands there is read when training begins."""
 
     async def _run(self) -> None:
         """Train for as long as the partition is ours, and publish now and then."""
@@ -158,7 +160,7 @@ class Trainer:
             await self._app.read_whole(reader, self._health)
             self._following.append(reader)
 
-    async def _read_once(self, name: str, take: Callable[[Sequence[ConsumerRecord]], None]) -> None:
+    async def _read_once(self, name: str, take: Callable[[Sequence[Record]], None]) -> None:
         reader = TopicReader(self._settings, self._settings.topic_name(name), take, label=name)
         reader.moved = self._nearer
         try:
@@ -166,7 +168,7 @@ class Trainer:
         finally:
             await reader.stop()
 
-    async def _learn(self, records: Sequence[ConsumerRecord]) -> None:
+    async def _learn(self, records: Sequence[Record]) -> None:
         training = self._training
         if training is None:
             return
@@ -179,7 +181,7 @@ class Trainer:
             # what was given up in a rebalance is no longer awaited either
             self._health.progress(WATCH)
 
-    async def _take_impressions(self, records: Sequence[ConsumerRecord]) -> None:
+    async def _take_impressions(self, records: Sequence[Record]) -> None:
         if (training := self._training) is not None:
             await self._in_thread(partial(training.take_impressions, records))
 
@@ -226,14 +228,6 @@ def create_app(settings: Settings, health: Health) -> RoleApp:
     check_record(settings, f"learning.neighbours = {neighbours}", record_bytes(neighbours))
     models = settings.topic_name("models")
     app = create_faust_app(settings, ROLE, batch_topics=[models], transactional=True)
-    app.owner = trainer = Trainer(settings, app, health)
-    app.starting.append(trainer.start)
-    app.stopping.append(trainer.stop)
-
-    @app.agent(app.batches([models]), name=ROLE)  # type: ignore[untyped-decorator]  # faust is untyped
-    async def assigned(batches: Any) -> None:
-        # the subscription only says who trains: what stands there is read when training begins
-        async for _ in batches:
-            pass
-
+    trainer = Trainer(settings, app, health)
+    app.serve(trainer, {ROLE: Input([models], trainer.take, "the trainer's assignment could not be read")})
     return app

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import numpy as np
 
@@ -11,34 +10,11 @@ from stream_app.content.index import ContentIndex
 from stream_app.events.impressions import ImpressionDecoder
 from stream_app.events.reasons import Reason
 from stream_app.kafka.clock import CLOCK
+from stream_app.kafka.records import Record
 from stream_app.learning.online import Engagement, Shown
 from stream_app.learning.shown import ShownContents, fatigue
 from stream_app.observability import metrics
 from stream_app.settings import Settings
-
-
-class Record(Protocol):
-    """What is read of a Kafka record."""
-
-    @property
-    def partition(self) -> int:
-        """Its number"""
-
-    @property
-    def offset(self) -> int:
-        """In the partition"""
-
-    @property
-    def timestamp(self) -> int:
-        """ms"""
-
-    @property
-    def key(self) -> bytes | None:
-        """user_id"""
-
-    @property
-    def value(self) -> bytes | None:
-        """JSON"""
 
 
 class FollowedImpressions:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-from aiokafka.errors import KafkaError
-from faust.types import TP
-
+from stream_app.kafka.consumer import Consumer
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.reader import TopicReader
-from stream_app.learning.impressions import Record
+from stream_app.kafka.records import Partition, Record
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,7 +28,7 @@ class ImpressionsReader(TopicReader):
     def __init__(
         self,
         settings: Settings,
-        apply: Callable[[list[ConsumerRecord]], Awaitable[None] | None],
+        apply: Callable[[Sequence[Record]], Awaitable[None] | None],
         partitions: Collection[int] | None = None,
     ) -> None:
         """``partitions`` to begin with; None: all."""
@@ -53,11 +51,11 @@ class ImpressionsReader(TopicReader):
         """Whether a record was not there yet when its partition was first followed."""
         return bool(record.offset >= self._news.get(record.partition, 0))
 
-    def positions(self) -> dict[TP, int]:
+    def positions(self) -> dict[Partition, int]:
         """Where each followed partition is read on."""
         return {tp: at for tp, at in super().positions().items() if tp.partition in self._followed}
 
-    async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+    async def _catch_up(self, consumer: Consumer, partitions: list[Partition]) -> None:
         consumer.pause(*partitions)
         if self._wanted is None:
             self._wanted = frozenset(tp.partition for tp in partitions)
@@ -67,21 +65,22 @@ class ImpressionsReader(TopicReader):
             await super()._poll(consumer)
             self.moved()
 
-    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+    async def _poll(self, consumer: Consumer) -> None:
         if self._wanted != self._followed:
             try:
                 await self._turn(consumer)
             except KafkaError as error:
                 log.warning("impressions of new partitions wait: %r", error)
         await super()._poll(consumer)
-        ends = {tp: consumer.highwater(tp) for tp in self._partitions(self._followed)}
-        behind = {tp: end - await consumer.position(tp) for tp, end in ends.items() if end is not None}
+        partitions = self._partitions(self._followed)
+        ends = {tp: end for tp in partitions if (end := consumer.highwater(tp)) is not None}
+        behind = {tp: end - await consumer.position(tp) for tp, end in ends.items()}
         if sum(behind.values()) > self._most:
             log.warning("impressions were %d records behind and go on at the end", sum(behind.values()))
-            for tp in behind:
-                consumer.seek(tp, ends[tp])
+            for tp, end in ends.items():
+                consumer.seek(tp, end)
 
-    async def _turn(self, consumer: AIOKafkaConsumer) -> None:
+    async def _turn(self, consumer: Consumer) -> None:
         """To the partitions that are wanted now."""
         wanted = self._wanted or frozenset()
         new = self._partitions(wanted - self._followed)
@@ -91,12 +90,12 @@ class ImpressionsReader(TopicReader):
             ends = await consumer.end_offsets(new)
             share = self._most // max(len(wanted), 1)
             for tp in new:
-                begin = ends[tp] if found[tp] is None else max(found[tp].offset, ends[tp] - share)
+                begin = ends[tp] if (first := found[tp]) is None else max(first.offset, ends[tp] - share)
                 consumer.seek(tp, begin)
                 self._news[tp.partition] = ends[tp]
             consumer.resume(*new)
         consumer.pause(*(tp for tp in consumer.assignment() if tp.partition not in wanted))
         self._followed = wanted
 
-    def _partitions(self, numbers: Collection[int]) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, number) for number in sorted(numbers)]
+    def _partitions(self, numbers: Collection[int]) -> list[Partition]:
+        return [Partition(self._topic, number) for number in sorted(numbers)]

@@ -44,9 +44,9 @@ class Description:
         ]
 
 
-def description(headers: Iterable[tuple[str, bytes]]) -> Description:
+def description(headers: Iterable[tuple[str, bytes | None]]) -> Description:
     """Read the headers of a record. Raises RecordFormatError when one is missing or says nothing."""
-    found = dict(headers)
+    found = {name: value for name, value in headers if value is not None}
     try:
         said = Description(
             version=int(found["version"]),

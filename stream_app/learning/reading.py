@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
-
+from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.reader import POLL_MS, TopicReader
+from stream_app.kafka.records import KeyedRecord, Partition, Record
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -27,7 +27,7 @@ class InterestsReader(TopicReader):
     def __init__(
         self,
         settings: Settings,
-        apply: Callable[[list[ConsumerRecord]], Awaitable[None]],
+        apply: Callable[[Sequence[Record]], Awaitable[None]],
         positions: Positions,
     ) -> None:
         """Where ``positions`` says nothing of a partition, or what the topic does not reach to, reading
@@ -36,7 +36,7 @@ class InterestsReader(TopicReader):
         self._begin = positions
         self._most = settings.learning.max_backlog
 
-    async def _catch_up(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+    async def _catch_up(self, consumer: Consumer, partitions: list[Partition]) -> None:
         first = await consumer.beginning_offsets(partitions)
         end = await consumer.end_offsets(partitions)
         for tp in partitions:
@@ -46,15 +46,15 @@ class InterestsReader(TopicReader):
             consumer.seek(tp, at)
         await self._skip(consumer, {tp: end[tp] - await consumer.position(tp) for tp in partitions})
 
-    async def _fetch(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, list[ConsumerRecord]]:
+    async def _fetch(self, consumer: Consumer) -> dict[Partition, list[KeyedRecord]]:
         """A few records of each partition in turn. Left to itself the consumer hands on all that it has of
         one partition, which takes a minute to learn from: the others would seem to stand still."""
-        fetched: dict[TopicPartition, list[ConsumerRecord]] = {}
+        fetched: dict[Partition, list[KeyedRecord]] = {}
         for tp in consumer.assignment():
             fetched |= await consumer.getmany(tp, timeout_ms=0, max_records=AT_A_TIME)
         return fetched or await consumer.getmany(timeout_ms=POLL_MS, max_records=AT_A_TIME)
 
-    async def _poll(self, consumer: AIOKafkaConsumer) -> None:
+    async def _poll(self, consumer: Consumer) -> None:
         await super()._poll(consumer)
         behind = {}
         for tp in consumer.assignment():
@@ -62,7 +62,7 @@ class InterestsReader(TopicReader):
                 behind[tp] = end - await consumer.position(tp)
         await self._skip(consumer, behind)
 
-    async def _skip(self, consumer: AIOKafkaConsumer, behind: Mapping[TopicPartition, int]) -> None:
+    async def _skip(self, consumer: Consumer, behind: Mapping[Partition, int]) -> None:
         if sum(behind.values()) <= self._most:
             return
         for tp, records in behind.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from stream_app.errors import LearningError, RecordFormatError
 from stream_app.events.times import newest_believed
 from stream_app.interests import record as interest_record
 from stream_app.interests.contents import IndexedContents
-from stream_app.learning import checkpoint, impressions
+from stream_app.kafka.records import Record
+from stream_app.learning import checkpoint
 from stream_app.learning.beginning import ContentCounts
 from stream_app.learning.engagements import RememberedUsers
 from stream_app.learning.features import BANDS, NAMES
@@ -34,30 +35,6 @@ log = logging.getLogger(__name__)
 
 NOT_FINITE = "not_finite"
 """Beside the shadow's verdicts."""
-
-
-class Record(Protocol):
-    """What is read of a Kafka record."""
-
-    @property
-    def partition(self) -> int:
-        """Its number"""
-
-    @property
-    def offset(self) -> int:
-        """In the partition"""
-
-    @property
-    def key(self) -> bytes | None:
-        """user_id, content_id, or a model's name"""
-
-    @property
-    def value(self) -> bytes | None:
-        """None: gone"""
-
-    @property
-    def headers(self) -> Sequence[tuple[str, bytes]]:
-        """Of a model"""
 
 
 class News(NamedTuple):
@@ -157,7 +134,7 @@ class Training:
 
     # -- learning
 
-    def take_impressions(self, records: Iterable[impressions.Record]) -> None:
+    def take_impressions(self, records: Iterable[Record]) -> None:
         """Take note of what users were shown; may be fed at any time."""
         self._impressions.apply(records)
 

@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from aiokafka import ConsumerRecord
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -28,6 +27,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from stream_app.kafka.records import Record
 from stream_app.kafka.transactions import Output
 from stream_app.observability import metrics
 from stream_app.settings import Settings
@@ -54,7 +54,7 @@ Context = tuple[tuple[str, bytes], ...]
 """Headers of a record that name its trace; empty: none."""
 
 
-def context_of(record: ConsumerRecord) -> Context:
+def context_of(record: Record) -> Context:
     """The trace context that a record's headers carry; none unless it is well-formed."""
     found = {name: value for name, value in record.headers if name in (PARENT, STATE)}
     if not (parent := found.get(PARENT)) or not _PARENT.fullmatch(parent):
@@ -143,7 +143,7 @@ class Tracing:
         self._provider.add_span_processor(_Queue(self._sender))
         self._tracer = self._provider.get_tracer("stream_app")
 
-    def events(self, records: Iterable[ConsumerRecord], in_hand: int) -> Traced:
+    def events(self, records: Iterable[Record], in_hand: int) -> Traced:
         """Take events in hand, beside so many that have spans; their time of waiting is over."""
         passages: list[Passage] = []
         contexts: dict[bytes, Context] = {}
@@ -159,7 +159,7 @@ class Tracing:
                 contexts[record.key] = context
         return Traced(passages, contexts)
 
-    def slates(self, records: Iterable[ConsumerRecord]) -> tuple[dict[bytes, Passage], dict[bytes, Context]]:
+    def slates(self, records: Iterable[Record]) -> tuple[dict[bytes, Passage], dict[bytes, Context]]:
         """Take records of ``interests`` in hand that are ranked together: by user, of their newest context,
         the passage, where it gets spans, and what goes on."""
         newest = {r.key: (r, context) for r in records if r.key is not None and (context := context_of(r))}
@@ -172,7 +172,7 @@ class Tracing:
                 contexts[user] = passages[user].context
         return passages, contexts
 
-    def _passage(self, record: ConsumerRecord, context: Context) -> Passage:
+    def _passage(self, record: Record, context: Context) -> Passage:
         """From the record's Kafka timestamp on: it has waited since then."""
         since = min(max(record.timestamp, 0) * 1_000_000, time.time_ns())
         span = self._tracer.start_span(

@@ -16,7 +16,7 @@ from stream_app.observability import metrics
 
 log = logging.getLogger(__name__)
 
-Record = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+Record = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
 """Key, value and headers."""
 
 
@@ -48,7 +48,7 @@ class PublishedModel:
             else:
                 self._take(value, headers)
 
-    def _take(self, value: bytes, headers: Sequence[tuple[str, bytes]]) -> None:
+    def _take(self, value: bytes, headers: Sequence[tuple[str, bytes | None]]) -> None:
         try:
             said = description(headers)
             model, habits = checkpoint.decode(value, NAMES, BANDS)

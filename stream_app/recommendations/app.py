@@ -6,18 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
-
-from aiokafka import ConsumerRecord
-from faust.types import TP
+from typing import TYPE_CHECKING
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
-from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka.faust.app import RoleApp, create_faust_app
 from stream_app.kafka.fenced import FencedPartitions
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.transport import RecordBatch
+from stream_app.kafka.records import Partition, Record, RecordBatch
+from stream_app.kafka.stage import Done, OpenInput
 from stream_app.learning.impressions import FollowedImpressions
 from stream_app.learning.impressions_reader import ImpressionsReader
 from stream_app.observability import metrics
@@ -33,7 +30,7 @@ from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import COLD_START_PARTITION, Change, RankerPipeline
 from stream_app.recommendations.publish import SlatePublisher
 from stream_app.recommendations.refresh import SlateRefresh
-from stream_app.recommendations.rounds import Done, Rounds
+from stream_app.recommendations.rounds import Rounds
 from stream_app.recommendations.traces import SlateTraces
 from stream_app.settings import Settings
 
@@ -54,17 +51,8 @@ def create_app(settings: Settings, health: Health, tracing: Tracing | None = Non
     limit_threads(settings.ranking.threads)
     interests = settings.topic_name("interests")
     app = create_faust_app(settings, ROLE, batch_topics=[interests], transactional=True)
-    app.owner = ranker = Ranker(settings, app, health, tracing)
-    app.starting.append(ranker.start)
-    app.stopping.append(ranker.stop)
-
-    @app.agent(app.batches([interests]), name=ROLE)  # type: ignore[untyped-decorator]  # faust is untyped
-    async def rank(stream: Any) -> None:
-        # Faust acks a batch once its agent goes on; here one counts as in hand until it is published
-        acked_here = stream.noack()
-        async for event in acked_here.events():
-            await ranker.take(event.value, partial(acked_here.ack, event))
-
+    ranker = Ranker(settings, app, health, tracing)
+    app.serve(ranker, {ROLE: OpenInput([interests], ranker.take)})
     return app
 
 
@@ -119,16 +107,16 @@ class Ranker:
         )
         self._deletions = DeletedContents(settings, index, ledger, self._partitions, self._pipeline)
 
-        def learn(records: Sequence[ConsumerRecord]) -> None:
+        def learn(records: Sequence[Record]) -> None:
             index.apply((record.key, record.value) for record in records)
             self._deletions.learn(records)
             active.changed()
 
-        def count(records: Sequence[ConsumerRecord]) -> None:
+        def count(records: Sequence[Record]) -> None:
             statistics.apply((record.key, record.value) for record in records)
             active.changed()
 
-        def note(records: Sequence[ConsumerRecord]) -> None:
+        def note(records: Sequence[Record]) -> None:
             for user, contents in impressions.apply(records, self._impressions.is_news):
                 metrics.ARM_SHOWN.labels(engine.arm_of(user)).inc(contents)
             active.changed()
@@ -142,12 +130,12 @@ class Ranker:
         ]
         if (neighbours := engine.neighbours) is not None:
 
-            def associate(records: Sequence[ConsumerRecord]) -> None:
+            def associate(records: Sequence[Record]) -> None:
                 neighbours.apply((record.key, record.value) for record in records)
                 if not self._complete:  # nobody is ranked yet, so they need not be gathered
                     engine.refresh()
 
-            def follow(records: Sequence[ConsumerRecord]) -> None:
+            def follow(records: Sequence[Record]) -> None:
                 published.apply((record.key, record.value, record.headers) for record in records)
 
             self._readers += [
@@ -209,7 +197,7 @@ class Ranker:
         await self._rounds.settle()
         await self._partitions.settle()
 
-    def positions(self) -> dict[TP, int | None]:
+    def positions(self) -> dict[Partition, int | None]:
         """Where each partition is read on."""
         return self._partitions.positions()
 

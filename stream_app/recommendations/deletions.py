@@ -19,15 +19,15 @@ import logging
 from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.vectors import VectorKey, split_key
 from stream_app.hashing import key64, model_code
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.fenced import FencedPartitions
 from stream_app.kafka.once import read_once
 from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.records import Record
 from stream_app.observability import metrics
 from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import COLD_START_PARTITION, RankerPipeline
@@ -66,7 +66,7 @@ class DeletedContents:
         self._missing: set[int] = set()  # shown, but not in the index: deleted or expired
         self._wake = asyncio.Event()
 
-    def learn(self, records: Sequence[ConsumerRecord]) -> None:
+    def learn(self, records: Sequence[Record]) -> None:
         """Take note of the deletions among records of ``content-vectors`` that the index has applied."""
         if not self._partitions.sound:
             return  # step 2 finds these, for whichever partition comes
@@ -105,7 +105,7 @@ class DeletedContents:
         if not terms:
             return
 
-        async def apply(records: Sequence[ConsumerRecord]) -> None:
+        async def apply(records: Sequence[Record]) -> None:
             for user, partition, slate in await asyncio.to_thread(self._read, records):
                 self._ledger.fill(terms, user, partition, slate)
                 if slate is not None and partition in terms:
@@ -122,11 +122,12 @@ class DeletedContents:
             return set()
         standing: set[tuple[int, bytes]] = set()
 
-        async def apply(records: Sequence[ConsumerRecord]) -> None:
+        async def apply(records: Sequence[Record]) -> None:
             for record in records:
-                place = None if record.key is None else split_key(record.key)
-                if place is not None and place.former is None and (key := key64(place.content_id)) in missing:
-                    (standing.discard if record.value is None else standing.add)((key, record.key))
+                if (name := record.key) is None or (place := split_key(name)) is None:
+                    continue
+                if place.former is None and (key := key64(place.content_id)) in missing:
+                    (standing.discard if record.value is None else standing.add)((key, name))
 
         await read_once(self._settings, self._settings.topic_name("content-vectors"), apply)
         self._missing = set()
@@ -162,7 +163,7 @@ class DeletedContents:
         """3. The same for these partitions, by what stands on ``recommendations``."""
         found: dict[bytes, int] = {}
 
-        async def apply(records: Sequence[ConsumerRecord]) -> None:
+        async def apply(records: Sequence[Record]) -> None:
             for user, partition, slate in await asyncio.to_thread(self._read, records):
                 if partition not in partitions or slate is None or deleted.isdisjoint(slate[1]):
                     found.pop(user, None)
@@ -188,7 +189,7 @@ class DeletedContents:
     async def _look_up(self, found: dict[bytes, tuple[int, bytes | None]]) -> None:
         """4. Put in the users' newest records."""
 
-        async def apply(records: Sequence[ConsumerRecord]) -> None:
+        async def apply(records: Sequence[Record]) -> None:
             for record in records:
                 if record.key in found:
                     found[record.key] = (record.partition, record.value)
@@ -201,11 +202,11 @@ class DeletedContents:
         for start in range(0, len(users), self._batch_users):
             yield users[start : start + self._batch_users]
 
-    def _read(self, records: Sequence[ConsumerRecord]) -> list[Seen]:
+    def _read(self, records: Sequence[Record]) -> list[Seen]:
         """Records of ``recommendations``; those that are no slate count as none."""
         return [seen for record in records if (seen := self._read_one(record)) is not None]
 
-    def _read_one(self, record: ConsumerRecord) -> Seen | None:
+    def _read_one(self, record: Record) -> Seen | None:
         user, partitions = record.key, self._settings.kafka.partitions
         if user is None:
             return None

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from stream_app.errors import RecordFormatError
 from stream_app.interests import record as interest_record
 from stream_app.interests.record import InterestRecord, by_arrival
+from stream_app.kafka.records import RecordBatch
 from stream_app.learning.shown import ShownContents
 from stream_app.observability import metrics
 from stream_app.ranking.engine import RankingEngine
@@ -25,34 +26,6 @@ T = TypeVar("T")
 
 COLD_START_PARTITION = 0
 """The ranker that owns this partition of ``interests`` publishes the cold-start slate."""
-
-
-class Record(Protocol):
-    """What is read of a Kafka record."""
-
-    @property
-    def key(self) -> bytes | None:
-        """user_id"""
-
-    @property
-    def value(self) -> bytes | None:
-        """Interest record; None for a user who has faded or was erased."""
-
-
-class Batch(Protocol):
-    """Consecutive records of one partition of ``interests``."""
-
-    @property
-    def partition(self) -> int:
-        """Its number"""
-
-    @property
-    def records(self) -> Sequence[Record]:
-        """At least one, in their order"""
-
-    @property
-    def end(self) -> int:
-        """The position after them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +94,7 @@ class RankerPipeline:
         self.work = asyncio.Lock()
         """Held while anything is ranked or on its way to the topic."""
 
-    def coalesce(self, batches: Iterable[Batch]) -> tuple[list[User], list[bytes], dict[bytes, int]]:
+    def coalesce(self, batches: Iterable[RecordBatch]) -> tuple[list[User], list[bytes], dict[bytes, int]]:
         """The newest record of each user, oldest first; the users who have gone; and everybody's partition.
 
         Records that cannot be read, and keys that can be no user's (empty, or beginning with the zero
@@ -147,7 +120,7 @@ class RankerPipeline:
                 users.append((user, record_))
         return users, gone, places
 
-    async def handle(self, batches: Sequence[Batch]) -> None:
+    async def handle(self, batches: Sequence[RecordBatch]) -> None:
         """Return once every user of these batches has a slate on the topic (or has been withdrawn).
 
         1. coalesce; 2. withdraw those who have gone; 3. where more users wait than

@@ -17,13 +17,13 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
 
 from stream_app.errors import RecordFormatError
 from stream_app.interests import record as interest_record
 from stream_app.interests.record import HEADER, InterestRecord
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.once import read_once
+from stream_app.kafka.records import Record
 from stream_app.observability import metrics
 from stream_app.recommendations.active import HOUR_S, ActiveUsers
 from stream_app.recommendations.pipeline import RankerPipeline
@@ -90,7 +90,7 @@ class SlateRefresh:
             return
         since_ms = 1000 * (time.time() - self._settings.ranking.refresh_active_h * HOUR_S)
 
-        async def apply(records: Sequence[ConsumerRecord]) -> None:
+        async def apply(records: Sequence[Record]) -> None:
             for user, partition, record in await asyncio.to_thread(_read, records, since_ms):
                 self._active.read(user, partition, record)
             while not self._idle():
@@ -101,9 +101,7 @@ class SlateRefresh:
         log.info("%d active users are known, after reading %d partitions", len(self._active), len(terms))
 
 
-def _read(
-    records: Sequence[ConsumerRecord], since_ms: float
-) -> list[tuple[bytes, int, InterestRecord | None]]:
+def _read(records: Sequence[Record], since_ms: float) -> list[tuple[bytes, int, InterestRecord | None]]:
     """User, partition, and the record of whoever has acted since; what cannot be read counts as none."""
     found = []
     for record in records:

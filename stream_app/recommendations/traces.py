@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stream_app.kafka.transport import RecordBatch
+from stream_app.kafka.records import RecordBatch
 from stream_app.recommendations.pipeline import Change
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra

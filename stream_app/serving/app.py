@@ -11,13 +11,13 @@ import logging
 import time
 
 from aiohttp import web
-from aiokafka.errors import KafkaError
-from faust.types import TP
 
 from stream_app.errors import StreamAppError, TopicMismatchError
 from stream_app.kafka.admin import topic_states
+from stream_app.kafka.ends import ASK_S, Ends, Idle
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.supervision import ASK_S, Ends, Idle
+from stream_app.kafka.records import Partition
 from stream_app.observability import metrics
 from stream_app.observability.access import Access
 from stream_app.observability.health import Health
@@ -155,7 +155,7 @@ class ServingApp:
         self._failures.append(part.exception() or StreamAppError("a topic is not followed any more"))
         self._failed.set()
 
-    def _positions(self) -> dict[TP, int]:
+    def _positions(self) -> dict[Partition, int]:
         found = {tp: at for reader in self._readers for tp, at in reader.positions().items()}
         return found | (self._slates.positions() if self._slates is not None else {})
 
@@ -164,7 +164,7 @@ class ServingApp:
         no reason to stop answering."""
         ends, lag = Ends(self._settings), LagGauge(metrics.CONSUMER_LAG)
         timeout_s = self._settings.observability.stall_timeout_s
-        idle: dict[TP, Idle] = {}
+        idle: dict[Partition, Idle] = {}
         answered = looked = time.monotonic()
         try:
             while True:

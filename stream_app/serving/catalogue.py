@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numpy as np
-from aiokafka import ConsumerRecord
 from numpy.typing import NDArray
 
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
+from stream_app.kafka.records import Record
 from stream_app.ranking.largest import largest
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.texts import SameTexts
@@ -61,12 +61,12 @@ class Catalogue:
         self._searching = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="similar")
 
-    def learn(self, records: Sequence[ConsumerRecord]) -> None:
+    def learn(self, records: Sequence[Record]) -> None:
         """Apply records of ``content-vectors``."""
         self._index.apply((record.key, record.value) for record in records)
         self._settle()
 
-    def count(self, records: Sequence[ConsumerRecord]) -> None:
+    def count(self, records: Sequence[Record]) -> None:
         """Apply records of ``content-stats``."""
         self._statistics.apply((record.key, record.value) for record in records)
         self._settle()

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from aiokafka import ConsumerRecord
-from aiokafka.errors import KafkaError
-from faust.types import TP
 
 from stream_app.errors import BrokerUnavailableError
 from stream_app.interests.standby import TRUSTED_SHARE, finish
 from stream_app.kafka.admin import topic_id
 from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.records import KeyedRecord, Partition
 from stream_app.observability import metrics
 from stream_app.recommendations.slate import COLD_START_USER, decode_shown
 from stream_app.serving.store import SlateStore, stamped
@@ -59,10 +58,10 @@ class FollowedPartition:
         self._writing = False
 
     @property
-    def position(self) -> tuple[TP, int]:
+    def position(self) -> tuple[Partition, int]:
         """The topic's partition, and the offset that is read next. Markers of transactions are read, but
         never written: where one ends the topic, the store stands before it."""
-        tp = TP(self._topic, self._partition)
+        tp = Partition(self._topic, self._partition)
         read = {} if self._reader is None or self._writing else self._reader.positions()
         return tp, max(self.store.position, read.get(tp, 0))
 
@@ -109,7 +108,7 @@ class FollowedPartition:
             self.reached.clear()
             await self._alone(self.store.clear)
 
-    async def _apply(self, records: Sequence[ConsumerRecord], position: int) -> None:
+    async def _apply(self, records: Sequence[KeyedRecord], position: int) -> None:
         newest: dict[bytes, bytes | None] = {}
         for record in records:
             if not _usable(record):
@@ -174,7 +173,7 @@ class FollowedSlates:
         """Whether all is known; not while a partition is read anew."""
         return all(partition.reached.is_set() for partition in self._partitions)
 
-    def positions(self) -> dict[TP, int]:
+    def positions(self) -> dict[Partition, int]:
         """Where each partition is read on."""
         return dict(partition.position for partition in self._partitions)
 
@@ -184,7 +183,7 @@ class FollowedSlates:
             await partition.close()
 
 
-def _usable(record: ConsumerRecord) -> bool:
+def _usable(record: KeyedRecord) -> bool:
     """Whether the key can be a user's, and the value is a slate or withdraws one. Reserved keys, all but
     that of the cold-start slate, start with a zero byte, as does the store's own."""
     if not record.key or (record.key.startswith(b"\x00") and record.key != COLD_START_USER):

@@ -22,7 +22,7 @@ from stream_app.content.model import model_id
 from stream_app.content.vectors import decode, split_key, tag, vector_key
 from stream_app.hashing import key64, model_code
 from stream_app.kafka.admin import create_topics
-from stream_app.kafka.app import RoleApp
+from stream_app.kafka.faust.app import RoleApp
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.reader import TopicReader
 from stream_app.observability.health import Health
@@ -182,7 +182,6 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
     world: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        app = create_app(world, Health(world))
         failed = asyncio.Event()
 
         async def fail(stage: ContentStage, batch: object) -> None:
@@ -190,6 +189,7 @@ def test_a_batch_that_could_not_be_published_is_not_committed(
             raise ArithmeticError("broken invariant")
 
         monkeypatch.setattr(ContentStage, "take", fail)
+        app = create_app(world, Health(world))
         await send(world, [(b"a", made("one")), (b"b", made("two"))])
         async with running(app):
             await asyncio.wait_for(failed.wait(), 30)

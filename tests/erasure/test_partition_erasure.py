@@ -18,7 +18,7 @@ from stream_app.content.index import ContentIndex
 from stream_app.events.dead_letters import Origin, retry
 from stream_app.hashing import key64
 from stream_app.interests.receipts import Removed
-from stream_app.kafka.transport import RecordBatch
+from stream_app.kafka.records import RecordBatch
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
 from tests.erasure.erasing import NEIGHBOUR, VICTIM, letters, receipt_of, receipts

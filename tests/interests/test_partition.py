@@ -17,8 +17,8 @@ from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.store import PartitionStore
+from stream_app.kafka.records import RecordBatch
 from stream_app.kafka.topic_ids import PAUSE_S
-from stream_app.kafka.transport import RecordBatch
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
 from tests.interests.workers import NOW_MS, states, unit_vectors

@@ -15,7 +15,7 @@ from stream_app.interests.routers import RoutedInput, Router, Standings
 from stream_app.interests.statistics_record import NOT_ROUTED, RouterStanding, router_key
 from stream_app.kafka import clients
 from stream_app.kafka.admin import admin_client
-from stream_app.kafka.transport import RecordBatch
+from stream_app.kafka.records import RecordBatch
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
 from tests.interests.test_partition import NOW_MS, Owner, small

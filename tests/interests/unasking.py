@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from stream_app import cli
-from stream_app.kafka import membership
+from stream_app.kafka.faust import membership
 from stream_app.settings import Settings
 
 

@@ -14,9 +14,10 @@ from faust.types import TP
 
 from stream_app.events.dead_letters import Origin, retry
 from stream_app.interests.app import InterestsWorker
-from stream_app.kafka import clock, transactions, transport
+from stream_app.kafka import clock, transactions
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.clock import APPENDED, WINDOW_S, BrokerClock
+from stream_app.kafka.faust import transport
 from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.transactions import Output, PartitionTransactions
 from stream_app.observability import metrics

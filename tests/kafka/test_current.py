@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from stream_app.kafka import clients
-from stream_app.kafka.app import create_faust_app
-from stream_app.kafka.current import current_batch
+from stream_app.kafka.faust.app import create_faust_app
+from stream_app.kafka.faust.current import current_batch
 from stream_app.observability.logging import configure
 from stream_app.settings import Settings
 

@@ -31,11 +31,12 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from mode import Service
 
-from stream_app.kafka import transactions
-from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka import patches
+from stream_app.kafka.faust.app import RoleApp, create_faust_app
+from stream_app.kafka.faust.recovery import PartitionRecovery, PartitionTables
+from stream_app.kafka.faust.transport import BatchConsumer, BatchTransport
 from stream_app.kafka.fetched import FetchedRecords
-from stream_app.kafka.recovery import PartitionRecovery, PartitionTables
-from stream_app.kafka.transport import BatchConsumer, BatchTransport, RecordBatch
+from stream_app.kafka.records import RecordBatch
 from stream_app.settings import build
 
 
@@ -338,7 +339,8 @@ async def test_what_is_read_off_aiokafkas_consumer() -> None:
 
 
 def test_the_wait_between_transactions_is_read_as_a_global() -> None:
-    assert sender.BACKOFF_OVERRIDE == transactions.aiokafka.producer.sender.BACKOFF_OVERRIDE == 0.0005
+    patches.apply()
+    assert sender.BACKOFF_OVERRIDE == patches.BACKOFF_S == 0.0005
     readers = [
         f
         for c in vars(sender).values()

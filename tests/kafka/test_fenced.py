@@ -12,9 +12,9 @@ from stream_app.kafka import clients
 from stream_app.kafka.fenced import FencedPartition
 from stream_app.kafka.once import read_once
 from stream_app.kafka.partitions import partition_of
+from stream_app.kafka.records import RecordBatch
 from stream_app.kafka.topic_ids import PAUSE_S
 from stream_app.kafka.transactions import Output
-from stream_app.kafka.transport import RecordBatch
 from stream_app.settings import Settings
 from tests.kafka.offsets import KnownOffsets
 

@@ -16,9 +16,9 @@ from kafka import KafkaAdminClient
 
 from stream_app.errors import StreamAppError
 from stream_app.kafka import clients
-from stream_app.kafka.app import RoleApp, create_faust_app
+from stream_app.kafka.faust.app import RoleApp, create_faust_app
+from stream_app.kafka.records import RecordBatch
 from stream_app.kafka.transactions import Output, PartitionTransactions
-from stream_app.kafka.transport import RecordBatch
 from stream_app.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("topics")

@@ -16,10 +16,12 @@ from aiokafka.structs import TopicPartition
 from kafka.consumer import fetcher as kafka_python_fetcher
 from kafka.consumer import group
 
-from stream_app.kafka import batches, fetched, polled
+from stream_app.kafka import batches, fetched, patches, polled
 from stream_app.kafka.unreadable import UnreadableRange
 from stream_app.observability import metrics
 from tests.kafka import record_batches as made
+
+patches.apply()
 
 TP = TopicPartition("likes", 0)
 Log = list[tuple[int, bytes]]

@@ -27,7 +27,7 @@ from stream_app.content.vectors import ContentVector
 from stream_app.errors import ConfigurationError
 from stream_app.interests import app as interests
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.transport import RecordBatch
+from stream_app.kafka.records import RecordBatch
 from stream_app.observability.health import Health
 from stream_app.observability.tracing import FLUSH_S, ROOM, Tracing, context_of
 from stream_app.recommendations import app as ranker

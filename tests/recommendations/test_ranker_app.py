@@ -16,7 +16,7 @@ from stream_app.content import vectors
 from stream_app.content.index import ContentIndex
 from stream_app.content.model import model_id
 from stream_app.content.vectors import ContentVector
-from stream_app.kafka.app import RoleApp
+from stream_app.kafka.faust.app import RoleApp
 from stream_app.kafka.reader import TopicReader
 from stream_app.observability.health import Health
 from stream_app.recommendations.app import create_app

@@ -9,7 +9,8 @@ import pytest
 
 from stream_app import cli
 from stream_app.errors import ConfigurationError
-from stream_app.kafka.connection import aiokafka_options, faust_options, kafka_python_options
+from stream_app.kafka.connection import aiokafka_options, kafka_python_options
+from stream_app.kafka.faust.connection import faust_options
 from stream_app.secret import Secret
 from stream_app.settings import Settings, build
 from tests.security.conftest import KEY_PASSWORD, Certificates

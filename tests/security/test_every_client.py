@@ -52,13 +52,13 @@ def test_every_client_that_reads_is_told_what_a_batch_may_unpack_to() -> None:
     assert {file for file in readers if "batch_max_bytes" not in (ROOT / file).read_text()} == set()
 
 
-def test_addresses_become_clients_in_one_place() -> None:
+def test_addresses_become_clients_where_connections_are_secured() -> None:
     users = {
         file
         for file in FILES
         if "bootstrap_servers" in (ROOT / file).read_text() or "aiokafka://" in (ROOT / file).read_text()
     }
-    assert users == {"stream_app/kafka/connection.py"}
+    assert users == {"stream_app/kafka/connection.py", "stream_app/kafka/faust/connection.py"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import pytest
 from stream_app import cli
 from stream_app.demo.roles import environment
 from stream_app.errors import ConfigurationError
-from stream_app.kafka.connection import aiokafka_options, faust_options, kafka_python_options
+from stream_app.kafka.connection import aiokafka_options, kafka_python_options
+from stream_app.kafka.faust.connection import faust_options
 from stream_app.secret import Secret
 from stream_app.settings import Settings, build, load
 

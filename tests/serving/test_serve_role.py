@@ -17,7 +17,7 @@ from stream_app.errors import ConfigurationError, StateDirectoryError
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics, delete_topics
 from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.supervision import Ends
+from stream_app.kafka.ends import Ends
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.recommendations import slate

@@ -39,7 +39,7 @@ def hang_agent(app: Any) -> None:
         print("an agent hangs", file=sys.stderr, flush=True)
         await asyncio.Event().wait()
 
-    app.owner.handle = never
+    app.owner._feed = never
 
 
 def end_flush(app: Any) -> None:
@@ -63,7 +63,7 @@ class TermOnImport(importlib.abc.MetaPathFinder):
 
 
 def inject(fault: Callable[[Any], None]) -> None:
-    from stream_app.kafka.app import RoleApp
+    from stream_app.kafka.faust.app import RoleApp
 
     begin = RoleApp.on_start
 

@@ -18,10 +18,10 @@ from faust.tables.recovery import ServiceStopped
 
 from stream_app.errors import StalledError, TransactionError
 from stream_app.interests.app import InterestsWorker, create_app
-from stream_app.kafka.app import RoleApp
 from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.faust.app import RoleApp
+from stream_app.kafka.faust.supervision import ENDED_LOOKS, LOOK_S, supervise
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.supervision import ENDED_LOOKS, LOOK_S, supervise
 from stream_app.kafka.transactions import PartitionTransactions
 from stream_app.observability.health import Health
 from stream_app.settings import Settings

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import msgspec
 
 from stream_app.kafka import clients
+from stream_app.kafka.records import RecordBatch
 from stream_app.recommendations import slate as slates
-from stream_app.recommendations.pipeline import Batch, Change
+from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.slate import COLD_START_USER, Slate
 from stream_app.settings import Settings
 
@@ -49,7 +50,7 @@ class Remembered:
     def __len__(self) -> int:
         return len(self._users)
 
-    def received(self, batches: Sequence[Batch]) -> None:
+    def received(self, batches: Sequence[RecordBatch]) -> None:
         """Records of ``interests``; who has gone is forgotten at once."""
         for batch in batches:
             for record in batch.records:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from aiohttp import hdrs, web
-from aiokafka import ConsumerRecord
 from kafka.errors import KafkaError
 from yarl import URL
 
@@ -18,13 +17,14 @@ from stream_app.errors import RecordFormatError, StreamAppError
 from stream_app.hashing import action_code
 from stream_app.interests import record as interest_record
 from stream_app.interests.record import APPLIED, AWAITING, STATE, UNDONE
+from stream_app.kafka.records import Record, RecordBatch
 from stream_app.observability.access import Access
 from stream_app.observability.web import listening
 from stream_app.recommendations.inspect import page
 from stream_app.recommendations.inspect.pace import PaceMeter
 from stream_app.recommendations.inspect.page import Interaction, Profile, text
 from stream_app.recommendations.inspect.remembered import Remembered, Seen, SlowError, look_up
-from stream_app.recommendations.pipeline import Batch, Change
+from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.readable import Titles
 from stream_app.secret import secret_of
 from stream_app.settings import Settings, is_loopback
@@ -60,12 +60,12 @@ class Inspection:
         self.port: int | None = None
         """Where it listens, once started."""
 
-    def learn_titles(self, records: Sequence[ConsumerRecord]) -> None:
+    def learn_titles(self, records: Sequence[Record]) -> None:
         """Records of ``content``."""
         for record in records:
             self._titles.learn(record.key, record.value)
 
-    def received(self, batches: Sequence[Batch]) -> None:
+    def received(self, batches: Sequence[RecordBatch]) -> None:
         """Records of ``interests`` that are about to be ranked."""
         self.remembered.received(batches)
 

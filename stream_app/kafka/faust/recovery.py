@@ -2,7 +2,7 @@
 
 Faust's own recovery sends every changelog record through the per-message path (3,300 to 20,000
 records a second), counts records instead of positions (so it hangs on transaction markers), and
-knows nothing of fencing. Here an assignment is handed to one :class:`PartitionOwner`, which opens
+knows nothing of fencing. Here an assignment is handed to the app's :class:`Stage`, which opens
 its partitions (fence, then changelog, see ``interests/partition.py``); only then do the streams
 seek to the committed offsets and flow.
 """
@@ -11,36 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Protocol
+from typing import Any
 
 from aiokafka.errors import IllegalStateError
 from faust.tables.manager import TableManager
 from faust.tables.recovery import RebalanceAgain, Recovery, ServiceStopped
-from faust.types import TP
 from mode import Service
 
-from stream_app.kafka.transport import FAUST_LOG
+from stream_app.kafka.faust.transport import FAUST_LOG
 
 log = logging.getLogger(__name__)
 
 AGAIN_S = 0.5
 
 
-class PartitionOwner(Protocol):
-    """What a role with state does when partitions come and go."""
-
-    async def assign(self, actives: set[int], standbys: set[int]) -> None:
-        """Open these partitions, close all others. Cancelled when a newer assignment arrives."""
-
-    async def settle(self) -> None:
-        """Finish and commit what is in flight; called before partitions are given up."""
-
-    def positions(self) -> dict[TP, int | None]:
-        """Where the inputs of open partitions are read on; None: no such topic."""
-
-
 class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
-    """Opens an assignment's partitions through the app's owner, then lets the streams flow."""
+    """Has the app's stage open an assignment's partitions, then lets the streams flow."""
 
     logger = FAUST_LOG
 

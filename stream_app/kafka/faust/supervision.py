@@ -15,14 +15,12 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaConnectionError, KafkaError
-from faust.types import TP
+from aiokafka.errors import KafkaError
 
-from stream_app.kafka.app import RoleApp
-from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.disconnect import disconnect
-from stream_app.kafka.transport import BatchConsumer, runs
+from stream_app.kafka.ends import ASK_S, Ends, Idle
+from stream_app.kafka.faust.app import RoleApp
+from stream_app.kafka.faust.transport import BatchConsumer, runs
+from stream_app.kafka.records import Partition
 from stream_app.observability import metrics
 from stream_app.observability.health import BROKER, CONSUMER_THREAD, Health
 from stream_app.observability.lag import LagGauge
@@ -33,7 +31,6 @@ log = logging.getLogger(__name__)
 LOOK_S = 1.0
 ENDED_LOOKS = 5
 """Looks in a row that must find a part ended: a rebalance ends some of them and starts them again."""
-ASK_S = 2.0
 
 
 async def supervise(settings: Settings, app: RoleApp, health: Health) -> None:
@@ -94,8 +91,8 @@ class Movement:
         self._timeout_s = settings.observability.stall_timeout_s
         self._ends = Ends(settings)
         self._lag, self._standby_lag = LagGauge(metrics.CONSUMER_LAG), LagGauge(metrics.STANDBY_LAG)
-        self._idle: dict[TP, Idle] = {}
-        self._standby_idle: dict[TP, Idle] = {}
+        self._idle: dict[Partition, Idle] = {}
+        self._standby_idle: dict[Partition, Idle] = {}
         self._looked = time.monotonic()
 
     async def watch(self) -> None:
@@ -123,10 +120,12 @@ class Movement:
             self._standby_lag.show(_lags(standbys, ends))
             self._look_at_standbys(standbys, ends, seconds)
 
-    def _reader_positions(self) -> dict[TP, int]:
+    def _reader_positions(self) -> dict[Partition, int]:
         return {tp: at for reader in self._app.readers for tp, at in reader.positions().items()}
 
-    def _look(self, positions: Mapping[TP, int], ends: Mapping[TP, int], seconds: float) -> None:
+    def _look(
+        self, positions: Mapping[Partition, int], ends: Mapping[Partition, int], seconds: float
+    ) -> None:
         consumer: BatchConsumer = self._app.consumer
         in_hand = consumer.in_hand()
         self._idle = {tp: self._idle.get(tp) or Idle() for tp in positions}
@@ -141,7 +140,9 @@ class Movement:
                     f"{idle.seconds:.0f} s"
                 )
 
-    def _look_at_standbys(self, positions: Mapping[TP, int], ends: Mapping[TP, int], seconds: float) -> None:
+    def _look_at_standbys(
+        self, positions: Mapping[Partition, int], ends: Mapping[Partition, int], seconds: float
+    ) -> None:
         """A copy that falls behind endangers nothing that is served: it is said, by log and metric."""
         self._standby_idle = {tp: self._standby_idle.get(tp) or Idle() for tp in positions}
         for tp, idle in self._standby_idle.items():
@@ -158,67 +159,7 @@ class Movement:
         await self._ends.stop()
 
 
-class Idle:
-    """How long one partition has not moved although there was something to read."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._furthest = (0, 0)
-
-    def look(self, work: bool, position: int, committed: int, end: int, seconds: float) -> None:
-        """``seconds`` have passed since the last look.
-
-        Movement is getting further than ever: a partition that is read again and again from the same
-        offset, because its batch fails each time, does not move.
-        """
-        furthest = max(self._furthest[0], position), max(self._furthest[1], committed)
-        if self._furthest[0] > end:  # the topic was made anew
-            furthest = position, committed
-        if not work or furthest != self._furthest:
-            self.seconds = 0.0
-        else:
-            self.seconds += seconds
-        self._furthest = furthest
-
-
-class Ends:
-    """Where partitions end, by a client of its own: what is suspected is not asked about itself."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._timeout_s = settings.kafka.request_timeout_s
-        self._consumer: AIOKafkaConsumer | None = None
-
-    async def of(self, partitions: set[TP]) -> dict[TP, int]:
-        """The offset after the last committed record of each. Raises KafkaError or TimeoutError within
-        ``kafka.request_timeout_s``, and connects anew the next time."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._of(partitions)
-        except (KafkaError, TimeoutError):
-            await self.stop()
-            raise
-
-    async def _of(self, partitions: set[TP]) -> dict[TP, int]:
-        if self._consumer is None:
-            self._consumer = AIOKafkaConsumer(
-                **aiokafka_options(self._settings, f"{self._settings.kafka.app_id}-supervision"),
-                isolation_level="read_committed",
-            )
-            await self._consumer.start()
-        elif not partitions and not await self._consumer._client.force_metadata_update():
-            raise KafkaConnectionError("no broker gives metadata")
-        found = await self._consumer.end_offsets([TopicPartition(*tp) for tp in partitions])
-        return {TP(*tp): int(end) for tp, end in found.items()}
-
-    async def stop(self) -> None:
-        """Disconnect; may be called more than once."""
-        if self._consumer is not None:
-            consumer, self._consumer = self._consumer, None
-            await disconnect(consumer)
-
-
-def _lags(positions: Mapping[TP, int], ends: Mapping[TP, int]) -> dict[tuple[str, int], int]:
+def _lags(positions: Mapping[Partition, int], ends: Mapping[Partition, int]) -> dict[tuple[str, int], int]:
     return {(tp.topic, tp.partition): max(0, ends[tp] - at) for tp, at in positions.items()}
 
 

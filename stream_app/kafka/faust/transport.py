@@ -20,7 +20,6 @@ from typing import Any
 
 import aiokafka
 from aiokafka.errors import InconsistentGroupProtocolError, KafkaError
-from aiokafka.structs import ConsumerRecord
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
@@ -28,6 +27,7 @@ from mode import Service
 from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.fetched import FetchedRecords
 from stream_app.kafka.positions import positions
+from stream_app.kafka.records import Partition, RecordBatch
 from stream_app.kafka.stable_end import stable_end
 from stream_app.kafka.topic_ids import PAUSE_S, Bounds, CommittedOffset, same_topic, topic_ids
 from stream_app.observability import metrics
@@ -44,25 +44,6 @@ throughput of up to a second whenever all streams were full."""
 
 IN_CIRCLES = 5
 """So many failures at one offset, for long enough, are no passing trouble."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordBatch:
-    """Consecutive records of one partition.
-
-    Batch follows batch without a hole exactly when ``start`` equals the previous batch's ``end``.
-    (Record offsets alone do not show it: transaction markers take offsets. See FetchedRecords.)
-    """
-
-    topic: str
-    partition: int
-    start: int
-    records: list[ConsumerRecord]
-
-    @property
-    def end(self) -> int:
-        """The position after the last record: the offset to commit."""
-        return int(self.records[-1].offset) + 1
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # untyped base
@@ -112,15 +93,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         found = await self._ensure_consumer().beginning_offsets([driver.TopicPartition(*tp) for tp in tps])
         return {TP(*tp): int(offset) for tp, offset in found.items()}
 
-    async def topic_ids(self, tps: list[TP]) -> dict[TP, str | None]:
+    async def topic_ids(self, tps: list[Partition]) -> dict[Partition, str | None]:
         """The ids of these partitions' topics now."""
         return await topic_ids(self._ensure_consumer()._client, tps)
 
-    async def stable_end(self, tp: TP) -> int:
+    async def stable_end(self, tp: Partition) -> int:
         """Where the decided part of a partition ends."""
         return await stable_end(self._ensure_consumer()._client, tp)
 
-    async def committed(self, tps: list[TP]) -> dict[TP, CommittedOffset]:
+    async def committed(self, tps: list[Partition]) -> dict[Partition, CommittedOffset]:
         """Where the group reads on, as the broker has it now, of the topics that there are now.
 
         Where nothing is committed it is the first offset that there is: whoever waited for *any* offset
@@ -133,7 +114,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             [driver.TopicPartition(tp.topic, tp.partition) for tp in tps]
         )
         there = await self.bounds([tp for tp in tps if ids[tp] is not None])
-        marks: dict[TP, CommittedOffset] = {}
+        marks: dict[Partition, CommittedOffset] = {}
         for tp in tps:
             topic, mark = ids[tp], found.get(driver.TopicPartition(*tp))
             if topic is None:
@@ -146,13 +127,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             marks[tp] = CommittedOffset(int(mark.offset) if known else there[tp].first, topic)
         return marks
 
-    async def bounds(self, tps: list[TP]) -> dict[TP, Bounds]:
+    async def bounds(self, tps: list[Partition]) -> dict[Partition, Bounds]:
         """Where these partitions begin, and where their decided part ends."""
         if not tps:
             return {}
         consumer, asked = self._ensure_consumer(), [driver.TopicPartition(*tp) for tp in tps]
         firsts, ends = await asyncio.gather(consumer.beginning_offsets(asked), consumer.end_offsets(asked))
-        return {TP(*tp): Bounds(int(firsts[tp]), int(ends[tp])) for tp in asked}
+        return {Partition(*tp): Bounds(int(firsts[tp]), int(ends[tp])) for tp in asked}
 
     def ended_parts(self) -> Iterator[str]:
         """Names of what has ended of this thread and of aiokafka's tasks in it."""
@@ -181,7 +162,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
 class _Opened:
     """A partition's committed offsets as it was opened last, and since when they are the same."""
 
-    offsets: dict[TP, CommittedOffset]
+    offsets: dict[Partition, CommittedOffset]
     first: float
     rejoins: int
     again: int = 0
@@ -204,9 +185,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         self._next_start: dict[TP, int] = {}
         self._held: dict[TP, _Held] = {}
         self._rejoins = 0
-        self._opened: dict[tuple[TP, ...], _Opened] = {}
+        self._opened: dict[tuple[Partition, ...], _Opened] = {}
         self._asking = asyncio.Lock()
-        self._ids: dict[TP, str | None] = {}
+        self._ids: dict[Partition, str | None] = {}
         self._asked = 0.0
         super().__init__(*args, **kwargs)
 
@@ -320,7 +301,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         await super().perform_seek()
         assignment = self.assignment()
         owned = {} if self.app.owner is None else self.app.owner.positions()
-        known = {tp: at for tp, at in owned.items() if tp in assignment}
+        known = {TP(*tp): at for tp, at in owned.items() if tp in assignment}
         ahead = {tp: at for tp, at in known.items() if at is not None}
         await self._thread.call_thread(self._thread.seek_all, ahead)
         self._read_offset.update(known)
@@ -360,7 +341,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         self._rejoins += 1
         self._thread.request_rejoin()
 
-    async def topic_id(self, tp: TP) -> str | None:
+    async def topic_id(self, tp: Partition) -> str | None:
         """The id of a partition's topic, as its leader has known it within PAUSE_S / 2; None while there is
         none."""
         async with self._asking:  # whoever waits here finds the answer
@@ -371,29 +352,31 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
                 self._asked = asked
             return self._ids[tp]
 
-    async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
+    async def bounds(self, tps: Iterable[Partition]) -> dict[Partition, Bounds]:
         """Where these partitions begin, and where their decided part ends."""
-        found: dict[TP, Bounds] = await self._thread.call_thread(self._thread.bounds, list(tps))
+        found: dict[Partition, Bounds] = await self._thread.call_thread(self._thread.bounds, list(tps))
         return found
 
-    async def stable_end(self, tp: TP) -> int:
+    async def stable_end(self, tp: Partition) -> int:
         """Where the decided part of a partition ends: every transaction before it has its marker."""
         end: int = await self._thread.call_thread(self._thread.stable_end, tp)
         return end
 
-    async def committed(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
+    async def committed(self, tps: Iterable[Partition]) -> dict[Partition, CommittedOffset]:
         """Committed offsets as the broker has them now, of the topics that there are now, for whoever opens
         these partitions."""
         offsets = await self.offsets(tps)
         self._note_opened(tuple(sorted(offsets)), offsets)
         return offsets
 
-    async def offsets(self, tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
+    async def offsets(self, tps: Iterable[Partition]) -> dict[Partition, CommittedOffset]:
         """The same for whoever only wants to know."""
-        found: dict[TP, CommittedOffset] = await self._thread.call_thread(self._thread.committed, list(tps))
+        found: dict[Partition, CommittedOffset] = await self._thread.call_thread(
+            self._thread.committed, list(tps)
+        )
         return found
 
-    def _note_opened(self, tps: tuple[TP, ...], offsets: dict[TP, CommittedOffset]) -> None:
+    def _note_opened(self, tps: tuple[Partition, ...], offsets: dict[Partition, CommittedOffset]) -> None:
         before = self._opened.get(tps)
         if before is None or before.offsets != offsets:
             self._opened[tps] = _Opened(offsets, time.monotonic(), self._rejoins)
@@ -402,7 +385,7 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     # -- for supervision: nothing here waits for the thread
 
-    def positions(self) -> dict[TP, int]:
+    def positions(self) -> dict[Partition, int]:
         """Where each assigned partition of the app's own topics is read on."""
         inner = self._thread._consumer
         return {} if inner is None else positions(inner, self.app.batch_topics)

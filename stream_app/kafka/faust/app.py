@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import faust
-from aiokafka import ConsumerRecord
 from faust.serializers.schemas import Schema
 from faust.transport.drivers.aiokafka import Transport as _DriverTransport
-from faust.types import TP
 
 from stream_app.errors import StalledError
-from stream_app.kafka.connection import faust_options
-from stream_app.kafka.membership import PLAIN, AgreeingAssignor
+from stream_app.kafka.faust.agents import agent_of
+from stream_app.kafka.faust.connection import faust_options
+from stream_app.kafka.faust.membership import PLAIN, AgreeingAssignor
+from stream_app.kafka.faust.recovery import PartitionTables
+from stream_app.kafka.faust.transport import FAUST_LOG, BatchConsumer, BatchTransport
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.recovery import PartitionOwner, PartitionTables
-from stream_app.kafka.transport import FAUST_LOG, BatchConsumer, BatchTransport
+from stream_app.kafka.records import Partition, Record
+from stream_app.kafka.stage import Input, OpenInput, Stage
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 
@@ -27,8 +29,6 @@ log = logging.getLogger(__name__)
 METADATA_MAX_AGE_MS = 2_000
 """A topic that is deleted and created again is noticed by its metadata alone: aiokafka's 5 minutes
 would leave it unread for so long."""
-
-Hook = Callable[[], Awaitable[None]]
 
 MAX_POLL_INTERVAL_S = 7 * 86_400.0
 """A worker that hangs is noticed by its own supervision, long before."""
@@ -48,32 +48,52 @@ class BatchSchema(Schema):  # type: ignore[misc]  # untyped base
 class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     """A Faust app whose batch topics arrive as record batches.
 
-    ``starting`` hooks run before the consumer joins its group, ``stopping`` hooks after the
-    streams have come to rest and before the consumer leaves it.
+    What it does is a :class:`Stage`'s, see :meth:`serve`.
     """
 
     logger = FAUST_LOG
 
     batch_topics: frozenset[str]
     transactional_topics: frozenset[str]
-    delays: dict[str, Callable[[ConsumerRecord, int], int]]
+    delays: dict[str, Callable[[Record, int], int]]
     """Batch topics whose records are held back: when each is due, by the broker's time (ms), which is the
     second argument when it is read. Within a partition their order is kept: one waits for those before it."""
     fetch_max_wait_ms: int
     protocol: str
     """What its members join the group by; read when they join."""
     batch_max_bytes: int
-    owner: PartitionOwner | None
+    owner: Stage | None
     readers: list[TopicReader]
     """Topics that are followed whole."""
-    standby_positions: Callable[[], Mapping[TP, int]]
+    standby_positions: Callable[[], Mapping[Partition, int]]
     """Where the warm copies of others' partitions are read on."""
-    starting: list[Hook]
-    stopping: list[Hook]
     serving: list[Callable[[bool], None]]
     """Told True when an assignment is served, False when it is taken away."""
     _background: set[asyncio.Task[None]]
     _crashing: asyncio.Future[None] | None
+
+    def serve(
+        self,
+        stage: Stage,
+        inputs: Mapping[str, Input | OpenInput],
+        *,
+        delays: Mapping[str, Callable[[Record, int], int]] = MappingProxyType({}),
+        standby_positions: Callable[[], Mapping[Partition, int]] = dict,
+    ) -> None:
+        """Let ``stage`` own the partitions and take the batches: ``inputs`` by the names of their agents."""
+        self.owner = stage
+        self.delays.update(delays)
+        self.standby_positions = standby_positions
+        for name, source in inputs.items():
+            self.agent(self.batches(source.topics), name=name)(agent_of(source, self.stop_loudly))
+
+    def declare_table(self, name: str, changelog: str, partitions: int) -> None:
+        """Have the assignor keep a table's partitions together with the batch topics, and place standbys.
+
+        The table's records never go through Faust.
+        """
+        topic = self.topic(changelog, partitions=partitions, compacting=True)
+        self.Table(name, partitions=partitions, changelog_topic=topic)
 
     def batches(self, topics: Sequence[str]) -> Any:
         """A Faust topic over these batch topics: its agent iterates over RecordBatch values."""
@@ -118,7 +138,11 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def positions(self) -> dict[TP, int]:
+    def assignment(self) -> set[Partition]:
+        """The partitions that the group has assigned to this worker, of all topics."""
+        return {Partition(*tp) for tp in self.consumer.assignment()}
+
+    def positions(self) -> dict[Partition, int]:
         """Where each assigned partition of the batch topics is read on."""
         consumer: BatchConsumer | None = self._consumer
         return {} if consumer is None else consumer.positions()
@@ -127,8 +151,8 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
         """Faust's own data directory stays away: our state has a place of its own."""
 
     async def on_start(self) -> None:
-        for hook in self.starting:
-            await hook()
+        if self.owner is not None:
+            await self.owner.start()
         await super().on_start()
 
     async def _on_partitions_revoked(self, revoked: set[Any]) -> None:
@@ -148,8 +172,8 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
             tell(False)
         await super().on_stop()  # the streams come to rest here
         await self._end_background()
-        for hook in self.stopping:
-            await hook()
+        if self.owner is not None:
+            await self.owner.stop()
 
     async def stop(self) -> None:
         """Come to rest, also after a crash."""
@@ -217,7 +241,7 @@ def create_faust_app(
     app.protocol = PLAIN
     app.batch_max_bytes = kafka.batch_max_bytes
     app.owner = None
-    app.starting, app.stopping, app.serving = [], [], []
+    app.serving = []
     app.readers, app._background, app._crashing = [], set(), None
     app.standby_positions = dict
     app.transport = BatchTransport(app.conf.broker_consumer, app, app.loop)
