@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-REST = 2.0
+REST = 1.0
 """Length of the pause, as a multiple of what came before it."""
 MOST_S = 0.1
 """No pause is longer."""

@@ -2,8 +2,7 @@
 
 Batches come one a partition. Done one after the other, each would wait for a ranking and an
 acknowledgement of every batch before it; in rounds it waits for one of each, and a user with records
-in several batches is ranked once. Between rounds that follow on each other comes a pause
-(:mod:`stream_app.kafka.pace`), in which more gathers.
+in several batches is ranked once.
 """
 
 from __future__ import annotations
@@ -12,11 +11,6 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
-
-from stream_app.kafka.pace import Pace
-
-ENOUGH = 64
-"""Records that make the next round begin at once: its fixed cost is little for each."""
 
 
 class Batch(Protocol):
@@ -35,17 +29,14 @@ Done = Callable[[], Awaitable[object]]
 class Rounds(Generic[T]):
     """Hands batches on in rounds, in the order of their arrival."""
 
-    def __init__(
-        self, work: Callable[[Sequence[T]], Awaitable[None]], limit: int, pace: Pace | None = None
-    ) -> None:
+    def __init__(self, work: Callable[[Sequence[T]], Awaitable[None]], limit: int) -> None:
         """``work`` does one round; calls do not overlap. With ``limit`` records waiting for the next round,
         no more batches are taken."""
-        self._work, self._limit, self._pace = work, limit, pace or Pace()
+        self._work, self._limit = work, limit
         self._waiting: deque[tuple[T, Done]] = deque()
         self._records = 0
         self._in_work = False
         self._changed = asyncio.Condition()
-        self._hurry = asyncio.Event()
 
     @property
     def idle(self) -> bool:
@@ -58,8 +49,6 @@ class Rounds(Generic[T]):
             await self._changed.wait_for(lambda: self._records < self._limit)
             self._waiting.append((batch, done))
             self._records += len(batch.records)
-            if self._records >= min(ENOUGH, self._limit):
-                self._hurry.set()
             self._changed.notify_all()
 
     async def run(self, failed: Callable[[Exception], None]) -> None:
@@ -71,7 +60,6 @@ class Rounds(Generic[T]):
         sound = True
         while True:
             taken = await self._take()
-            began = self._pace.now
             try:
                 if sound:
                     await self._work([batch for batch, _ in taken])
@@ -82,7 +70,6 @@ class Rounds(Generic[T]):
                 failed(error)
             finally:
                 taken.clear()  # nothing of a round outlives it, not even in an error's traceback
-                self._pace.ended(began)
                 async with self._changed:
                     self._in_work = False
                     self._changed.notify_all()
@@ -90,9 +77,6 @@ class Rounds(Generic[T]):
     async def _take(self) -> list[tuple[T, Done]]:
         async with self._changed:
             await self._changed.wait_for(lambda: self._waiting)
-        await self._pace.turn(self._hurry)
-        async with self._changed:
-            self._hurry.clear()
             taken, self._records, self._in_work = list(self._waiting), 0, True
             self._waiting.clear()
             self._changed.notify_all()
@@ -100,7 +84,5 @@ class Rounds(Generic[T]):
 
     async def settle(self) -> None:
         """Return once nothing waits and no round is in work."""
-        if self._waiting:
-            self._hurry.set()
         async with self._changed:
             await self._changed.wait_for(lambda: self.idle)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stream_app.kafka.pace import Pace
-from stream_app.recommendations.rounds import ENOUGH, Rounds
+from stream_app.recommendations.rounds import Rounds
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,12 @@ class Bench:
     """Rounds whose work waits for the test to let it end."""
 
     def __init__(self, limit: int = 3) -> None:
-        self.rounds: Rounds[Batch] = Rounds(self._work, limit, Pace(lambda: self.clock))
+        self.rounds: Rounds[Batch] = Rounds(self._work, limit)
         self.began: list[list[int]] = []
         self.done: list[int] = []
         self.errors: list[Exception] = []
         self.gate = asyncio.Semaphore(0)
         self.fails = False
-        self.clock = 0.0
 
     async def _work(self, batches: Sequence[Batch]) -> None:
         self.began.append([batch.number for batch in batches])
@@ -48,9 +46,9 @@ class Bench:
             await asyncio.sleep(0)
 
 
-def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], limit: int = 3) -> None:
+def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
     async def running() -> None:
-        bench = Bench(limit)
+        bench = Bench()
         task = asyncio.create_task(bench.rounds.run(bench.errors.append))
         await asyncio.wait_for(scenario(bench), 30)
         task.cancel()
@@ -110,23 +108,3 @@ def test_after_an_error_nothing_is_done_and_nobody_waits() -> None:
         assert [type(e) for e in bench.errors] == [ConnectionError]
 
     run(scenario)
-
-
-def test_between_rounds_more_is_gathered_until_there_is_enough() -> None:
-    async def scenario(bench: Bench) -> None:
-        await bench.add(0)
-        await bench.until(lambda: bench.began == [[0]])
-        bench.clock += 1.0  # so long did it take
-        bench.gate.release()
-        await bench.rounds.settle()
-        for number in range(1, ENOUGH):
-            await bench.add(number)
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert bench.began == [[0]]
-        await bench.add(ENOUGH)
-        await bench.until(lambda: bench.began == [[0], [*range(1, ENOUGH + 1)]])
-        bench.gate.release()
-        await bench.rounds.settle()
-
-    run(scenario, limit=2 * ENOUGH)
