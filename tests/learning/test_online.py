@@ -39,7 +39,8 @@ def engagement(row: int, minute: int, before: list[int], weight: float = 1.0) ->
 
 
 def engage(online: OnlineLearning, given: Engagement, contents: int = N) -> Choice | None:
-    return online.engage(given, given.time, contents)
+    choices = online.learn([given], given.time, contents).choices
+    return choices[0] if choices else None
 
 
 def read_by_many(online: OnlineLearning, users: int = 200, contents: int = N) -> list[Choice]:
