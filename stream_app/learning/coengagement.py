@@ -198,17 +198,19 @@ class CoEngagement:
             self.counts[:, rows, others] += gains
             return
         same = len(rows) > 1 and rows[0] == rows[1]
-        own = rows[:1] if same else rows
-        found = self.neighbours[own] == others[:, None]  # [m, K]
-        places = found.argmax(axis=1)
-        known = found[np.arange(len(rows)), places]
-        self.counts[:, rows[known], places[known]] += gains[:, known]
-        rows, others, gains = rows[~known], others[~known], gains[:, ~known]
+        own = rows[:1] if same else rows  # [1 or m]
+        near = self.neighbours[own]
+        known, places = np.nonzero(near == others[:, None])
+        self.counts[:, rows[known], places] += gains[:, known]
+        new = np.ones(len(rows), np.bool_)
+        new[known] = False
+        rows, others, gains = rows[new], others[new], gains[:, new]
         if not len(rows):
             return
-        own = rows[:1] if same else rows
+        if not same:
+            own, near = rows, near[new]
         strength = self.counts[NEAR, own]
-        strength[self.neighbours[own] < 0] = -1.0
+        strength[near < 0] = -1.0
         # among equally weak ones the search begins elsewhere each time: from a fixed place on, newcomers
         # would replace each other there before they can come back, and chance ones elsewhere would stay
         size = strength.shape[1]

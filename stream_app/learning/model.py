@@ -14,8 +14,9 @@ softmax (McFadden's conditional logit, 1973; ListNet's top-one probability, Cao 
 where o_j is the logarithm of how many candidates a drawn one stands for, so that a list with a sample of
 the tail has the expected sum of the whole (importance sampling, Bengio and Senécal, 2003). Each parameter
 moves by ``-rate · g / √(Σ g²)`` (Adagrad, Duchi et al., 2011): no rate has to fit the features' scale. A
-step on several lists takes all gradients at the same parameters, adds up each list's own g², and moves by
-``-rate · Σ g / √(Σ g²)``: as far as one step after the other would, with the root of the last.
+step on several lists takes all gradients at the same parameters, and g is their sum: it goes no further than
+that of one list, however much they agree. (With each list's own g² it could go √B times as far at once, and a
+young model beyond its aim.)
 """
 
 from __future__ import annotations
@@ -167,9 +168,10 @@ class SoftmaxRanker:
         return np.maximum(hidden, 0, out=hidden)
 
     def _step(self, name: str, place: int | EllipsisType, gradients: Floats) -> None:
-        """By the ``gradients`` [b, ...] of b lists."""
-        self.squares[name][place] += (gradients * gradients).sum(axis=0)
-        step = self._rates[name] * gradients.sum(axis=0) / np.sqrt(self.squares[name][place])
+        """By the sum of the ``gradients`` [b, ...] of b lists."""
+        gradient = gradients.sum(axis=0)
+        self.squares[name][place] += gradient * gradient
+        step = self._rates[name] * gradient / np.sqrt(self.squares[name][place])
         self.parameters[name][place] -= step
 
     def _follow(self, features: Floats, listed: NDArray[np.bool_]) -> None:

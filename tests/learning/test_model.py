@@ -141,6 +141,77 @@ def test_what_a_drawn_candidate_stands_for_counts() -> None:
     assert model.learn([Listed(features, (0, 2), 2, offsets)]) == pytest.approx([expected], abs=1e-4)
 
 
+def lists(count: int, seed: int) -> list[Listed]:
+    """Choices of what is largest in feature 0, out of lists of several lengths."""
+    found = []
+    for number in range(count):
+        features = some(8 + number % 5, 1000 * seed + number)
+        chosen, groups = int(features[:, 0].argmax()), (number % 2, 2 + number % 3)
+        found.append(Listed(features, groups, chosen, no_offsets(len(features))))
+    return found
+
+
+def test_a_step_on_several_lists_adds_up_what_each_says_of_the_model_as_it_was() -> None:
+    batch, begun = lists(6, 1), trained()
+    alone = []
+    for one in batch:
+        model = trained()
+        model.learn([one])
+        alone.append(model)
+    model = trained()
+    losses = model.learn(batch)
+    assert losses == pytest.approx([trained().learn([one])[0] for one in batch], abs=1e-5)
+    assert model.steps == begun.steps + 6
+    for name, before in begun.parameters.items():
+        # each list's own g, as its step shows it
+        each = [
+            (before - other.parameters[name]) * np.sqrt(other.squares[name]) / other._rates[name]
+            for other in alone
+        ]
+        squares = begun.squares[name] + np.square(sum(each))
+        np.testing.assert_allclose(model.squares[name], squares, rtol=1e-2, atol=1e-4, err_msg=name)
+        moved = model._rates[name] * sum(each) / np.sqrt(squares)
+        np.testing.assert_allclose(model.parameters[name], before - moved, atol=1e-4, err_msg=name)
+    # all lists count alike, however long they are
+    mean = np.mean([one.features.mean(axis=0) for one in batch], axis=0)
+    part = 6 / model.steps
+    np.testing.assert_allclose(model.mean, begun.mean + part * (mean - begun.mean), atol=1e-6)
+
+
+def test_batches_teach_what_as_many_choices_one_by_one_teach() -> None:
+    losses = {}
+    for size in (1, 16):
+        model = SoftmaxRanker(NAMES, GROUPS, 8)
+        for number in range(0, 640, size):
+            model.learn(lists(size, number))
+        losses[size] = np.mean(model.learn(lists(200, 9_999)))
+    assert losses[1] < losses[16] < 0.5 * np.log(10)
+
+
+def test_lists_that_agree_move_a_young_model_no_further_than_one() -> None:
+    one = lists(1, 3)[0]
+    models = {size: SoftmaxRanker(NAMES, GROUPS, 8) for size in (1, 64)}
+    begun = SoftmaxRanker(NAMES, GROUPS, 8)
+    for size, model in models.items():
+        model.learn([one] * size)
+        for name, parameter in model.parameters.items():
+            moved = np.abs(parameter - begun.parameters[name]).max()
+            assert moved <= model._rates[name] * 1.001, (size, name)
+
+
+def test_a_list_that_is_refused_costs_the_others_nothing() -> None:
+    good, bad = lists(4, 1), lists(1, 2)[0]
+    bad.features[3, 1] = np.inf
+    trainer = OnlineTrainer(trained())
+    outcomes = trainer.learn([*good[:2], bad, *good[2:]])
+    assert [isinstance(one, LearningError) for one in outcomes] == [False, False, True, False, False]
+    other = OnlineTrainer(trained())
+    for one in good:
+        other.learn([one])
+    assert checkpoint.encode(trainer.model, AgeHabits()) == checkpoint.encode(other.model, AgeHabits())
+    assert trainer.loss == other.loss
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
 def test_a_step_that_is_not_finite_changes_nothing(bad: float) -> None:
     model, features = trained(), some(20, 1)
