@@ -73,8 +73,8 @@ class World:
         if not self._online.counts.engaged_at[row]:
             self._online.counts.count(row, int(self._created[row]), 0.0)  # somebody published it
         shown = Shown(top, np.arange(PLACES, dtype=np.uint16), np.zeros(PLACES, np.float32)) if tell else None
-        engagement = Engagement(row, now, 1.0, True, history, known[:, 0])
-        self._online.engage(engagement, now, CONTENTS, shown=shown)
+        engagement = Engagement(row, now, 1.0, True, history, known[:, 0], shown=shown)
+        self._online.learn([engagement], now, CONTENTS)
         self._engaged[user].append((row, now))
         return True
 

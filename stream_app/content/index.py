@@ -171,6 +171,11 @@ class ContentIndex:
         """Row of the content whose id has this 64-bit key; None when it is not known."""
         return self._row_of_key.get(key)
 
+    def rows_of_keys(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """[n], row of each key, -1 where it is not known."""
+        get = self._row_of_key.get
+        return np.array([get(key, -1) for key in keys.tolist()], np.int64)
+
     def row_of_version(self, key: int, version: int) -> int | None:
         """Row of the vector with this tag of the content whose id has this 64-bit key: its own, or that of
         a former vector. With tag 0, which records of earlier versions have too: of the content without

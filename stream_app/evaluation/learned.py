@@ -1,4 +1,4 @@
-"""The learned ranker in the harness: every first engagement is a step, before its effects are counted."""
+"""The learned ranker in the harness: it learns from every first engagement before its effects are counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stream_app.learning.coengagement import CoEngagement
 from stream_app.learning.features import PERSONAL
 from stream_app.learning.history import UserHistory
 from stream_app.learning.model import Rates
-from stream_app.learning.online import Candidates, Contents, Engagement, OnlineLearning
+from stream_app.learning.online import Candidates, Contents, Engagement, OnlineLearning, Recounted, same_batch
 
 SEEN = 256
 """Contents that an interests record remembers as seen."""
@@ -79,42 +79,58 @@ class LearnedRanker:
         self._counted: dict[tuple[int, int, int], int] = {}
         self._published = 0
         self._considered: tuple[tuple[int, int, int], Candidates] | None = None
+        self._batch: list[Engagement | Recounted] = []
+        self._known: dict[int, Candidates] = {}  # by place in the batch
+        self._now = self._touches = 0
 
     def score(self, now: int, user: int, count: int) -> Scores:
-        """Scores of the model as it is now."""
+        """Scores of the model as it is now, without what came within the same second."""
+        self.settle(now)
         self._published = max(self._published, count)
         considered = self.learning.consider(now, self._users.history(user), count)
         self._considered = (now, user, count), considered
         return considered.scores
 
+    def settle(self, now: int | None = None) -> None:
+        """Learn from the batch, unless it may go on at ``now``; None = it does not."""
+        if now is not None and same_batch(self._touches, self._now, now):
+            return
+        self.learning.learn(self._batch, self._now, self._published, self._known)
+        self._batch, self._known, self._touches = [], {}, 0
+        self._considered = None  # what was said then is no longer so
+
     def update(self, touch: Touch) -> None:
-        """Learn from a first engagement with something known, then count it."""
+        """Put a first engagement with something known, and its counts, into the batch; learn from the one
+        before where it belongs to another."""
+        self.settle(touch.now)
+        self._now, self._touches = touch.now, self._touches + 1
         row, time, weight = touch.content, touch.time, touch.weight
-        counts = self._recount(touch)
+        count = int(np.searchsorted(self._world.due, touch.now, side="right"))
+        self._published = count = max(count, self._published, row + 1)
+        recounted, counts = self._recount(touch)
+        self._batch += recounted
         if not touch.undo:
-            count = int(np.searchsorted(self._world.due, touch.now, side="right"))
-            count = max(count, self._published, row + 1)
-            among = None
             if self._considered is not None and self._considered[0] == (touch.now, touch.user, count):
-                among = self._considered[1]
+                self._known[len(self._batch)] = self._considered[1]
             known = np.array(self._users.known(touch.user), np.int64)
             history = self._users.history(touch.user)
-            engagement = Engagement(row, time, weight, touch.first, history, known, counts)
-            self.learning.engage(engagement, touch.now, count, among)
-        self._considered = None  # what was said then is no longer so
+            self._batch.append(Engagement(row, time, weight, touch.first, history, known, counts))
+        self._considered = None
         self._users.add(touch)
 
-    def _recount(self, touch: Touch) -> bool:
-        """Whether an engagement stands for its user now, who counts once for a content and an action."""
+    def _recount(self, touch: Touch) -> tuple[list[Recounted], bool]:
+        """Which engagement no longer stands for its user, and whether this one does now: each counts once
+        for a content and an action."""
         who = (touch.user, touch.content, touch.action)
         before = self._counted.get(who)
         counts = not touch.undo and (before is None or touch.time > before)
+        recounted = []
         if before is not None and (counts or touch.undo):
-            self.learning.recount(touch.content, before, touch.weight, counts=False)
+            recounted.append(Recounted(touch.content, before, touch.weight, False))
             del self._counted[who]
         if counts:
             self._counted[who] = touch.time
-        return counts
+        return recounted, counts
 
 
 class _Users:

@@ -99,7 +99,7 @@ class LiveRanker:
         """The slate's places from 10 down to 1; -inf for what is not in it."""
         self._publish(count, now)
         self._statistics.stream_time = max(self._statistics.stream_time, now)
-        self.learn()
+        self.learn(now)
         ranked = self._rank(self._log.user_ids[user])
         scores = np.full(count, -np.inf)
         for place, item in enumerate(ranked.items):
@@ -129,12 +129,13 @@ class LiveRanker:
             self._learner.update(touch)
         return slates
 
-    def learn(self) -> Lessons | None:
-        """Let the engine know what has been learned since; None where nothing learns, or nothing can be used
-        of it."""
+    def learn(self, now: int | None = None) -> Lessons | None:
+        """Let the engine know what has been learned since, but for a batch that may go on at ``now`` (ms);
+        None where nothing learns, or nothing can be used of it."""
         table = self._engine.neighbours
         if self._learner is None or table is None:  # as it would be live, with half-lives of one's own
             return None
+        self._learner.settle(now)
         learning = self._learner.learning
         together, ids = learning.together, self._log.catalogue.ids
         changed: Records = []

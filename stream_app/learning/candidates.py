@@ -1,8 +1,8 @@
 """Which contents a step looks at where there are too many for all. Pure NumPy.
 
-Half of the list are the ones that are most engaged with at each half-life, and the newest; a quarter are
-neighbours of what the user engaged with last; the rest is drawn by lot, and each drawn one stands for as
-many as were left out.
+Half of the list are the ones that are most engaged with at each half-life, and the newest; at most a quarter
+are neighbours of what the user engaged with last; the rest is drawn by lot, and each drawn one stands for as
+many as were left out. Who learns at the same time has the first half and the lot in common.
 """
 
 from __future__ import annotations
@@ -33,32 +33,15 @@ class Pool:
     most: int
     """Rows in a list"""
 
-    def draw(
-        self,
-        history: UserHistory,
-        together: CoEngagement,
-        chosen: int | None,
-        random: np.random.Generator,
-        shown: NDArray[np.int64] | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """One user's candidates: rows [n], each once, those ``shown`` among it, ``chosen`` the last; and the
-        logarithms [n] of how many contents each stands for. What was shown may make the list longer."""
-        hard = np.union1d(self.popular, self._near(history, together))
-        if shown is not None:
-            hard = np.union1d(hard, shown[self.available[shown]])
-        hard = hard[hard != chosen]
-        places = random.integers(0, max(len(self.rows), 1), max(self.most - len(hard) - 1, 0))
-        drawn = np.setdiff1d(
-            self.rows[places[: len(self.rows)]], np.append(hard, -1 if chosen is None else chosen)
-        )
-        rows = np.concatenate([hard, drawn, [] if chosen is None else [chosen]]).astype(np.int64)
-        offsets = np.zeros(len(rows), np.float32)
-        if len(drawn):
-            left_out = len(self.rows) - len(hard)
-            offsets[len(hard) : len(hard) + len(drawn)] = np.log(max(left_out / len(drawn), 1.0))
-        return rows, offsets
+    def draw(self, random: np.random.Generator) -> Drawn:
+        """What is common to some users' lists: popular ones, and a sample of all others."""
+        most = self.most - self.most // 4 - len(self.popular) - 1
+        places = random.integers(0, max(len(self.rows), 1), max(most, 0))
+        drawn = np.setdiff1d(self.rows[places[: len(self.rows)]], self.popular)
+        return Drawn(self, np.concatenate([self.popular, drawn]))
 
-    def _near(self, history: UserHistory, together: CoEngagement) -> NDArray[np.int64]:
+    def near(self, history: UserHistory, together: CoEngagement) -> NDArray[np.int64]:
+        """Rows of the nearest neighbours of a user's last contents; some may be there twice."""
         most = self.most // 4
         rows = history.rows[:RECENT]
         near = together.neighbours[rows].ravel()
@@ -68,6 +51,47 @@ class Pool:
             found = found[np.argpartition(-strength[found], most - 1)[:most]]
         near = near[found]
         return near[self.available[near]].astype(np.int64)
+
+
+class Drawn:
+    """What is common to the lists of some users."""
+
+    def __init__(self, pool: Pool, rows: NDArray[np.int64]) -> None:
+        """``rows`` [n] begin with the popular ones."""
+        self.rows = rows
+        """[n], each once"""
+        self._pool = pool
+        self._order = np.argsort(rows)
+        self._sorted = rows[self._order]
+
+    def list(
+        self,
+        history: UserHistory,
+        together: CoEngagement,
+        chosen: int | None = None,
+        shown: NDArray[np.int64] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """One user's list: the rows [k] that are on it as well, in front of them neighbours and what was
+        ``shown``, and ``chosen``, where they are not there yet; and the logarithms [n + k] of how many
+        contents each stands for: those that were drawn, for all that were left out."""
+        pool = self._pool
+        own = [pool.near(history, together)]
+        if shown is not None:
+            own.append(shown[pool.available[shown]])
+        if chosen is not None:
+            own.append(np.array([chosen]))
+        rows = np.unique(np.concatenate(own))
+        places = np.minimum(np.searchsorted(self._sorted, rows), len(self.rows) - 1)
+        there = self._sorted[places] == rows if len(self.rows) else np.zeros(len(rows), np.bool_)
+        also = rows[~there]
+        offsets = np.zeros(len(self.rows) + len(also), np.float32)
+        drawn = np.zeros(len(offsets), np.bool_)
+        drawn[len(pool.popular) : len(self.rows)] = True
+        drawn[self._order[places[there]]] = False  # each of the user's own stands for itself
+        if count := np.count_nonzero(drawn):
+            left_out = len(pool.rows) - (len(offsets) - count)
+            offsets[drawn] = np.log(max(left_out / count, 1.0))
+        return also, offsets
 
 
 def pool_of(shared: NDArray[np.float32], available: NDArray[np.bool_], most: int) -> Pool:

@@ -19,6 +19,9 @@ columns name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +30,41 @@ TOGETHER, NEAR, AFTER, STRONGLY = range(4)
 NEAR_DECAY, AFTER_DECAY = 0.85, 0.6
 NEAR_REACH, AFTER_REACH = 20, 5
 """Only that many contents before an engagement count as near it, and as what it came after."""
+
+
+class Among:
+    """Which n of N contents are asked about, in an order of their own: first those that all ask about."""
+
+    def __init__(self, capacity: int, rows: NDArray[np.int64] | None = None, high: int = 0) -> None:
+        """All ask about ``rows`` [n], each once; None = the ones below ``high``. ``capacity`` is N."""
+        self.rows = np.arange(high) if rows is None else rows
+        """[n]"""
+        self.count = len(self.rows)
+        """n"""
+        self.places: NDArray[np.int32] = np.full(capacity + 1, -1, np.int32)
+        """[N + 1], where each row stands, -1 where it is not asked about; the last is for free places"""
+        self.places[self.rows] = np.arange(self.count)
+        self._everything = rows is None
+
+    def of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[..., n] out of what [..., N] says of all."""
+        return values[..., : self.count] if self._everything else values[..., self.rows]
+
+    @contextmanager
+    def and_also(self, rows: NDArray[np.int64]) -> Iterator[Among]:
+        """Somebody asks about ``rows`` [k] as well, none of which are here yet; they stand last."""
+        if not len(rows):
+            yield self
+            return
+        common, everything = self.rows, self._everything
+        self.places[rows] = np.arange(self.count, self.count + len(rows))
+        self.rows, self._everything = np.concatenate([common, rows]), False
+        self.count = len(self.rows)
+        try:
+            yield self
+        finally:
+            self.rows, self.count, self._everything = common, len(common), everything
+            self.places[rows] = -1
 
 
 class CoEngagement:
@@ -125,35 +163,31 @@ class CoEngagement:
 
     def gather(
         self,
-        channel: int,
         rows: NDArray[np.int64],
-        coefficients: NDArray[np.float32],
-        high: int,
-        among: NDArray[np.int64] | None = None,
+        coefficients: Mapping[int, NDArray[np.float32]],
+        among: Among,
     ) -> NDArray[np.float32]:
-        """``Σ_i coefficient[i] · count[i, j]`` over ``rows`` [m], for each content j < ``high``.
+        """``Σ_i coefficient[i] · count[i, j]`` over ``rows`` [m], for each of the n contents j ``among``.
 
-        ``coefficients`` [S, m] float32, S sums at once; returns [S, high] float32, or [S, n] for the
-        contents ``among`` [n], each once, all below ``high``.
+        ``coefficients`` [S, m] float32 by channel, S sums of its counts at once; returns those of all
+        channels, one after the other: [Σ S, n] float32.
         """
         if self._every_pair:
-            every = coefficients @ self.counts[channel, rows, :high]
-            return every if among is None else every[:, among]
-        near = self.neighbours[rows]  # [m, K]
-        # places that are free, or of contents that nobody asks for, go to one more column
-        places = np.where((near >= 0) & (near < high), near, high).ravel().astype(np.intp)
-        n = high
-        if among is not None:
-            n = len(among)
-            columns = np.full(high + 1, n, np.intp)
-            columns[among] = np.arange(n)
-            places = columns[places]
-        counts = self.counts[channel, rows]  # [m, K]
-        sums = np.empty((len(coefficients), n), np.float32)
-        for s, coefficient in enumerate(coefficients):
-            weights = (counts * coefficient[:, None]).ravel()
-            sums[s] = np.bincount(places, weights, n + 1)[:n]
-        return sums
+            return np.concatenate(
+                [among.of(given @ self.counts[channel, rows]) for channel, given in coefficients.items()]
+            )
+        # few neighbours are among those that are asked for, and fewer were near: only these are looked at
+        places = among.places[self.neighbours[rows]].ravel()
+        found = np.flatnonzero(places >= 0)
+        places, of = places[found], found // self.neighbours.shape[1]
+        at = found + (rows * self.neighbours.shape[1])[of] - of * self.neighbours.shape[1]
+        sums = []
+        for channel, given in coefficients.items():
+            counts = self.counts[channel].ravel()[at]
+            some = np.flatnonzero(counts) if channel != TOGETHER else slice(None)
+            counts, into, weights = counts[some], places[some], given[:, of[some]]
+            sums += [np.bincount(into, counts * weight, among.count) for weight in weights]
+        return np.array(sums, np.float32)
 
     def _add(self, rows: NDArray[np.int64], others: NDArray[np.int64], gains: NDArray[np.float32]) -> None:
         """Add ``gains`` [4, m] to the pairs (row, other) [m]. Pairs are distinct; either all rows are the
@@ -164,27 +198,31 @@ class CoEngagement:
             self.counts[:, rows, others] += gains
             return
         same = len(rows) > 1 and rows[0] == rows[1]
-        found = self.neighbours[rows] == others[:, None]  # [m, K]
-        known = found.any(axis=1)
-        places = found.argmax(axis=1)
-        self.counts[:, rows[known], places[known]] += gains[:, known]
-        rows, others, gains = rows[~known], others[~known], gains[:, ~known]
+        own = rows[:1] if same else rows  # [1 or m]
+        near = self.neighbours[own]
+        known, places = np.nonzero(near == others[:, None])
+        self.counts[:, rows[known], places] += gains[:, known]
+        new = np.ones(len(rows), np.bool_)
+        new[known] = False
+        rows, others, gains = rows[new], others[new], gains[:, new]
         if not len(rows):
             return
-        strength = self.counts[NEAR, rows]
-        strength[self.neighbours[rows] < 0] = -1.0
+        if not same:
+            own, near = rows, near[new]
+        strength = self.counts[NEAR, own]
+        strength[near < 0] = -1.0
         # among equally weak ones the search begins elsewhere each time: from a fixed place on, newcomers
         # would replace each other there before they can come back, and chance ones elsewhere would stay
         size = strength.shape[1]
         self._turn = (self._turn + 1) % size
-        turned = np.roll(strength, -self._turn, axis=1)
+        turned = np.concatenate([strength[:, self._turn :], strength[:, : self._turn]], axis=1)
         if same:  # one row takes several newcomers: each contends with another of its weakest
             rows, others, gains = rows[:size], others[:size], gains[:, :size]
             places = np.argsort(turned[0], kind="stable")[: len(rows)]
         else:
             places = turned.argmin(axis=1)
         places = (places + self._turn) % size
-        held = strength[np.arange(len(rows)), places]
+        held = strength[0 if same else np.arange(len(rows)), places]
         gain = gains[NEAR]
         wins = held <= gain
         self.neighbours[rows[wins], places[wins]] = others[wins]

@@ -26,22 +26,10 @@ from stream_app.interests.record import (
     states,
 )
 from stream_app.learning.history import UserHistory
-from stream_app.learning.online import Engagement
+from stream_app.learning.online import Engagement, Recounted
 
 LARGEST_WEIGHT = 100.0
 """As the settings of actions allow."""
-
-
-@dataclass(frozen=True)
-class Recounted:
-    """An earlier engagement that stands for its user in the content's counts from now on, or no longer does:
-    it was taken back, or the user engaged with the content again."""
-
-    row: int
-    time: int
-    """ms, its event time"""
-    weight: float
-    counts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +105,7 @@ def _engagements(record: InterestRecord, before: _Known | None, index: ContentIn
         unseen = min(max(seen_total - before.seen_total, 0), len(seen_keys))
     else:  # the newest content of all was not known before, unless it was engaged with earlier
         unseen = int(len(seen_keys) > 0 and seen_keys[-1] not in ring["content"][:-1])
-    rows, seen = _rows(index, ring["content"]), _rows(index, seen_keys)
+    rows, seen = index.rows_of_keys(ring["content"]), index.rows_of_keys(seen_keys)
     stands = standing(ring, record.t_ref)
     for place in range(len(ring) - new, len(ring)):
         entry, so_far = ring[place], len(seen) - unseen
@@ -151,7 +139,7 @@ def _recounted(record: InterestRecord, before: _Known, index: ContentIndex) -> I
     bits = np.unpackbits(np.frombuffer(before.counted, np.uint8), count=len(ring))
     counted = _counted(ring)
     other = (counted != bits) & (arrivals < before.total) & _possible(ring, record.t_ref)
-    rows = _rows(index, ring["content"][other])
+    rows = index.rows_of_keys(ring["content"][other])
     for row, entry, counts in zip(rows.tolist(), ring[other], counted[other].tolist(), strict=True):
         if row >= 0:
             yield Recounted(row, int(entry["time"]), float(entry["weight"]), counts)
@@ -169,9 +157,3 @@ def history_of(
     # what was taken back, or waits for its original, is as if it had been disliked: no history
     weights = np.where(stands, ring["weight"], np.float32(-1))
     return UserHistory.of_record(rows, ring["time"], weights, seen, contents)
-
-
-def _rows(index: ContentIndex, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """[n], row of each content key, -1 where it is not known."""
-    found = (index.row_of_key(key) for key in keys.tolist())
-    return np.fromiter((-1 if row is None else row for row in found), np.int64, len(keys))

@@ -78,8 +78,7 @@ class FollowedNeighbours:
         return content_id, neighbours_record.encode(Neighbours(users, strong_users, keys, counts[:, live]))
 
     def _put(self, row: int, neighbours: Neighbours) -> None:
-        found = [self._index.row_of_key(key) for key in neighbours.keys.tolist()]
-        rows = np.array([-1 if at is None else at for at in found], np.int64)
+        rows = self._index.rows_of_keys(neighbours.keys)
         known = rows >= 0
         # rows that were given to other contents since the index was last followed
         self._claim(np.append(rows[known], row))

@@ -46,19 +46,23 @@ class UserHistory:
         What repeats push out of the interactions is still among the seen. Contents whose interactions all
         have negative weights do not count, those of any weight that have left the interactions do.
         """
-        known = rows >= 0
-        times, weights = times[known][::-1], weights[known][::-1]
-        unique, at, inverse = np.unique(rows[known][::-1], return_index=True, return_inverse=True)
-        most = np.full(len(unique), -np.inf, np.float32)
-        np.maximum.at(most, inverse, weights)
-        order = np.argsort(at)
-        order = order[most[order] >= 0]
-        older = seen[(seen >= 0) & ~np.isin(seen, unique)][::-1]
-        oldest = times[-1] if len(times) else 0
+        most: dict[int, float] = {}
+        newest: dict[int, int] = {}
+        oldest = 0
+        columns = (rows, times, weights)
+        for row, time, weight in zip(*(column[::-1].tolist() for column in columns), strict=True):
+            if row >= 0:
+                most[row] = max(most.get(row, weight), weight)
+                newest.setdefault(row, time)
+                oldest = time
+        kept = [row for row in most if most[row] >= 0]
+        older = [row for row in seen[::-1].tolist() if row >= 0 and row not in most]
         return cls(
-            np.concatenate([unique[order], older])[:LONGEST],
-            np.concatenate([times[at[order]], np.full(len(older), oldest)])[:LONGEST],
-            np.concatenate([most[order] >= STRONG_WEIGHT, np.zeros(len(older), np.bool_)])[:LONGEST],
+            np.array((kept + older)[:LONGEST], np.int64),
+            np.array(([newest[row] for row in kept] + [oldest] * len(older))[:LONGEST], np.int64),
+            np.array(
+                ([most[row] >= STRONG_WEIGHT for row in kept] + [False] * len(older))[:LONGEST], np.bool_
+            ),
             contents,
         )
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import numpy as np
-
 from stream_app.content.index import ContentIndex
 from stream_app.events.impressions import ImpressionDecoder
 from stream_app.events.reasons import Reason
@@ -54,8 +52,7 @@ class FollowedImpressions:
         answered = self.shown.answered(user, int(index.keys[engagement.row]), engagement.time)
         if answered is None:
             return None
-        found = (index.row_of_key(key) for key in answered.keys.tolist())
-        rows = np.array([-1 if row is None else row for row in found], np.int64)
+        rows = index.rows_of_keys(answered.keys)
         known = rows >= 0
         penalties = fatigue(answered.tired[known], self._strength)
         return Shown(rows[known], answered.positions[known], penalties)

@@ -1,4 +1,4 @@
-"""A listwise ranker trained by one gradient step a choice: softmax over candidates, Adagrad. Pure NumPy.
+"""A listwise ranker trained by gradient steps on choices: softmax over candidates, Adagrad. Pure NumPy.
 
 Score of a candidate with features x for a user in the groups a and b::
 
@@ -13,7 +13,10 @@ softmax (McFadden's conditional logit, 1973; ListNet's top-one probability, Cao 
 
 where o_j is the logarithm of how many candidates a drawn one stands for, so that a list with a sample of
 the tail has the expected sum of the whole (importance sampling, Bengio and Senécal, 2003). Each parameter
-moves by ``-rate · g / √(Σ g²)`` (Adagrad, Duchi et al., 2011): no rate has to fit the features' scale.
+moves by ``-rate · g / √(Σ g²)`` (Adagrad, Duchi et al., 2011): no rate has to fit the features' scale. A
+step on several lists takes all gradients at the same parameters, and g is their sum: it goes no further than
+that of one list, however much they agree. (With each list's own g² it could go √B times as far at once, and a
+young model beyond its aim.)
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import EllipsisType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +52,19 @@ class Rates:
     groups_begin: float = 1.0
     hidden: float = 0.05
     hidden_begin: float = 0.1
+
+
+class Listed(NamedTuple):
+    """One user's choice out of a list of n."""
+
+    features: Floats
+    """[n, F]"""
+    groups: tuple[int, int]
+    """Two different ones, that the user belongs to"""
+    chosen: int
+    """Place of what was chosen"""
+    offsets: Floats
+    """[n], o"""
 
 
 class SoftmaxRanker:
@@ -85,69 +102,85 @@ class SoftmaxRanker:
     def score(self, features: Floats, groups: tuple[int, int]) -> Floats:
         """[n] scores of the candidates with ``features`` [n, F]; reads only, and a candidate's score does
         not depend on the others."""
-        scores: Floats = features @ self._weights(groups)
+        scores: Floats = features @ self._weights(np.array(groups))
         return scores + self._hidden(self._normal(features)) @ self.parameters["output"]
 
-    def learn(self, features: Floats, groups: tuple[int, int], chosen: int, offsets: Floats) -> float:
-        """One step on a list of candidates with ``features`` [n, F] and ``offsets`` o [n], of which the
-        user chose the one at ``chosen``. Returns the loss before the step.
+    def learn(self, lists: Sequence[Listed]) -> list[float]:
+        """One step on the choices out of B lists; returns the losses [B] before it.
 
         Raises LearningError when a feature is out of range or a gradient not finite; the model is then as
         it was.
         """
-        if not (np.abs(features) <= LARGEST).all():
-            column = int(np.argmin((np.abs(features) <= LARGEST).all(axis=0)))
-            raise LearningError(f"feature {self.names[column]} of a candidate is not finite or out of range")
-        normal = self._normal(features)  # [n, F]
-        active = self._hidden(normal)  # [n, H]
-        logits = features @ self._weights(groups) + active @ self.parameters["output"] + offsets
-        logits -= logits.max()
+        each, longest = np.arange(len(lists)), max(len(one.offsets) for one in lists)
+        features = np.zeros((len(lists), longest, len(self.names)), np.float32)  # [B, n, F]
+        offsets = np.full(features.shape[:2], -np.inf, np.float32)  # where a list is shorter nobody chooses
+        for place, one in enumerate(lists):
+            features[place, : len(one.offsets)] = one.features
+            offsets[place, : len(one.offsets)] = one.offsets
+        if not (fits := (np.abs(features) <= LARGEST).all(axis=(0, 1))).all():
+            column = self.names[int(np.argmin(fits))]
+            raise LearningError(f"feature {column} of a candidate is not finite or out of range")
+        groups, chosen = np.array([one.groups for one in lists]), np.array([one.chosen for one in lists])
+        output = self.parameters["output"]
+        normal = self._normal(features)  # [B, n, F]
+        active = self._hidden(normal)  # [B, n, H]
+        logits = (features @ self._weights(groups)[:, :, None])[:, :, 0] + active @ output + offsets
+        logits -= logits.max(axis=1, keepdims=True)
         odds = np.exp(logits)
-        total = odds.sum()
-        loss = float(np.log(total) - logits[chosen])
-        error: Floats = odds / total  # [n], dL/ds
-        error[chosen] -= 1
-        behind = np.outer(error, self.parameters["output"])  # [n, H]
+        total = odds.sum(axis=1, keepdims=True)
+        losses = np.log(total[:, 0]) - logits[each, chosen]
+        error: Floats = odds / total  # [B, n], dL/ds
+        error[each, chosen] -= 1
+        behind = error[:, :, None] * output  # [B, n, H]
         behind *= active > 0
-        weights = error @ features
+        weights = (error[:, None] @ features)[:, 0]  # [B, F]
         gradients = {
             "linear": weights,
-            "hidden": normal.T @ behind,
-            "bias": behind.sum(axis=0),
-            "output": error @ active,
+            "hidden": normal.transpose(0, 2, 1) @ behind,
+            "bias": behind.sum(axis=1),
+            "output": (error[:, None] @ active)[:, 0],
         }
-        if not (np.isfinite(loss) and all(np.isfinite(g).all() for g in gradients.values())):
+        if not (np.isfinite(losses).all() and all(np.isfinite(g).all() for g in gradients.values())):
             raise LearningError("a step of the learned ranker is not finite")
         for name, gradient in gradients.items():
             self._step(name, ..., gradient)
-        for group in set(groups):
-            self._step("groups", group, weights)
-        self._follow(features)
-        self.steps += 1
-        return loss
+        for group in np.unique(groups):
+            self._step("groups", int(group), weights[(groups == group).any(axis=1)])
+        self._follow(features, np.isfinite(offsets))
+        self.steps += len(lists)
+        return [float(loss) for loss in losses]
 
-    def _weights(self, groups: tuple[int, int]) -> Floats:
+    def _weights(self, groups: NDArray[np.integer]) -> Floats:
+        """[..., F] of users in ``groups`` [..., 2]."""
         own = self.parameters["groups"]
-        weights: Floats = self.parameters["linear"] + own[groups[0]] + own[groups[1]]
+        weights: Floats = self.parameters["linear"] + own[groups[..., 0]] + own[groups[..., 1]]
         return weights
 
     def _normal(self, features: Floats) -> Floats:
         scale = 1 / np.sqrt(self.variance + np.float32(LEAST_VARIANCE))
-        normal: Floats = np.clip((features - self.mean) * scale, -LIMIT, LIMIT)
-        return normal
+        normal: Floats = features - self.mean
+        normal *= scale
+        return np.clip(normal, -LIMIT, LIMIT, out=normal)
 
     def _hidden(self, normal: Floats) -> Floats:
-        hidden: Floats = np.maximum(normal @ self.parameters["hidden"] + self.parameters["bias"], 0)
-        return hidden
+        hidden: Floats = normal @ self.parameters["hidden"]
+        hidden += self.parameters["bias"]
+        return np.maximum(hidden, 0, out=hidden)
 
-    def _step(self, name: str, place: int | EllipsisType, gradient: Floats) -> None:
+    def _step(self, name: str, place: int | EllipsisType, gradients: Floats) -> None:
+        """By the sum of the ``gradients`` [b, ...] of b lists."""
+        gradient = gradients.sum(axis=0)
         self.squares[name][place] += gradient * gradient
         step = self._rates[name] * gradient / np.sqrt(self.squares[name][place])
         self.parameters[name][place] -= step
 
-    def _follow(self, features: Floats) -> None:
-        """Move mean and variance towards those of one list; all lists count alike at first."""
-        part = np.float32(max(LEAST_RATE, 1 / (self.steps + 1)))
-        self.mean += part * (features.mean(axis=0) - self.mean)
+    def _follow(self, features: Floats, listed: NDArray[np.bool_]) -> None:
+        """Move mean and variance towards those of the ``features`` [B, n, F], of which some are ``listed``
+        [B, n]; all lists count alike at first."""
+        lists = len(features)
+        part = np.float32(max(1 - (1 - LEAST_RATE) ** lists, lists / (self.steps + lists)))
+        shares = (listed / listed.sum(axis=1, keepdims=True) / lists).astype(np.float32).ravel()  # [B n]
+        features = features.reshape(-1, features.shape[2])
+        self.mean += part * (shares @ features - self.mean)
         distance = features - self.mean
-        self.variance += part * ((distance * distance).mean(axis=0) - self.variance)
+        self.variance += part * (shares @ (distance * distance) - self.variance)

@@ -1,29 +1,46 @@
-"""A ranker that learns while it goes: every first engagement is a step, and only then counted. NumPy only.
+"""A ranker that learns while it goes: from every first engagement, which is only then counted. NumPy only.
 
 The same code learns in the trainer and in the evaluation: who feeds it differs, and where rows come from.
+
+Engagements are learned from in batches: consecutive ones of the same second of stream time, at most BATCH
+(:func:`same_batch`). A batch sees the model, the counts and the catalogue as they were before it, has one
+sample of the catalogue, and is one step on SAMPLE of its choices at most, drawn by lot: learning samples,
+counting does not. So it is the log that says what a batch is, and not how it was read; and features are never
+older than a second, however many engagements there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stream_app.errors import LearningError
 from stream_app.learning.activity import Catalogue, catalogue_features, log_minutes
 from stream_app.learning.candidates import Pool, pool_of
 from stream_app.learning.coengagement import CoEngagement
 from stream_app.learning.counts import EngagementCounts
 from stream_app.learning.exposure import Exposure
-from stream_app.learning.features import BANDS, NAMES, bands, candidate_features
+from stream_app.learning.features import BANDS, NAMES, NOTHING, CandidateFeatures, bands
 from stream_app.learning.habits import AgeHabits
 from stream_app.learning.history import STRONG_WEIGHT, UserHistory
-from stream_app.learning.model import Floats, Rates, SoftmaxRanker
+from stream_app.learning.model import Floats, Listed, Rates, SoftmaxRanker
 from stream_app.learning.trainer import OnlineTrainer
 
 MEAN_CHANGES = 100
 """The vectors' mean is taken anew once one in so many contents has been replaced."""
+
+BATCH, SAMPLE = 128, 16
+"""Engagements that are counted at a time, and choices among them that the step is made of, at most."""
+SECOND_MS = 1_000
+
+
+def same_batch(size: int, first: int, now: int) -> bool:
+    """Whether what comes at ``now`` belongs to a batch of ``size`` that began at ``first`` (ms)."""
+    return size < BATCH and now // SECOND_MS == first // SECOND_MS
 
 
 @dataclass(frozen=True)
@@ -43,12 +60,24 @@ class Contents:
     known: NDArray[np.bool_] | None = None
     """[N], rows whose ``created_at`` was given: others may be older. None: all"""
 
-    def created_by(self, now: int, count: int) -> NDArray[np.int64]:
-        """[count], ms: when they were created as seen at ``now``: what may be older is never ahead of it."""
-        created = self.created_at[:count]
+    def created_by(self, now: int, rows: slice | NDArray[np.int64]) -> NDArray[np.int64]:
+        """[n], ms: when they were created as seen at ``now``: what may be older is never ahead of it."""
+        created = self.created_at[rows]
         if self.known is None:
             return created
-        return np.where(self.known[:count], created, np.minimum(created, now))
+        return np.where(self.known[rows], created, np.minimum(created, now))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The n contents that a user was shown and chose from."""
+
+    rows: NDArray[np.int64]
+    """[n], each once"""
+    positions: NDArray[np.uint16]
+    """[n], 0 is on top"""
+    penalties: Floats
+    """[n], fatigue: what the ranker takes from their scores"""
 
 
 @dataclass(frozen=True)
@@ -66,18 +95,20 @@ class Engagement:
     """[k], rows of contents that the user has engaged with"""
     counts: bool = True
     """It stands for the user in the content's counts, which are of people and not of acts"""
+    shown: Shown | None = None
+    """What the user chose from, if that is known"""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """The n contents that a user was shown and chose from."""
+class Recounted:
+    """An earlier engagement that stands for its user in the content's counts from now on, or no longer does:
+    it was taken back, or the user engaged with the content again."""
 
-    rows: NDArray[np.int64]
-    """[n], each once"""
-    positions: NDArray[np.uint16]
-    """[n], 0 is on top"""
-    penalties: Floats
-    """[n], fatigue: what the ranker takes from their scores"""
+    row: int
+    time: int
+    """ms, its event time"""
+    weight: float
+    counts: bool
 
 
 @dataclass(frozen=True)
@@ -108,6 +139,15 @@ class Choice:
     """[n], logarithm of how readily each was noticed; None: nothing is known to have been shown"""
 
 
+class Learned(NamedTuple):
+    """What became of a batch."""
+
+    choices: list[Choice]
+    """That the step was made of"""
+    refused: list[LearningError]
+    """What was wrong with those that the model did not take"""
+
+
 class OnlineLearning:
     """Model, habits, exposure, co-engagement and counts of N contents, kept event by event."""
 
@@ -130,6 +170,7 @@ class OnlineLearning:
         self.habits = AgeHabits()
         self.exposure = Exposure()
         self.counts = EngagementCounts(len(contents.created_at))
+        self._known: NDArray[np.bool_] = np.zeros(len(contents.created_at), np.bool_)  # [N], for a moment
         self._contents = contents
         self._candidates = candidates
         self._without = [NAMES.index(name) for name in without]
@@ -162,54 +203,43 @@ class OnlineLearning:
             self._sum[:] = 0
         self._current = None
 
-    def consider(
-        self,
-        now: int,
-        history: UserHistory,
-        count: int,
-        chosen: int | None = None,
-        shown: NDArray[np.int64] | None = None,
-    ) -> Candidates:
-        """What a user could choose from at ``now`` (ms) among the rows below ``count``, the rows ``shown``
-        and ``chosen`` (last) among it where only some are looked at."""
-        current = self._at(now, count)
-        if current.pool is None:
-            rows, offsets, only = np.arange(count), np.zeros(count, np.float32), None
-        else:
-            rows, offsets = current.pool.draw(history, self.together, chosen, self._random, shown)
-            only = rows
-        features = candidate_features(
-            current.shared, history, current.catalogue, self.together, self.habits, only
-        )
-        features[:, self._without] = 0
-        groups = bands(history, now)
-        scores = self.trainer.model.score(features, groups)
-        return Candidates(rows, features, offsets, groups, scores)
+    def consider(self, now: int, history: UserHistory, count: int) -> Candidates:
+        """What a user could choose from at ``now`` (ms, read as whole seconds) among the rows below
+        ``count``."""
+        return self._consider([_Chooser(history)], now - now % SECOND_MS, count)[0]
 
-    def engage(
+    def learn(
         self,
-        engagement: Engagement,
+        batch: Sequence[Engagement | Recounted],
         now: int,
         count: int,
-        among: Candidates | None = None,
-        shown: Shown | None = None,
-    ) -> Choice | None:
-        """Learn from an engagement, then count it. ``among`` is what :meth:`consider` has just said of the
-        same user and time, if it was asked; ``shown`` is what the user chose from, if that is known. Returns
-        the choice that a step was made of, if any.
-
-        Raises LearningError as :meth:`OnlineTrainer.learn`; the engagement is counted all the same.
-        """
-        try:
-            # the first engagement of all publishes: nobody chose
-            if engagement.first and engagement.weight > 0 and self.counts.engaged_at[engagement.row]:
-                return self._step(engagement, now, count, among, shown)
-            return None
-        finally:
-            self.associate(engagement, now)
-            if engagement.counts:
-                self.counts.count(engagement.row, engagement.time, engagement.weight)
+        considered: Mapping[int, Candidates] | None = None,
+    ) -> Learned:
+        """Learn from a batch in one step, then count it, in its order. ``now`` (ms, read as whole seconds)
+        is the stream time of any of it, and ``count`` the rows that there are. ``considered`` is what
+        :meth:`consider` has just said of the same users and second, by their places in the batch, where it
+        was asked."""
+        now -= now % SECOND_MS
+        # the first engagement of all publishes: nobody chose
+        steps = [
+            (one, (considered or {}).get(place))
+            for place, one in enumerate(batch)
+            if isinstance(one, Engagement)
+            and one.first
+            and one.weight > 0
+            and self.counts.engaged_at[one.row]
+        ]
+        if len(steps) > SAMPLE:
+            lot = self._random.choice(len(steps), SAMPLE, replace=False)
+            steps = [steps[place] for place in np.sort(lot).tolist()]
+        learned = self._step(steps, now, count)
+        for one in batch:
+            if isinstance(one, Engagement):
+                self.associate(one, now)
+            if one.counts or isinstance(one, Recounted):
+                self.counts.count(one.row, one.time, one.weight, undo=not one.counts)
                 self._changes += 1
+        return learned
 
     def associate(self, engagement: Engagement, now: int) -> None:
         """Learn what is engaged with together and how old contents are by then; no step, no count."""
@@ -226,54 +256,85 @@ class OnlineLearning:
             if len(place) and not history.strong[place[0]]:
                 self.together.strengthen(row, history.rows[others], history.strong[others])
 
-    def recount(self, row: int, time: int, weight: float, *, counts: bool) -> None:
-        """An earlier engagement counts from now on, or no longer does."""
-        self.counts.count(row, time, weight, undo=not counts)
-        self._changes += 1
+    def _step(self, steps: Sequence[tuple[Engagement, Candidates | None]], now: int, count: int) -> Learned:
+        unknown = [
+            _Chooser(one.history, one.row, None if one.shown is None else one.shown.rows)
+            for one, known in steps
+            if known is None
+        ]
+        found = iter(self._consider(unknown, now, count) if unknown else [])
+        choices = [self._choice(one, next(found) if known is None else known, now) for one, known in steps]
+        outcomes = self.trainer.learn([self._listed(choice) for choice in choices])
+        learned = Learned([], [])
+        for (one, _), choice, outcome in zip(steps, choices, outcomes, strict=True):
+            if isinstance(outcome, LearningError):
+                learned.refused.append(outcome)
+                continue
+            learned.choices.append(choice)
+            if one.shown is not None and choice.noticed is not None:
+                self._learn_exposure(choice, choice.noticed, one.shown)
+        return learned
 
-    def _step(
-        self, engagement: Engagement, now: int, count: int, among: Candidates | None, shown: Shown | None
-    ) -> Choice:
-        row = engagement.row
-        if among is None:
-            rows = None if shown is None else shown.rows
-            among = self.consider(now, engagement.history, count, row, rows)
-        if len(among.rows) == count:
-            allowed = self._available(now, count)
-            allowed[engagement.known] = False
-            place = row
-        else:
-            allowed = ~np.isin(among.rows, engagement.known)
-            place = len(among.rows) - 1
+    def _consider(self, choosers: Sequence[_Chooser], now: int, count: int) -> list[Candidates]:
+        current = self._at(now, count)
+        drawn = None if current.pool is None else current.pool.draw(self._random)
+        common = None if drawn is None else drawn.rows
+        features = CandidateFeatures(current.shared, current.catalogue, self.together, self.habits, common)
+        found = []
+        for history, chosen, shown in choosers:
+            if drawn is None:
+                rows, also, offsets = np.arange(count), NOTHING, np.zeros(count, np.float32)
+            else:
+                also, offsets = drawn.list(history, self.together, chosen, shown)
+                rows = np.concatenate([drawn.rows, also])
+            own = features.of(history, also)
+            own[:, self._without] = 0
+            groups = bands(history, now)
+            found.append(Candidates(rows, own, offsets, groups, self.trainer.model.score(own, groups)))
+        return found
+
+    def _choice(self, engagement: Engagement, among: Candidates, now: int) -> Choice:
+        rows, shown = among.rows, engagement.shown
+        place = int(np.flatnonzero(rows == engagement.row)[0])
+        allowed = self._available(now, rows)
+        self._known[engagement.known] = True
+        allowed &= ~self._known[rows]
+        self._known[engagement.known] = False
         allowed[place] = True
         if shown is None:
-            self.trainer.learn(among.features, among.scores, allowed, among.groups, place, among.offsets)
             return Choice(among, allowed, place)
-        return self._learn_shown(Choice(among, allowed, place), shown)
-
-    def _learn_shown(self, choice: Choice, shown: Shown) -> Choice:
-        """The step where some of the candidates were shown, and so noticed more readily; then one for the
-        exposure, with the errors of the scores as they were."""
-        among, allowed, place = choice.among, choice.allowed, choice.place
-        _, at, of = np.intersect1d(among.rows, shown.rows, assume_unique=True, return_indices=True)
-        noticed = np.zeros(len(among.rows), np.float32)
+        _, at, of = np.intersect1d(rows, shown.rows, assume_unique=True, return_indices=True)
+        noticed = np.zeros(len(rows), np.float32)
         noticed[at] = self.exposure.offsets(shown.positions[of]) - shown.penalties[of]
-        offsets = among.offsets + noticed
-        self.trainer.learn(among.features, among.scores + noticed, allowed, among.groups, place, offsets)
-        logits = np.where(allowed, among.scores + offsets, -np.inf)
+        return Choice(among, allowed, place, noticed)
+
+    def _listed(self, choice: Choice) -> Listed:
+        """Some of the candidates may have been shown, and so noticed more readily."""
+        among, noticed = choice.among, choice.noticed
+        scores, offsets = among.scores, among.offsets
+        if noticed is not None:
+            scores, offsets = scores + noticed, offsets + noticed
+        return self.trainer.listed(
+            among.features, scores, choice.allowed, among.groups, choice.place, offsets
+        )
+
+    def _learn_exposure(self, choice: Choice, noticed: Floats, shown: Shown) -> None:
+        """A step with the errors of the scores as they were."""
+        among = choice.among
+        _, at, of = np.intersect1d(among.rows, shown.rows, assume_unique=True, return_indices=True)
+        logits = np.where(choice.allowed, among.scores + among.offsets + noticed, -np.inf)
         odds = np.exp(logits - logits.max())
         errors = odds / odds.sum()
-        errors[place] -= 1
+        errors[choice.place] -= 1
         self.exposure.learn(shown.positions[of], errors[at])
-        return replace(choice, noticed=noticed)
 
-    def _available(self, now: int, count: int) -> NDArray[np.bool_]:
-        """[count], rows that could be recommended to somebody."""
+    def _available(self, now: int, rows: slice | NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[n], which of the rows could be recommended to somebody."""
         contents = self._contents
+        created = contents.created_by(now, rows)
         if contents.live is None:
-            return np.ones(count, np.bool_)
-        available: NDArray[np.bool_] = contents.live[:count].copy()
-        available &= contents.created_by(now, count) <= now + contents.max_future_ms
+            return np.ones(len(created), np.bool_)
+        available: NDArray[np.bool_] = contents.live[rows] & (created <= now + contents.max_future_ms)
         return available
 
     def _at(self, now: int, count: int) -> _Current:
@@ -308,7 +369,7 @@ class OnlineLearning:
             weighted=weighted,
             engaged_at=self.counts.engaged_at[:count],
             readers=self.together.users[:count],
-            created_at=contents.created_by(now, count),
+            created_at=contents.created_by(now, slice(count)),
             authors=contents.authors[:count],
             vectors=contents.vectors[:count],
             mean=self._sum / np.float32(max(self._members, 1)),
@@ -316,8 +377,18 @@ class OnlineLearning:
         shared = catalogue_features(catalogue)
         pool = None
         if self._candidates is not None and count > self._candidates:
-            pool = pool_of(shared, self._available(now, count), self._candidates)
+            pool = pool_of(shared, self._available(now, slice(count)), self._candidates)
         return _Current(catalogue, shared, pool)
+
+
+class _Chooser(NamedTuple):
+    """Somebody whose candidates are looked for."""
+
+    history: UserHistory
+    chosen: int | None = None
+    """A row that must be among them"""
+    shown: NDArray[np.int64] | None = None
+    """Rows that are to be, where they are available"""
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
-"""One engagement becomes one step: draw a list around what was chosen, learn from it, keep the account."""
+"""Choices become a step: draw a list around what was chosen, learn from it, keep the account."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.learning.model import Floats, SoftmaxRanker
+from stream_app.errors import LearningError
+from stream_app.learning.model import Floats, Listed, SoftmaxRanker
 
 HARD, DRAWN = 200, 50
 """Candidates of a list: those with the highest scores, which the choice must be told from, and a sample
 of the others, which keeps what is out of sight where it belongs."""
 REACH = 0.002
-"""Weight of the newest step in the running loss, which so reaches back some hundred steps."""
+"""Weight of the newest choice in the running loss, which so reaches back some hundred of them."""
 
 
 class OnlineTrainer:
@@ -20,10 +23,10 @@ class OnlineTrainer:
     def __init__(self, model: SoftmaxRanker, seed: int = 0) -> None:
         self.model = model
         self.loss: float | None = None
-        """Prequential: running mean of each step's loss before the step; None before the first"""
+        """Prequential: running mean of the choices' losses before their steps; None before the first"""
         self._random = np.random.default_rng(seed)
 
-    def learn(
+    def listed(
         self,
         features: Floats,
         scores: Floats,
@@ -31,18 +34,30 @@ class OnlineTrainer:
         groups: tuple[int, int],
         chosen: int,
         stands_for: Floats | None = None,
-    ) -> float:
-        """One step: a user of these ``groups`` chose row ``chosen`` among the ``candidates`` [N] of
-        contents with ``features`` [N, F], which the model gives ``scores`` [N]; ``stands_for`` [N] are
-        logarithms of how many contents each stands for, None = itself. Returns the loss before the step.
-        Raises LearningError as :meth:`SoftmaxRanker.learn`."""
+    ) -> Listed:
+        """The list around a choice: a user of these ``groups`` chose row ``chosen`` among the
+        ``candidates`` [N] of contents with ``features`` [N, F], which the model gives ``scores`` [N];
+        ``stands_for`` [N] are logarithms of how many contents each stands for, None = itself."""
         rows, offsets = self._list(scores, candidates, chosen)
         if stands_for is not None:
             offsets += stands_for[rows]
-        loss = self.model.learn(features[rows], groups, len(rows) - 1, offsets)
-        part = max(REACH, 1 / self.model.steps)
-        self.loss = loss if self.loss is None else self.loss + part * (loss - self.loss)
-        return loss
+        return Listed(features[rows], groups, len(rows) - 1, offsets)
+
+    def learn(self, lists: Sequence[Listed]) -> list[float | LearningError]:
+        """One step on all ``lists`` [B]. Returns the losses before it, and what was wrong with those that
+        the model refuses: they cost the others nothing."""
+        if not lists:
+            return []
+        try:
+            losses = self.model.learn(lists)
+        except LearningError as error:
+            if len(lists) == 1:
+                return [error]
+            return [outcome for one in lists for outcome in self.learn([one])]
+        for steps, loss in enumerate(losses, self.model.steps - len(lists) + 1):
+            part = max(REACH, 1 / steps)
+            self.loss = loss if self.loss is None else self.loss + part * (loss - self.loss)
+        return [*losses]
 
     def _list(
         self, scores: Floats, candidates: NDArray[np.bool_], chosen: int

@@ -18,6 +18,7 @@ from stream_app.errors import LearningError, RecordFormatError
 from stream_app.events.times import newest_believed
 from stream_app.interests import record as interest_record
 from stream_app.interests.contents import IndexedContents
+from stream_app.interests.record import InterestRecord
 from stream_app.kafka.records import Record
 from stream_app.learning import checkpoint
 from stream_app.learning.beginning import ContentCounts
@@ -26,7 +27,7 @@ from stream_app.learning.features import BANDS, NAMES
 from stream_app.learning.followed import FollowedNeighbours
 from stream_app.learning.impressions import FollowedImpressions
 from stream_app.learning.models_record import ONLINE_KEY, RANKER_KEY, Description, description
-from stream_app.learning.online import Contents, Engagement, OnlineLearning
+from stream_app.learning.online import Contents, Engagement, OnlineLearning, Recounted, same_batch
 from stream_app.learning.shadow import Shadow, Verdict
 from stream_app.observability import metrics
 from stream_app.settings import Settings
@@ -74,6 +75,7 @@ class Training:
         self._users = RememberedUsers(learning.remembered_users)
         self._impressions = FollowedImpressions(settings, "trainer")
         self._counts = ContentCounts(settings)
+        self._batch: list[tuple[bytes, InterestRecord, bool]] = []  # users' records; True: counted before
         self._stream_time = 0
         self._version = 0
         self._counted_until: dict[int, int] = {}
@@ -140,53 +142,68 @@ class Training:
 
     def learn(self, records: Sequence[Record]) -> None:
         """Learn from records of one partition of ``interests``, in their order. Records that cannot be
-        read, and steps that are no numbers, are counted and skipped."""
+        read, and steps that are no numbers, are counted and skipped.
+
+        The newest records wait for the rest of their batch: until the next one begins, or what was learned
+        is published.
+        """
         with metrics.TRAINER_SECONDS.time(), self._contents.still() as index:
             self._follow(index)
             for record in records:
-                self._learn(record, index)
-                self.positions[record.partition] = record.offset + 1
+                self._take(record, index)
 
-    def _learn(self, record: Record, index: ContentIndex) -> None:
+    def _take(self, record: Record, index: ContentIndex) -> None:
+        """Put the record into the batch, and learn from the one before where it belongs to another."""
+        self.positions[record.partition] = record.offset + 1
         user, value = record.key, record.value
         if not user or user.startswith(b"\x00"):
             metrics.TRAINER_REJECTED.labels("interests").inc()
             return
         if value is None:
+            self._learn(index)
             self._users.forget(user)
             self._impressions.shown.forget(user)
             return
         try:
-            found = list(self._users.news(user, interest_record.decode(value), index))
+            state = interest_record.decode(value)
         except RecordFormatError:
             metrics.TRAINER_REJECTED.labels("interests").inc()
             return
+        now = max(self._stream_time, min(state.t_ref, newest_believed(self._settings)))
+        if not same_batch(len(self._batch), self._stream_time, now):
+            self._learn(index)
+        self._stream_time = now
         counted = record.offset < self._counted_until.get(record.partition, 0)
-        latest = newest_believed(self._settings)
-        for news in found:
-            if news.time > latest:  # of a wrong clock, and taken by an earlier version
-                news = replace(news, time=latest)
-            self._stream_time = max(self._stream_time, news.time)
-            if isinstance(news, Engagement):
-                self._engage(user, news, index, counted)
-            elif not counted:
-                self._online.recount(news.row, news.time, news.weight, counts=news.counts)
+        self._batch.append((user, state, counted))
 
-    def _engage(self, user: bytes, engagement: Engagement, index: ContentIndex, counted: bool) -> None:
-        shown = self._impressions.chosen_from(user, engagement, index)
-        if counted:
-            self._online.associate(engagement, self._stream_time)
-            return
-        try:
-            choice = self._online.engage(engagement, self._stream_time, index.high, shown=shown)
-        except LearningError as error:
+    def _learn(self, index: ContentIndex) -> None:
+        """Learn from the batch, and begin the next one."""
+        batch, self._batch = self._batch, []
+        latest = newest_believed(self._settings)
+        found: list[Engagement | Recounted] = []
+        for user, state, counted in batch:
+            try:
+                news = list(self._users.news(user, state, index))
+            except RecordFormatError:
+                metrics.TRAINER_REJECTED.labels("interests").inc()
+                continue
+            for one in news:
+                if one.time > latest:  # of a wrong clock, and taken by an earlier version
+                    one = replace(one, time=latest)
+                if isinstance(one, Engagement):
+                    one = replace(one, shown=self._impressions.chosen_from(user, one, index))
+                if not counted:
+                    found.append(one)
+                elif isinstance(one, Engagement):
+                    self._online.associate(one, self._stream_time)
+        learned = self._online.learn(found, self._stream_time, index.high)
+        for error in learned.refused:
             metrics.TRAINER_REJECTED.labels("interests").inc()
             log.warning("an engagement is not learned from: %s", error)
-            return
-        if choice is not None:
+        for choice in learned.choices:
             self._shadow.judge(choice)
             metrics.TRAINER_STEPS.inc()
-            metrics.TRAINER_SHOWN_STEPS.inc(shown is not None)
+            metrics.TRAINER_SHOWN_STEPS.inc(choice.noticed is not None)
 
     def _follow(self, index: ContentIndex) -> None:
         rows: NDArray[np.int64] = index.drain_changes()
@@ -201,6 +218,7 @@ class Training:
         any more."""
         with self._contents.still() as index:
             self._follow(index)
+            self._learn(index)
             news = [News("co-engagement", key, None) for key in sorted(self._followed.gone)]
             self._followed.gone.clear()
             rows = self._followed.together.take_changed(self._most_published)

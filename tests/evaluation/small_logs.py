@@ -29,9 +29,9 @@ def deletion(name: str, minute: int) -> LogRecord:
     return LogRecord("content", name.encode(), None, BEGIN_MS + minute * MINUTE_MS)
 
 
-def event(user: str, name: str, minute: int, topic: str = "views", **fields: object) -> LogRecord:
+def event(user: str, name: str, minute: float, topic: str = "views", **fields: object) -> LogRecord:
     """An engagement at that minute."""
-    time = BEGIN_MS + minute * MINUTE_MS
+    time = BEGIN_MS + round(minute * MINUTE_MS)
     value = {"user_id": user, "content_id": name, "occurred_at": time, **fields}
     return LogRecord(topic, user.encode(), msgspec.json.encode(value), time)
 

@@ -72,6 +72,7 @@ def test_a_log_that_ends_earlier_gives_the_same_ranks_until_then() -> None:
 def test_learning_goes_on_during_the_warm_up(log: EvaluationLog) -> None:
     ranker = LearnedRanker(world_of(log))
     run(log, ranker, end=prequential.WARM_UP)
+    ranker.settle()
     steps = int(log.touch[: int(len(log) * prequential.WARM_UP)].sum())
     assert ranker.trainer.model.steps == steps > 100
 

@@ -11,7 +11,7 @@ import safetensors.numpy
 from stream_app.errors import LearningError
 from stream_app.learning import checkpoint
 from stream_app.learning.habits import AgeHabits
-from stream_app.learning.model import SoftmaxRanker
+from stream_app.learning.model import Listed, SoftmaxRanker
 
 NAMES = ("a", "b", "c", "d")
 GROUPS = 5
@@ -23,7 +23,7 @@ def trained() -> tuple[SoftmaxRanker, AgeHabits]:
     random = np.random.default_rng(0)
     for _ in range(30):
         features = random.normal(size=(20, 4)).astype(np.float32)
-        model.learn(features, (0, 3), 5, np.zeros(20, np.float32))
+        model.learn([Listed(features, (0, 3), 5, np.zeros(20, np.float32))])
         habits.learn(float(random.uniform(0, 13)))
     return model, habits
 
@@ -33,7 +33,7 @@ def test_a_ranker_goes_on_where_it_stopped() -> None:
     again, usual = checkpoint.decode(checkpoint.encode(model, habits), NAMES, GROUPS)
     features = np.random.default_rng(9).normal(size=(20, 4)).astype(np.float32)
     for ranker in (model, again):
-        ranker.learn(features, (1, 2), 7, np.zeros(20, np.float32))
+        ranker.learn([Listed(features, (1, 2), 7, np.zeros(20, np.float32))])
     assert again.steps == model.steps == 31
     assert checkpoint.encode(again, usual) == checkpoint.encode(model, habits)
 

@@ -17,6 +17,7 @@ from stream_app.learning.coengagement import (
     NEAR_REACH,
     STRONGLY,
     TOGETHER,
+    Among,
     CoEngagement,
 )
 
@@ -41,7 +42,10 @@ def counts(together: CoEngagement, channel: int, contents: int = CONTENTS) -> np
     """[N, N], counts of every pair."""
     each = np.array([[1.0]], np.float32)
     return np.concatenate(
-        [together.gather(channel, np.array([row]), each, contents) for row in range(contents)]
+        [
+            together.gather(np.array([row]), {channel: each}, Among(contents, high=contents))
+            for row in range(contents)
+        ]
     )
 
 
@@ -132,12 +136,16 @@ def test_sums_are_weighted_and_stop_at_the_highest_row(neighbours: int) -> None:
     together = CoEngagement(CONTENTS, neighbours)
     read(together, [(1, False), (2, False), (9, False)])
     coefficients = np.array([[1.0, 0.0], [0.5, 0.25]], np.float32)
-    sums = together.gather(TOGETHER, np.array([1, 2]), coefficients, 9)
+    sums = together.gather(np.array([1, 2]), {TOGETHER: coefficients}, Among(CONTENTS, high=9))
     assert sums.shape == (2, 9)
     assert sums[0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
     assert sums[1].tolist() == [0, 0.25, 0.5, 0, 0, 0, 0, 0, 0]
-    some = together.gather(TOGETHER, np.array([1, 2]), coefficients, 9, np.array([7, 2, 1]))
+    among = Among(CONTENTS, np.array([7, 2]))
+    with among.and_also(np.array([1])):
+        some = together.gather(np.array([1, 2]), {TOGETHER: coefficients}, among)
     assert some.tolist() == [[0, 1, 0], [0, 0.5, 0.25]]
+    again = together.gather(np.array([1, 2]), {TOGETHER: coefficients, STRONGLY: coefficients[:1]}, among)
+    assert again.tolist() == [[0, 1], [0, 0.5], [0, 0]]
 
 
 def learned(contents: int = CONTENTS, neighbours: int = 6) -> CoEngagement:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from stream_app.interests.record import decode
-from stream_app.learning.engagements import Recounted, RememberedUsers
-from stream_app.learning.online import Engagement
+from stream_app.learning.engagements import RememberedUsers
+from stream_app.learning.online import Engagement, Recounted
 from tests.interests.test_batch import CONTENTS, NOW_MS, WEIGHTS, World, configured
 
 USERS = ("ann", "bob", "cem")

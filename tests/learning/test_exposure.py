@@ -41,9 +41,8 @@ def choose(online: OnlineLearning, step: int, row: int, shown: NDArray[np.int64]
     given = None
     if shown is not None:
         given = Shown(shown, np.arange(len(shown), dtype=np.uint16), np.zeros(len(shown), np.float32))
-    engagement = Engagement(row, NOW + step, 1.0, True, NOBODY, NONE)
-    choice = online.engage(engagement, NOW + step, N, shown=given)
-    assert choice is not None
+    engagement = Engagement(row, NOW + step, 1.0, True, NOBODY, NONE, shown=given)
+    (choice,) = online.learn([engagement], NOW + step, N).choices
     return choice
 
 
@@ -92,7 +91,7 @@ def test_fatigue_explains_why_something_was_passed_over() -> None:
     for penalty in (0.0, 3.0):
         online = learning()
         given = Shown(np.array([3, 4]), np.arange(2, dtype=np.uint16), np.array([0, penalty], np.float32))
-        online.engage(Engagement(3, NOW, 1.0, True, NOBODY, NONE), NOW, N, shown=given)
+        online.learn([Engagement(3, NOW, 1.0, True, NOBODY, NONE, shown=given)], NOW, N)
         falls.append(float(Exposure().logs[1] - online.exposure.logs[1]))
     assert 0 < falls[1] < 0.3 * falls[0]
 
@@ -104,10 +103,9 @@ def test_what_was_shown_is_among_the_candidates_unless_it_is_known_or_gone(candi
     online._contents.live[7] = False
     shown = np.array([7, 250, 31, 99, 100])
     given = Shown(shown, np.arange(5, dtype=np.uint16), np.zeros(5, np.float32))
-    engagement = Engagement(31, NOW, 1.0, True, NOBODY, np.array([99]))
+    engagement = Engagement(31, NOW, 1.0, True, NOBODY, np.array([99]), shown=given)
     before = online.exposure.logs.copy()
-    choice = online.engage(engagement, NOW, N, shown=given)
-    assert choice is not None
+    (choice,) = online.learn([engagement], NOW, N).choices
     alternatives = set(choice.among.rows[choice.allowed].tolist())
     assert {250, 31, 100} <= alternatives
     assert not {7, 99} & alternatives

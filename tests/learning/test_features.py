@@ -10,7 +10,7 @@ import pytest
 from stream_app.learning import activity, features
 from stream_app.learning.activity import HALF_LIVES_H, NEVER, WEIGHTED, Catalogue, catalogue_features
 from stream_app.learning.coengagement import CoEngagement
-from stream_app.learning.features import BANDS, NAMES, bands, candidate_features
+from stream_app.learning.features import BANDS, NAMES, CandidateFeatures, bands
 from stream_app.learning.habits import AgeHabits
 from stream_app.learning.history import LONGEST, NOBODY, UserHistory
 from stream_app.settings import Settings
@@ -55,7 +55,7 @@ def somebody(rows: list[int], gap_ms: int = HOUR, away_ms: int = 0) -> UserHisto
 
 
 def computed(catalogue: Catalogue, together: CoEngagement, history: UserHistory) -> np.ndarray:
-    return candidate_features(catalogue_features(catalogue), history, catalogue, together, AgeHabits())
+    return CandidateFeatures(catalogue_features(catalogue), catalogue, together, AgeHabits()).of(history)
 
 
 def column(found: np.ndarray, name: str) -> np.ndarray:
@@ -243,9 +243,9 @@ def test_a_session_ends_after_half_an_hour() -> None:
 def test_features_of_a_few_contents_are_those_that_they_have_among_all(seed: int, read: list[int]) -> None:
     catalogue, together = world(seed)
     shared, history = catalogue_features(catalogue), somebody(read)
-    among_all = candidate_features(shared, history, catalogue, together, AgeHabits())
+    among_all = CandidateFeatures(shared, catalogue, together, AgeHabits()).of(history)
     for rows in (np.array([29, 0, 3, 17, 8]), np.array([5]), np.zeros(0, np.int64), np.arange(CONTENTS)):
-        few = candidate_features(shared, history, catalogue, together, AgeHabits(), rows)
+        few = CandidateFeatures(shared, catalogue, together, AgeHabits(), rows).of(history)
         np.testing.assert_allclose(few, among_all[rows], rtol=1e-5, atol=1e-6)
 
 

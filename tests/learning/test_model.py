@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stream_app.errors import LearningError
 from stream_app.learning import checkpoint
 from stream_app.learning.habits import AgeHabits
-from stream_app.learning.model import LEAST_VARIANCE, LIMIT, Floats, Rates, SoftmaxRanker
+from stream_app.learning.model import LEAST_VARIANCE, LIMIT, Floats, Listed, Rates, SoftmaxRanker
 from stream_app.learning.trainer import DRAWN, HARD, OnlineTrainer
 
 NAMES = ("a", "b", "c", "d")
@@ -25,7 +25,8 @@ def trained(steps: int = 30, seed: int = 0, hidden: int = 6, rates: Rates | None
     model = SoftmaxRanker(NAMES, GROUPS, hidden, seed, rates)
     for step in range(steps):
         features = some(20, 100 * seed + step)
-        model.learn(features, (step % 2, 2 + step % 3), int(features[:, 0].argmax()), no_offsets(20))
+        chosen = int(features[:, 0].argmax())
+        model.learn([Listed(features, (step % 2, 2 + step % 3), chosen, no_offsets(20))])
     return model
 
 
@@ -46,7 +47,8 @@ def test_a_step_makes_its_own_choice_likelier(candidates: int, seed: int) -> Non
     model = trained(200, rates=careful)
     features, chosen = some(candidates, seed), seed % candidates
     before = loss_of(model, features, (0, 3), chosen)
-    assert model.learn(features, (0, 3), chosen, no_offsets(candidates)) == pytest.approx(before, abs=1e-4)
+    listed = Listed(features, (0, 3), chosen, no_offsets(candidates))
+    assert model.learn([listed]) == pytest.approx([before], abs=1e-4)
     after = loss_of(model, features, (0, 3), chosen)
     assert after < before if before > 0.01 else after < before + 1e-6
 
@@ -56,7 +58,7 @@ def test_gradients_are_those_of_the_loss() -> None:
     features, groups, chosen = some(12, 7), (1, 4), 3
     for squares in twin.squares.values():
         squares[:] = 1e-12  # what is added is the gradient's square
-    twin.learn(features, groups, chosen, no_offsets(12))
+    twin.learn([Listed(features, groups, chosen, no_offsets(12))])
     model.parameters = {name: p.astype(np.float64) for name, p in model.parameters.items()}  # type: ignore[misc]  # exact differences
     for name, parameter in model.parameters.items():
         found = np.zeros_like(parameter)
@@ -90,8 +92,8 @@ def test_scoring_learns_nothing() -> None:
 def test_the_order_of_the_candidates_does_not_matter_to_a_step() -> None:
     features, order = some(30, 3), np.random.default_rng(0).permutation(30)
     one, other = trained(), trained()
-    one.learn(features, (0, 2), 4, no_offsets(30))
-    other.learn(features[order], (0, 2), int(np.flatnonzero(order == 4)[0]), no_offsets(30))
+    one.learn([Listed(features, (0, 2), 4, no_offsets(30))])
+    other.learn([Listed(features[order], (0, 2), int(np.flatnonzero(order == 4)[0]), no_offsets(30))])
     for name, parameter in one.parameters.items():
         np.testing.assert_allclose(other.parameters[name], parameter, atol=1e-4, err_msg=name)
 
@@ -99,7 +101,7 @@ def test_the_order_of_the_candidates_does_not_matter_to_a_step() -> None:
 def test_only_the_users_own_groups_learn_from_a_step() -> None:
     model = trained()
     before = model.parameters["groups"].copy()
-    model.learn(some(20, 5), (0, 3), 2, no_offsets(20))
+    model.learn([Listed(some(20, 5), (0, 3), 2, no_offsets(20))])
     moved = (model.parameters["groups"] != before).any(axis=1)
     assert moved.tolist() == [True, False, False, True, False]
 
@@ -110,7 +112,7 @@ def test_groups_come_to_choose_differently() -> None:
         features = some(20, step)
         group = step % 2
         chosen = int(features[:, 0].argmin() if group else features[:, 0].argmax())
-        model.learn(features, (group, 2), chosen, no_offsets(20))
+        model.learn([Listed(features, (group, 2), chosen, no_offsets(20))])
     features = some(500, 9)
     for group, sign in ((0, 1), (1, -1)):
         assert np.corrcoef(model.score(features, (group, 2)), features[:, 0])[0, 1] * sign > 0.8
@@ -124,7 +126,7 @@ def test_the_hidden_layer_learns_what_no_weight_can_say() -> None:
             chosen = int(np.abs(features[:, 1]).argmin())  # the middle is best
             if step >= 1200:
                 found.append(model.score(features, (0, 2)).argmax() == chosen)
-            model.learn(features, (0, 2), chosen, no_offsets(10))
+            model.learn([Listed(features, (0, 2), chosen, no_offsets(10))])
         return float(np.mean(found))
 
     assert hits(SoftmaxRanker(NAMES, GROUPS, 0)) < 0.25
@@ -136,7 +138,78 @@ def test_what_a_drawn_candidate_stands_for_counts() -> None:
     scores = model.score(features, (0, 2)).astype(np.float64)
     offsets = np.log(np.array([7, 1, 1], np.float32))
     expected = np.log((np.exp(scores) * [7, 1, 1]).sum()) - scores[2]
-    assert model.learn(features, (0, 2), 2, offsets) == pytest.approx(expected, abs=1e-4)
+    assert model.learn([Listed(features, (0, 2), 2, offsets)]) == pytest.approx([expected], abs=1e-4)
+
+
+def lists(count: int, seed: int) -> list[Listed]:
+    """Choices of what is largest in feature 0, out of lists of several lengths."""
+    found = []
+    for number in range(count):
+        features = some(8 + number % 5, 1000 * seed + number)
+        chosen, groups = int(features[:, 0].argmax()), (number % 2, 2 + number % 3)
+        found.append(Listed(features, groups, chosen, no_offsets(len(features))))
+    return found
+
+
+def test_a_step_on_several_lists_adds_up_what_each_says_of_the_model_as_it_was() -> None:
+    batch, begun = lists(6, 1), trained()
+    alone = []
+    for one in batch:
+        model = trained()
+        model.learn([one])
+        alone.append(model)
+    model = trained()
+    losses = model.learn(batch)
+    assert losses == pytest.approx([trained().learn([one])[0] for one in batch], abs=1e-5)
+    assert model.steps == begun.steps + 6
+    for name, before in begun.parameters.items():
+        # each list's own g, as its step shows it
+        each = [
+            (before - other.parameters[name]) * np.sqrt(other.squares[name]) / other._rates[name]
+            for other in alone
+        ]
+        squares = begun.squares[name] + np.square(sum(each))
+        np.testing.assert_allclose(model.squares[name], squares, rtol=1e-2, atol=1e-4, err_msg=name)
+        moved = model._rates[name] * sum(each) / np.sqrt(squares)
+        np.testing.assert_allclose(model.parameters[name], before - moved, atol=1e-4, err_msg=name)
+    # all lists count alike, however long they are
+    mean = np.mean([one.features.mean(axis=0) for one in batch], axis=0)
+    part = 6 / model.steps
+    np.testing.assert_allclose(model.mean, begun.mean + part * (mean - begun.mean), atol=1e-6)
+
+
+def test_batches_teach_what_as_many_choices_one_by_one_teach() -> None:
+    losses = {}
+    for size in (1, 16):
+        model = SoftmaxRanker(NAMES, GROUPS, 8)
+        for number in range(0, 640, size):
+            model.learn(lists(size, number))
+        losses[size] = np.mean(model.learn(lists(200, 9_999)))
+    assert losses[1] < losses[16] < 0.5 * np.log(10)
+
+
+def test_lists_that_agree_move_a_young_model_no_further_than_one() -> None:
+    one = lists(1, 3)[0]
+    models = {size: SoftmaxRanker(NAMES, GROUPS, 8) for size in (1, 64)}
+    begun = SoftmaxRanker(NAMES, GROUPS, 8)
+    for size, model in models.items():
+        model.learn([one] * size)
+        for name, parameter in model.parameters.items():
+            moved = np.abs(parameter - begun.parameters[name]).max()
+            assert moved <= model._rates[name] * 1.001, (size, name)
+
+
+def test_a_list_that_is_refused_costs_the_others_nothing() -> None:
+    good, bad = lists(4, 1), lists(1, 2)[0]
+    bad.features[3, 1] = np.inf
+    trainer = OnlineTrainer(trained())
+    outcomes = trainer.learn([*good[:2], bad, *good[2:]])
+    assert [isinstance(one, LearningError) for one in outcomes] == [False, False, True, False, False]
+    other = OnlineTrainer(trained())
+    for one in good:
+        other.learn([one])
+    assert checkpoint.encode(trainer.model, AgeHabits()) == checkpoint.encode(other.model, AgeHabits())
+    assert trainer.loss == other.loss
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
@@ -145,7 +218,7 @@ def test_a_step_that_is_not_finite_changes_nothing(bad: float) -> None:
     features[5, 1] = bad
     before = checkpoint.encode(model, AgeHabits())
     with pytest.raises(LearningError, match="feature b"):
-        model.learn(features, (0, 2), 3, no_offsets(20))
+        model.learn([Listed(features, (0, 2), 3, no_offsets(20))])
     assert checkpoint.encode(model, AgeHabits()) == before
 
 
@@ -162,7 +235,10 @@ def test_one_wild_feature_moves_the_hidden_layer_no_further_than_the_limit() -> 
 
 def choose(trainer: OnlineTrainer, features: Floats, chosen: int) -> float:
     everything = np.ones(len(features), np.bool_)
-    return trainer.learn(features, trainer.model.score(features, (0, 2)), everything, (0, 2), chosen)
+    scores = trainer.model.score(features, (0, 2))
+    (loss,) = trainer.learn([trainer.listed(features, scores, everything, (0, 2), chosen)])
+    assert isinstance(loss, float)
+    return loss
 
 
 def test_a_trainer_learns_what_users_choose_and_knows_it() -> None:

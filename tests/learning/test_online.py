@@ -8,7 +8,15 @@ import pytest
 from stream_app.learning.coengagement import CoEngagement
 from stream_app.learning.features import NAMES
 from stream_app.learning.history import UserHistory
-from stream_app.learning.online import Choice, Contents, Engagement, OnlineLearning
+from stream_app.learning.online import (
+    BATCH,
+    SAMPLE,
+    Choice,
+    Contents,
+    Engagement,
+    OnlineLearning,
+    same_batch,
+)
 
 NOW = 1_700_000_000_000
 MINUTE = 60_000
@@ -39,7 +47,8 @@ def engagement(row: int, minute: int, before: list[int], weight: float = 1.0) ->
 
 
 def engage(online: OnlineLearning, given: Engagement, contents: int = N) -> Choice | None:
-    return online.engage(given, given.time, contents)
+    choices = online.learn([given], given.time, contents).choices
+    return choices[0] if choices else None
 
 
 def read_by_many(online: OnlineLearning, users: int = 200, contents: int = N) -> list[Choice]:
@@ -125,6 +134,51 @@ def test_a_row_that_is_given_to_another_content_begins_with_nothing() -> None:
     assert own["readers"] == own["engaged_60d"] == own["weighted_14d"] == 0
     assert own["unread"] == 1
     assert mean.features[row][NAMES.index("readers")] > 0
+
+
+def test_a_batch_sees_nothing_of_itself_and_is_one_step_on_one_sample() -> None:
+    _, online = world(candidates=100)
+    read_by_many(online, 50)
+    readers, steps = online.together.users.copy(), online.trainer.model.steps
+    batch = [engagement(7, 60, [300 + user]) for user in range(SAMPLE)]
+    choices = online.learn(batch, batch[0].time, N).choices
+    assert len(choices) == SAMPLE
+    assert online.trainer.model.steps == steps + SAMPLE
+    for choice in choices:
+        own = dict(zip(NAMES, choice.among.features[choice.place].tolist(), strict=True))
+        assert own["readers"] == pytest.approx(np.log1p(readers[7]))
+        assert choice.among.rows[choice.place] == 7
+    assert online.together.users[7] == readers[7] + SAMPLE
+    common = set.intersection(*(set(choice.among.rows.tolist()) for choice in choices))
+    assert len(common) > 70
+
+
+def test_of_many_a_sample_is_learned_from_and_all_are_counted() -> None:
+    _, online = world()
+    read_by_many(online, 50)
+    readers, steps = online.together.users.sum(), online.trainer.model.steps
+    batch = [engagement(row, 60, [300 + row]) for row in range(3 * SAMPLE)]
+    possible = {one.row for one in batch if online.counts.engaged_at[one.row]}
+    assert len(possible) > SAMPLE
+    chosen = [int(c.among.rows[c.place]) for c in online.learn(batch, batch[0].time, N).choices]
+    assert len(chosen) == SAMPLE == online.trainer.model.steps - steps
+    assert set(chosen) < possible
+    assert chosen != sorted(possible)[:SAMPLE]  # drawn by lot
+    assert online.together.users.sum() == readers + len(batch)
+    assert all(online.counts.engaged_at[one.row] == one.time for one in batch)
+
+
+@pytest.mark.parametrize(
+    ("size", "first", "now", "same"),
+    [
+        (1, NOW, NOW + 999, True),
+        (1, NOW + 999, NOW + 1000, False),  # a second of the clock, whenever it begins
+        (BATCH - 1, NOW, NOW, True),
+        (BATCH, NOW, NOW, False),
+    ],
+)
+def test_a_batch_is_of_one_second_and_bounded(size: int, first: int, now: int, same: bool) -> None:
+    assert same_batch(size, first, now) is same
 
 
 @pytest.mark.parametrize("replaced", [3, N // 2])

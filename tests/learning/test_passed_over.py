@@ -54,6 +54,7 @@ def run_through(later_ms: int | None) -> Told:
     live = Told(log, world_of(log), configured())
     live.later_ms = later_ms
     run(log, live, begin=0.0)
+    live.settle()
     return live
 
 

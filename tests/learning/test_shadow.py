@@ -8,7 +8,7 @@ import pytest
 from stream_app.errors import LearningError
 from stream_app.learning.checkpoint import encode
 from stream_app.learning.habits import AgeHabits
-from stream_app.learning.model import SoftmaxRanker
+from stream_app.learning.model import Listed, SoftmaxRanker
 from stream_app.learning.online import Candidates, Choice
 from stream_app.learning.shadow import WORST, Shadow, Verdict, judged
 
@@ -38,7 +38,7 @@ class Trainer:
             np.arange(CONTENTS), features, nothing, GROUPS, self.online.score(features, GROUPS)
         )
         self.shadow.judge(Choice(among, np.ones(CONTENTS, np.bool_), chosen))
-        self.online.learn(features, GROUPS, learned, nothing)
+        self.online.learn([Listed(features, GROUPS, learned, nothing)])
         self._steps += 1
         if self._steps % INTERVAL == 0:
             self._decide()

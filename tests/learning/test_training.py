@@ -69,6 +69,12 @@ class Live:
         if self.offset % INTERVAL == 0:
             self.published += self.training.publication(touch.now)
 
+    def settle(self) -> None:
+        """Let both learn from the batch that goes on."""
+        self.learned.settle()
+        with self.contents.still() as index:
+            self.training._learn(index)
+
     def models(self, key: bytes) -> list[tuple[Description, bytes]]:
         """What was published under that key, oldest first."""
         found = [news for news in self.published if (news.topic, news.key) == ("models", key)]
@@ -96,6 +102,7 @@ def live() -> Live:
     log = read(fashions(USERS, CONTENTS))
     live = Live(log, world_of(log), configured())
     run(log, live, begin=0.0)
+    live.settle()
     return live
 
 
@@ -147,6 +154,7 @@ def test_what_the_statistics_hold_already_is_no_step_but_is_engaged_with_togethe
     live.training = training = Training(live.settings, live.contents)
     training.begin({0: 30})
     run(log, live, begin=0.0, end=30 / len(log))
+    live.settle()
     assert training._online.trainer.model.steps == 0
     assert not training._online.counts.engaged_at.any()
     assert training._followed.together.users.sum() == 30

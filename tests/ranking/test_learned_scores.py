@@ -15,7 +15,7 @@ from stream_app.content.index import ContentIndex
 from stream_app.interests import record
 from stream_app.interests.record import APPLIED, AWAITING, UNDONE, InterestRecord
 from stream_app.learning.activity import catalogue_features
-from stream_app.learning.features import NAMES, bands, candidate_features
+from stream_app.learning.features import NAMES, CandidateFeatures, bands
 from stream_app.learning.history import NOBODY, UserHistory
 from stream_app.ranking import learned
 from stream_app.ranking.candidates import Pool, everything, union
@@ -93,7 +93,7 @@ class Fixture:
         trained = learned_world.catalogue(index, counted, found, now)
         shared = catalogue_features(trained)
         self.expected = np.stack(
-            [candidate_features(shared, user, trained, found, self.habits) for user in self.users]
+            [CandidateFeatures(shared, trained, found, self.habits).of(user) for user in self.users]
         )
         # the ranker's side
         self.mirror = DeviceIndex(index, CPU)
