@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install  ## run the whole pipeline on a local Apache Kafka: make demo ARGS="--seconds 60"
 	$(BIN)/stream-app demo $(ARGS)
 
-test: install  ## the whole default test suite
-	$(BIN)/python -m pytest $(ARGS)
+test: install  ## the whole default test suite, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 fuzz: install  ## a million seeded byte strings through the decoders: FUZZ_SEED=7 make fuzz
 	$(BIN)/python -m pytest -s tests/events/test_fuzz.py $(ARGS)

@@ -63,7 +63,9 @@ def stream(settings: Settings, index: ContentIndex, rate: int, events: int) -> l
 
 
 def _arrived(key: bytes, value: bytes, offset: int) -> Record:
-    return ConsumerRecord("interests", 0, offset, world.NOW, 0, key, value, None, len(key), len(value), ())
+    size = len(key), len(value)
+    record: Record = ConsumerRecord("interests", 0, offset, world.NOW, 0, key, value, None, *size, ())
+    return record
 
 
 def _record(
