@@ -18,11 +18,11 @@ if TYPE_CHECKING:  # OpenTelemetry is an extra
 KEY_BYTES = 160
 """Of an output's key, headers and framing, about."""
 
-PACED_RECORDS = 500
-"""With so many waiting, the next transaction begins at once: it costs little for each."""
+PACED_RECORDS, PACED_BYTES = 500, 4_000_000
+"""With so much waiting, the next transaction begins at once: it costs little for each."""
 
-WAITING_RECORDS = 2_000
-"""Records that may wait for the transaction on its way before the next batch does: a few megabytes."""
+WAITING_RECORDS, WAITING_BYTES = 2_000, 16_000_000
+"""So much may wait for the transaction on its way before the next batch does."""
 
 
 @dataclass(slots=True)
@@ -66,12 +66,13 @@ class Outbox:
         for it."""
         self._waiting.append(one)
         records = sum(len(one.outputs) for one in self._waiting)
-        if records > PACED_RECORDS:
+        size = sum(one.size for one in self._waiting)
+        if records > PACED_RECORDS or size > PACED_BYTES:
             self._hurry.set()
         if self._on_its_way is None or self._on_its_way.done():
             self._on_its_way = asyncio.create_task(self._run())
             await asyncio.sleep(0)  # let it start before the next batch is computed
-        elif records > WAITING_RECORDS or sum(one.size for one in self._waiting) > self._bound.bytes:
+        elif records > WAITING_RECORDS or size > min(WAITING_BYTES, self._bound.bytes):
             await self.settle()
 
     async def settle(self) -> None:

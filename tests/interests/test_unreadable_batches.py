@@ -31,7 +31,7 @@ from tests.kafka import record_batches as made
 
 MIB = 1 << 20
 BOMB_BYTES = 900 * MIB
-GROWTH_BYTES = 250 * MIB
+GROWTH_BYTES = 400 * MIB  # some takes wait in the stream, each of them twice in memory as it is unpacked
 """What a worker may take more, at 16 MiB a batch: buffers of a fetch, of a take, and of its state."""
 
 

@@ -119,7 +119,7 @@ def test_what_loses_nothing_is_warned_of_in_one_line(
     made(settings, name, **config)
     with caplog.at_level(logging.WARNING, "stream_app.kafka.admin"):
         ensure_topics(settings)
-    (line,) = caplog.messages
+    (line,) = (record.getMessage() for record in caplog.records if record.name.startswith("stream_app"))
     assert line.startswith(f"topic {settings.topic_name(name)}: ")
     assert warning in line
     assert "`stream-app topics --alter`" in line

@@ -29,6 +29,12 @@ from tests.ranking import ranking_world as world
 from tests.ranking.ranking_world import Engagement
 
 USERS = [b"user-%d" % n for n in range(30)]
+
+# a client that is told to end while it connects leaves the connection to the collector
+pytestmark = [
+    pytest.mark.usefixtures("left_over"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 CONTENTS = 60
 
 

@@ -210,7 +210,9 @@ def test_a_topic_that_is_no_longer_followed_is_noticed(world: Settings) -> None:
         async with running(world) as one:
             await one.until_ready()
             (reader,) = one.app.readers
-            reader._consumer._fetcher._fetch_task.cancel()
+            fetcher = reader._consumer._fetcher
+            fetcher._fetch_task.cancel()
+            await until(lambda: not fetcher._in_flight)  # or its last fetch would bring them yet
             await asyncio.to_thread(publish_contents, world, unit_vectors(3, D))
             assert "content-vectors" in await one.cause()
 
