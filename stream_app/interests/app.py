@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -345,7 +345,7 @@ class InterestsWorker:
             committed = await self._committed([topic])
             ends = {(topic, n): end for n in moved if (end := committed[n][topic])}
             await asyncio.to_thread(delete_records, self._settings, ends)
-            self._purged = reached
+            self._purged = purged(reached, self._purged, {n: end for (_, n), end in ends.items()})
 
     async def _clean_up(self) -> None:
         """Remove what is left of partitions that have moved away."""
@@ -357,6 +357,14 @@ class InterestsWorker:
     def _moved(self, name: str) -> None:
         self._health.progress(name)
         self._health.expect(name)
+
+
+def purged(reached: Mapping[int, int], before: Mapping[int, int], ends: Mapping[int, int]) -> dict[int, int]:
+    """Positions that need no purge any more: purged ``before``, or up to one of ``ends`` now.
+
+    A batch moves the position before its offset is committed, and up to there nothing may be removed.
+    """
+    return {n: at for n, at in reached.items() if ends.get(n, before.get(n)) == at}
 
 
 def create_app(

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from stream_app.interests.app import purged
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
@@ -138,3 +139,11 @@ def test_a_long_purge_holds_no_partition_up_and_is_no_stall(world: Settings, tmp
 def swept(world: Settings) -> bool:
     receipts = clients.read_topic(world, world.topic_name("erasure-receipts"))
     return any(msgspec.json.decode(record.value)["swept_at"] is not None for record in receipts)
+
+
+def test_what_was_routed_is_purged_again_once_the_offset_of_its_batch_is_committed() -> None:
+    reached = {0: 7, 1: 5}
+    done = purged(reached, {1: 5}, {0: 3})  # of partition 0 a batch is on its way: 7 is not committed yet
+    assert done == {1: 5}
+    assert purged(reached, done, {0: 7}) == reached
+    assert purged({0: 9}, reached, {}) == {}  # 1 has moved away; nothing of 0 is committed
