@@ -17,7 +17,12 @@ def mix(rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.uint64]
 
 def by_row(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The stable order of fewer than 2^31 row numbers, each below 2^31."""
-    packed = (rows << _HALF) | np.arange(len(rows))
+    return _sorted_along(rows, np.arange(len(rows)))
+
+
+def _sorted_along(values: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places in the order of their values, and among equals in their own."""
+    packed = (values << _HALF) | places
     packed.sort()
     return packed & _LOW
 
@@ -35,9 +40,7 @@ def grouped(mixed: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.in
     starts = starts_of(mixed[order])
     runs = np.zeros(len(mixed), np.int64)
     runs[starts[1:]] = 1
-    packed = (np.cumsum(runs) << _HALF) | order
-    packed.sort()
-    return packed & _LOW, starts
+    return _sorted_along(np.cumsum(runs), order), starts
 
 
 def repeats(rows: NDArray[np.int64], keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
