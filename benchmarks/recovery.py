@@ -47,12 +47,14 @@ from stream_app.content.model import model_id
 from stream_app.demo.roles import environment
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
+from stream_app.interests.owners import written_topics
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.standby import store_directory
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import LocalBroker
 from stream_app.kafka.changelog import ChangelogReader
+from stream_app.kafka.shared import Share, SharedTransactions
 from stream_app.kafka.topic_ids import Bounds, CommittedOffset
 from stream_app.settings import Settings, build
 
@@ -65,6 +67,12 @@ class _NoInputs:
 
     async def committed(self, _tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
         return {}
+
+    async def offsets(self, _tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
+        return {}
+
+    async def claim(self, _marks: object, _member: object) -> None:
+        raise AssertionError("there are no inputs to claim")
 
     async def bounds(self, _tps: Iterable[TP]) -> dict[TP, Bounds]:
         return {}
@@ -146,9 +154,19 @@ async def open_partitions(settings: Settings) -> dict[str, float]:
     def broken(error: BaseException) -> None:
         raise error
 
+    transactions = SharedTransactions(
+        settings, settings.group("interests"), "interests", written_topics(settings), _NoInputs
+    )
+
     async def open_one(number: int) -> InterestPartition:
         partition = InterestPartition(
-            settings, number, preparation, model=model, on_lost=lambda: None, on_broken=broken
+            settings,
+            number,
+            Share(transactions, ()),
+            preparation,
+            model=model,
+            on_lost=lambda: None,
+            on_broken=broken,
         )
         buffer = settings.interests.write_buffer_bytes
         store = await asyncio.to_thread(PartitionStore, store_directory(settings, number), buffer)
@@ -156,12 +174,14 @@ async def open_partitions(settings: Settings) -> dict[str, float]:
         return partition
 
     begun, main_cpu = time.monotonic(), time.thread_time()
+    await transactions.assigned(None)
     opened = await asyncio.gather(*(open_one(p) for p in range(settings.kafka.partitions)))
     spent["seconds"], spent["main_cpu_s"] = time.monotonic() - begun, time.thread_time() - main_cpu
     spent["cpu_s"], spent["peak_mb"] = used()
     begun = time.monotonic()
     for partition in opened:
         await partition.close()
+    await transactions.close()
     return spent | {"close_s": time.monotonic() - begun}
 
 

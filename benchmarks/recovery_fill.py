@@ -18,7 +18,7 @@ from stream_app.interests.slab import Slab
 from stream_app.interests.statistics import PartitionStatistics
 from stream_app.interests.update import Contributions
 from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, Transactions
 from stream_app.settings import Settings
 
 USERS_A_TRANSACTION = 2_000
@@ -45,7 +45,7 @@ async def _fill_partition(settings: Settings, partition: int, users: range) -> i
     slab = random_rows(settings, seed=partition)
     rows = np.arange(slab.capacity)
     transactional_id = f"{settings.kafka.app_id}-interests-{partition}"
-    transactions = PartitionTransactions(settings, transactional_id, settings.group("interests"))
+    transactions = Transactions(settings, transactional_id, settings.group("interests"))
     topic, size = settings.topic_name("interests"), 0
     await transactions.fence([TopicPartition(topic, partition)])
     for first in range(0, len(users), slab.capacity):

@@ -31,7 +31,7 @@ from stream_app.events.redrive import (
 )
 from stream_app.hashing import key64
 from stream_app.kafka import clients
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, Transactions
 from stream_app.replay.follower import Follower
 from stream_app.settings import Settings
 from stream_app.topics import RETRY_TOPIC
@@ -161,8 +161,8 @@ def _commits(settings: Settings, *, dry_run: bool) -> Iterator[Callable[[list[Ou
         return
     with asyncio.Runner() as runner:
 
-        async def opened() -> PartitionTransactions:
-            made = PartitionTransactions(
+        async def opened() -> Transactions:
+            made = Transactions(
                 settings, f"{settings.kafka.app_id}-dlq-redrive", settings.group("dlq-redrive")
             )
             await made.fence(settings.topic_name(t) for t in (RETRY_TOPIC, CONTENT_TOPIC, DLQ_TOPIC))

@@ -17,6 +17,7 @@ from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
 from stream_app.interests.directories import LeftDirectories
 from stream_app.interests.erasure import TOPIC as ERASURES
+from stream_app.interests.owners import earlier_owners, written_topics
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.record import most_bytes
 from stream_app.interests.routers import Routers
@@ -33,8 +34,8 @@ from stream_app.kafka.limits import check_record
 from stream_app.kafka.pace import Pace
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.records import Partition, Record, RecordBatch
+from stream_app.kafka.shared import Share, SharedTransactions, begun
 from stream_app.kafka.stage import Input
-from stream_app.kafka.transactions import TransactionBound
 from stream_app.observability import metrics
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
@@ -71,10 +72,12 @@ class InterestsWorker:
         )
         self._copies = CopySweep(settings, partial(self._moved, SWEEP), CLOCK.latest_ms)
         self._partitions: dict[int, InterestPartition] = {}
-        self._routers = Routers(settings, self._rejoin)
+        self._transactions = SharedTransactions(
+            settings, app.conf.id, ROLE, written_topics(settings), lambda: consumer_of(app)
+        )
+        self._routers = Routers(settings, self._transactions, self._rejoin)
         self._purged: dict[int, int] = {}  # positions on events-routed when it was purged last
         self._standbys: dict[int, StandbyPartition] = {}
-        self._bounds: dict[int, TransactionBound] = {}
         self._pace = Pace()
         self._left = LeftDirectories(settings)
         self._assigned = False
@@ -117,8 +120,10 @@ class InterestsWorker:
         """Close everything; the streams have come to rest."""
         await self._reader.stop()
         try:
+            await self.settle()
             await self._routers.close_all()
             await self._close(set(self._partitions), set(self._standbys))
+            await self._transactions.close()
         except StateDirectoryError as error:
             # raised, it would keep the app from coming to rest; nothing is lost, the changelog has it
             log.critical("state could not be written out at the end: %s", error)
@@ -127,6 +132,7 @@ class InterestsWorker:
 
     async def assign(self, actives: set[int], standbys: set[int]) -> None:
         """Serve these partitions and no others; those already open and sound stay open."""
+        member = self._app.membership()
         async with self._assigning:
             self._health.waiting_for = "recovery"
             await self._sort_inputs(actives)
@@ -138,6 +144,11 @@ class InterestsWorker:
             }
             await self._close(gone, set(self._standbys) - standbys - actives)
             routed = {tp for tp in self._app.assignment() if tp.topic in self._events - inputs}
+            routers = await self._routers.keep(routed)
+            kept = {partition.share: p for p, partition in self._partitions.items()}
+            strange = await begun(self._transactions, member, [*kept, *routers])
+            await self._close({kept[share] for share in strange & kept.keys()}, set())
+            await self._routers.close({routers[share] for share in strange & routers.keys()})
             # side by side: what the former owner of the one has left open keeps the other from reading on,
             # and is ended by being fenced
             await asyncio.gather(
@@ -166,8 +177,9 @@ class InterestsWorker:
             check_partitions(self._settings, states)
 
     async def settle(self) -> None:
-        """Everything in flight ends."""
+        """Everything in flight ends, and the assignment with it."""
         await asyncio.gather(self._routers.settle(), *(p.settle() for p in self._partitions.values()))
+        await self._transactions.release()
 
     def positions(self) -> dict[Partition, int | None]:
         """Where each open partition goes on in its inputs; None: no such topic."""
@@ -185,15 +197,16 @@ class InterestsWorker:
             )
         )
         while True:
+            inputs = tuple(Partition(topic, number) for topic in self._inputs)
             partition = InterestPartition(
                 self._settings,
                 number,
+                Share(self._transactions, inputs, earlier_owners(self._settings, inputs)),
                 self._preparation,
                 model=self._model,
                 on_lost=self._rejoin,
                 on_broken=self._app.stop_loudly,
                 computing=self._computing,
-                bound=self._bounds.setdefault(number, TransactionBound(self._settings)),
                 pace=self._pace,
                 tracing=self._tracing,
             )

@@ -3,8 +3,9 @@
 The numbered steps of a batch, and what a crash after each leaves behind:
 
 1. compute: decode, apply to the slab, collect outputs. Crash: nothing happened.
-2. one Kafka transaction: changelog, statistics, dead letters, retries, the accounts with the position
-   reached, the input's offset. Crash inside: the next owner's fence aborts it, the batch is read again.
+2. one Kafka transaction, with those of the worker's other partitions: changelog, statistics, dead letters,
+   retries, the accounts with the position reached, the input's offset. Crash inside: the next owner's fence
+   aborts it, the batch is read again.
 3. later: one RocksDB WriteBatch of changed users with the changelog position. Crash before:
    recovery reads on from the older position.
 
@@ -37,7 +38,6 @@ from stream_app.interests.batch import BatchPreparation, PartitionState
 from stream_app.interests.erasure import ErasurePreparation, ReceiptWriter
 from stream_app.interests.expiry import Expiry
 from stream_app.interests.outbox import Computed, Outbox
-from stream_app.interests.owners import fence_out, router_owner, table_owner
 from stream_app.interests.placement import Placement
 from stream_app.interests.positions import goes_on
 from stream_app.interests.receipts import Fences, Removed
@@ -61,8 +61,9 @@ from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.pace import Pace
 from stream_app.kafka.records import KeyedRecord, Partition, RecordBatch
+from stream_app.kafka.shared import Share
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
-from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound
+from stream_app.kafka.transactions import Output
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -92,19 +93,19 @@ class InterestPartition:
         self,
         settings: Settings,
         partition: int,
+        share: Share,
         preparation: BatchPreparation,
         *,
         model: str,
         on_lost: Lost,
         on_broken: Broken,
         computing: asyncio.Lock | None = None,
-        bound: TransactionBound | None = None,
         pace: Pace | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """``on_lost`` asks for a new assignment; ``on_broken`` stops the worker. Partitions that share
-        ``computing`` compute one batch at a time, those that share ``pace`` commit side by side. ``bound``
-        outlives this partition."""
+        """``share`` of the worker's transactions has the inputs of this partition; ``on_lost`` asks for a new
+        assignment; ``on_broken`` stops the worker. Partitions that share ``computing`` compute one batch at a
+        time, those that share ``pace`` commit together."""
         interests = settings.interests
         self.partition = partition
         self.lost = False
@@ -115,10 +116,7 @@ class InterestPartition:
         self._on_broken = on_broken
         self._table = Partition(settings.topic_name("interests"), partition)
         self._statistics_topic = settings.topic_name("content-stats")
-        self._owner = table_owner(settings, partition)
-        self._transactions = PartitionTransactions(
-            settings, self._owner.transactional_id, settings.group("interests")
-        )
+        self.share = share
         self._slab = Slab.configured(settings, model_code(model))
         self._statistics = PartitionStatistics(
             partition, [action_code(a.name) for a in settings.events.actions], interests.stats_half_lives_h
@@ -136,8 +134,7 @@ class InterestPartition:
         self._stable = 0  # up to here the changelog is decided
         self._expected: dict[str, int | None] = {}
         self._position = 0
-        self._bound = bound or TransactionBound(settings)
-        self._outbox = Outbox(self._commit_together, self._bound, pace or Pace())
+        self._outbox = Outbox(self._commit_together, share.bound, pace or Pace())
         self._size = OutputSize(self._slab.rows.itemsize)
         self._tracing = tracing
         self._busy = asyncio.Lock()
@@ -159,7 +156,7 @@ class InterestPartition:
         does not play along.
         """
         begun = time.monotonic()
-        await self._transactions.fence(self._owner.writes)
+        await self.share.claim()
         reader = ChangelogReader(self._settings, self._table.topic, self.partition, moved)
         try:
             if not await reader.start(await resume(store, self._settings)):
@@ -169,11 +166,7 @@ class InterestPartition:
         finally:
             await reader.stop()
         await self._read_whole(self._statistics_topic, self._take_statistics, moved)
-        if routed := [topic for topic in topics if self._standing(topic).offset != NOT_ROUTED]:
-            for topic in routed:
-                await fence_out(self._settings, router_owner(self._settings, topic, self.partition))
-            # how far these had come until then
-            await self._read_whole(self._statistics_topic, self._take_statistics, moved)
+        routed = [topic for topic in topics if self._standing(topic).offset != NOT_ROUTED]
         await self._read_whole(self._settings.topic_name("erasure-receipts"), self._take_receipts, moved)
         self._show_fences()
         if self._outcomes.rebuilding:
@@ -210,7 +203,7 @@ class InterestPartition:
             key = router_key(topic, self.partition)
             given_up = msgspec.structs.replace(self._standing(topic), offset=NOT_ROUTED)
             outputs.append(Output(self._statistics_topic, self.partition, key, msgspec.json.encode(given_up)))
-        await self._transactions.commit(outputs, offsets, self._inputs.ids)
+        await self.share.commit(outputs, offsets, self._inputs.ids)
 
     async def _find_positions(self, topics: Sequence[str], offsets: InputOffsets) -> None:
         """Where each input is read on: as the state says; else the group, else from the beginning."""
@@ -226,7 +219,7 @@ class InterestPartition:
             if (at := self._expected[tp.topic]) is not None and at != mark.offset
         }
         if put_right:  # others look at the group
-            await self._transactions.commit([], put_right, self._inputs.ids)
+            await self.share.commit([], put_right, self._inputs.ids)
 
     async def _read_whole(self, topic: str, take: Apply, moved: Callable[[], None]) -> None:
         reader = ChangelogReader(self._settings, topic, self.partition, moved)
@@ -254,9 +247,9 @@ class InterestPartition:
 
     async def close(self) -> None:
         """Finish what is in flight, write out, leave the store closed and durable."""
+        self.share.leave()
         async with self._busy:
             await self.settle()
-            await self._transactions.close()
             state, self._state = self._state, None
             if state is not None:
                 try:
@@ -290,7 +283,7 @@ class InterestPartition:
         first, start = 0, batch.start
         while first < len(batch.records):
             rest = batch.records[first : first + self._slab.capacity]
-            count = self._size.fitting(rest, self._bound.bytes)
+            count = self._size.fitting(rest, self.share.bound.bytes)
             part = RecordBatch(batch.topic, batch.partition, start, rest[:count])
             await self._handle(part)
             first, start = first + count, part.end
@@ -360,16 +353,19 @@ class InterestPartition:
         if self.lost:
             return False
         outputs = [output for one in together for output in one.outputs]
-        await self._commit(outputs, {one.source: one.end for one in together})
+        offsets = {one.source: one.end for one in together}
+        await self._commit(outputs, offsets, sum(one.size for one in together))
         for passage in (passage for one in together for passage in one.passages):
             passage.step("transaction")
             passage.end("the transaction failed" if self.lost else "")
         return not self.lost
 
-    async def _commit(self, outputs: Sequence[Output], offsets: Mapping[Partition, int]) -> None:
+    async def _commit(
+        self, outputs: Sequence[Output], offsets: Mapping[Partition, int], size: int = 0
+    ) -> None:
         with metrics.STATE_SECONDS.labels("transaction").time():
             try:
-                ends = await self._transactions.commit(outputs, offsets, self._inputs.ids, self._bound)
+                ends = await self.share.commit(outputs, offsets, self._inputs.ids, size)
             except (FencedError, TransactionError) as error:
                 self._lose(error)
                 return

@@ -1,6 +1,6 @@
 """Makes the state anew from the events that are still there.
 
-Of each partition, under its owner's transactional id, so that whoever still holds it is refused:
+Of each partition, with a claim of our own on its inputs, so that whoever still holds it is refused:
 
 1. one transaction sets accounts and positions back, and says that a rebuild has begun: from here on no worker
    serves the partition;
@@ -23,7 +23,7 @@ import msgspec
 from stream_app.errors import RecordFormatError
 from stream_app.events.named import user_in
 from stream_app.hashing import key64
-from stream_app.interests.owners import fence_out, router_owner, table_owner
+from stream_app.interests.owners import earlier_owners, written_topics
 from stream_app.interests.record import decode
 from stream_app.interests.statistics_record import (
     NOT_ROUTED,
@@ -35,10 +35,12 @@ from stream_app.interests.statistics_record import (
     router_key,
 )
 from stream_app.kafka.admin import topic_states
+from stream_app.kafka.empty_group import EmptyGroup
 from stream_app.kafka.inputs import inputs
 from stream_app.kafka.once import read_once
 from stream_app.kafka.records import KeyedRecord, Partition, Record
-from stream_app.kafka.transactions import Output, PartitionTransactions, split
+from stream_app.kafka.shared import Share, SharedTransactions
+from stream_app.kafka.transactions import Output, split
 from stream_app.settings import Settings
 from stream_app.topics import copy_topics
 
@@ -115,28 +117,36 @@ async def _waiting(settings: Settings) -> int:
 
 async def rebuild(settings: Settings, partition: int, progress: Progress = lambda _: None) -> None:
     """Set one partition back to the beginning. Raises FencedError, TransactionError, a KafkaError."""
-    name = settings.topic_name
-    owner = table_owner(settings, partition)
-    transactions = PartitionTransactions(settings, owner.transactional_id, settings.group("interests"))
-    await transactions.fence(owner.writes)
+    name, group = settings.topic_name, settings.group("interests")
+    topics = [*(name(action.topic) for action in settings.events.actions), *copy_topics(settings)]
+    transactions = SharedTransactions(
+        settings, group, "rebuild", written_topics(settings), lambda: EmptyGroup(settings, group)
+    )
     try:
+        await transactions.assigned(None)
+        own = tuple(Partition(topic, partition) for topic in topics)
+        share = Share(transactions, own, earlier_owners(settings, own))
+        await share.claim()
         kept = await _kept(settings, partition)
-        for topic, number in kept.routers:
-            await fence_out(settings, router_owner(settings, topic, number))
+        routed = tuple(Partition(*source) for source in kept.routers if source[1] != partition)
+        if routed:  # who routes them writes to our partition, too
+            await Share(transactions, routed, earlier_owners(settings, routed)).claim()
+            kept = await _kept(settings, partition)
         account = await _set_back(settings, partition, kept)
         routers = await _routers_set_back(settings, partition, kept)
         offsets = {Partition(topic, partition): at for topic, (at, _) in account.positions.items()}
         ids = {topic: of for topic, (_, of) in account.positions.items()}
         begun = msgspec.structs.replace(account, rebuilding=True)
-        await transactions.commit([_output(settings, partition, begun), *routers], offsets, ids)  # 1.
+        await share.commit([_output(settings, partition, begun), *routers], offsets, ids)  # 1.
         for topic in (name("interests"), name("content-stats")):  # 2.
             keys = await _keys(settings, topic, partition)
             for part in split(
                 (Output(topic, partition, key, None) for key in keys), settings.kafka.transaction_max_bytes
             ):
-                await transactions.commit(part, {})
+                await share.commit(part, {}, ids)
             progress(f"{topic}[{partition}]: {len(keys):,} records deleted")
-        await transactions.commit([_output(settings, partition, account)], offsets, ids)  # 3.
+        await share.commit([_output(settings, partition, account)], offsets, ids)  # 3.
+        await transactions.release()
     finally:
         await transactions.close()
 

@@ -6,7 +6,7 @@ to its user's partition of ``events-routed``, with the offset in the same transa
 
 How far a router has come stands on ``content-stats`` too, in partition p modulo those of the table, and is
 trusted before the group's offsets, which expire. That record also says who read the partition last: where
-there is none, the table's partition p may have, and its owner is fenced before the offsets are asked for.
+there is none, the table's partition p may have.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from stream_app.errors import BrokerUnavailableError, TransactionError
+from stream_app.errors import BrokerUnavailableError, FencedError, TransactionError
 from stream_app.events.dead_letters import dead_letter, origin_of, records_in
 from stream_app.events.decode import EventDecoder
 from stream_app.events.reasons import Reason
-from stream_app.interests.owners import fence_out, router_owner, table_owner
+from stream_app.interests.owners import earlier_owners
 from stream_app.interests.placement import Placement
 from stream_app.interests.statistics_record import (
     NOT_ROUTED,
@@ -37,8 +37,9 @@ from stream_app.kafka.changelog import ChangelogReader
 from stream_app.kafka.errors import KafkaError
 from stream_app.kafka.fenced import FencedPartition
 from stream_app.kafka.records import KeyedRecord, Partition, Record, RecordBatch
+from stream_app.kafka.shared import Share, SharedTransactions
 from stream_app.kafka.topic_ids import InputOffsets, same_topic
-from stream_app.kafka.transactions import Output, TransactionBound
+from stream_app.kafka.transactions import Output
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 from stream_app.topics import ROUTED_TOPIC
@@ -138,27 +139,18 @@ class RoutedInput(FencedPartition):
         source: Partition,
         router: Router,
         standings: Standings,
+        share: Share,
         on_lost: Callable[[], None],
-        bound: TransactionBound | None = None,
     ) -> None:
-        owner = router_owner(settings, source.topic, source.partition)
-        super().__init__(
-            settings,
-            source,
-            owner.transactional_id,
-            group=settings.group("interests"),
-            writes=owner.writes,
-            on_lost=on_lost,
-            bound=bound,
-        )
+        super().__init__(share, source, writes=(), on_lost=on_lost)
         self._settings, self._router, self._standings = settings, router, standings
         self._standing = RouterStanding()
         self._routed = settings.topic_name(ROUTED_TOPIC)
         self._in_flight: asyncio.Task[None] | None = None
 
     async def open(self, offsets: InputOffsets) -> None:
-        """Fence, also the other kind of owner that this partition may have had, then learn where to read on.
-        Raises TransactionError or a KafkaError."""
+        """Fence, then learn where to read on, also from the other kind of owner that this partition may have
+        had. Raises FencedError, TransactionError or a KafkaError."""
         await super().open(offsets)
         topic, number = self._source
         key = router_key(topic, number)
@@ -169,23 +161,21 @@ class RoutedInput(FencedPartition):
             self._expected = self._standing.offset
             return
         if number < self._settings.kafka.partitions:
-            await fence_out(self._settings, table_owner(self._settings, number))
-            await self._ask(offsets)
             outcomes = (await self._standings.read()).get(OUTCOMES_KEY, b"{}")
             reached = msgspec.json.decode(outcomes, type=Outcomes).positions.get(topic)
             if reached is not None and same_topic(reached[1], topic_id):
                 self._expected = reached[0]
         if self._expected is not None:
-            # from now on it is ours: nobody else has to be fenced the next time
+            # from now on it is ours: nobody else has to be asked the next time
             standing = self._stand(self._expected)
-            await self._transactions.commit(
+            await self.share.commit(
                 [self._output(standing)], {self._source: self._expected}, self._inputs.ids
             )
             self._standing = standing
 
     async def take(self, batch: RecordBatch) -> None:
         """Route one batch: returns when its transaction is on its way."""
-        for part in _parts(batch, self._bound.bytes):
+        for part in _parts(batch, self.share.bound.bytes):
             await self._take(part)
 
     async def _take(self, batch: RecordBatch) -> None:
@@ -247,21 +237,26 @@ def _parts(batch: RecordBatch, most: int) -> Iterator[RecordBatch]:
 class Routers:
     """The routed partitions that this worker owns."""
 
-    def __init__(self, settings: Settings, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: Settings, transactions: SharedTransactions, on_lost: Callable[[], None]
+    ) -> None:
         """``on_lost`` asks for a new assignment."""
-        self._settings, self._on_lost = settings, on_lost
+        self._settings, self._transactions, self._on_lost = settings, transactions, on_lost
         self._router = Router(settings)
         self._standings = [Standings(settings, p) for p in range(settings.kafka.partitions)]
         self._open: dict[Partition, RoutedInput] = {}
-        self._bounds: dict[Partition, TransactionBound] = {}  # which outlive them
 
     def __getitem__(self, tp: Partition) -> RoutedInput | None:
         """The reader of a partition that is routed here."""
         return self._open.get(tp)
 
-    async def assign(self, tps: set[Partition], offsets: InputOffsets) -> None:
-        """Route these partitions and no others; those already open and sound stay open."""
+    async def keep(self, tps: set[Partition]) -> dict[Share, Partition]:
+        """Leave all but these partitions, and those that are lost; those that stay open."""
         await self.close({tp for tp, routed in self._open.items() if tp not in tps or routed.lost})
+        return {routed.share: tp for tp, routed in self._open.items()}
+
+    async def assign(self, tps: set[Partition], offsets: InputOffsets) -> None:
+        """Route these partitions; those already open stay open."""
         await asyncio.gather(*(self._start(tp, offsets) for tp in sorted(tps - self._open.keys())))
 
     def positions(self) -> dict[Partition, int | None]:
@@ -283,11 +278,11 @@ class Routers:
     async def _start(self, tp: Partition, offsets: InputOffsets) -> None:
         while True:
             standings = self._standings[tp.partition % len(self._standings)]
-            bound = self._bounds.setdefault(tp, TransactionBound(self._settings))
-            routed = RoutedInput(self._settings, tp, self._router, standings, self._on_lost, bound)
+            share = Share(self._transactions, (tp,), earlier_owners(self._settings, [tp]))
+            routed = RoutedInput(self._settings, tp, self._router, standings, share, self._on_lost)
             try:
                 await routed.open(offsets)
-            except (TransactionError, BrokerUnavailableError, KafkaError) as error:
+            except (FencedError, TransactionError, BrokerUnavailableError, KafkaError) as error:
                 # the broker is away: try again for as long as the partition is ours
                 log.warning("%s[%d] cannot be routed yet: %s", *tp, error)
                 await routed.close()

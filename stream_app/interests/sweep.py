@@ -37,8 +37,9 @@ from stream_app.interests.receipts import Removed
 from stream_app.kafka.admin import committed_offset, delete_records, retention_ms, topic_id
 from stream_app.kafka.changelog import Apply, ChangelogReader
 from stream_app.kafka.errors import KafkaError
+from stream_app.kafka.marks import Mark
 from stream_app.kafka.records import Partition, Record
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, Transactions
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 from stream_app.topics import FOREVER, copy_topics
@@ -197,9 +198,7 @@ class CopySweep:
     async def _rewrite(self, p: int, group: str, users: set[int], before_ms: int) -> None:
         """Write a partition's letters anew, but those of ``users`` and those from before ``before_ms``."""
         topic = self._letters_topic
-        transactions = PartitionTransactions(
-            self._settings, f"{self._settings.kafka.app_id}-letters-{p}", group
-        )
+        transactions = Transactions(self._settings, f"{self._settings.kafka.app_id}-letters-{p}", group)
         await transactions.fence([Partition(topic, p)])
         try:
             await self._delete_done(p, group)  # a rival may have got on before it was fenced
@@ -210,7 +209,7 @@ class CopySweep:
                     for r in records
                     if own_ms(r) >= before_ms and not _named_in(r) & users
                 ]
-                await transactions.commit(kept, {Partition(topic, p): position})
+                await transactions.commit(kept, {Partition(topic, p): (position, Mark())})
                 await self._delete(topic, p, position)
 
             await self._read_all(topic, p, move)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiokafka
 from aiokafka import errors
@@ -38,6 +38,7 @@ LOOK_S = 0.02
 """Until a coordinator that is completing a transaction, or loading, is asked again."""
 
 COMMITTED = "CompleteCommit"
+COMPLETE = (COMMITTED, "CompleteAbort")
 COMPLETING = ("PrepareCommit", "PrepareAbort")
 NOT_FOUND = 105
 """TRANSACTIONAL_ID_NOT_FOUND, which aiokafka has no name for"""
@@ -46,6 +47,15 @@ LATER = (
     errors.CoordinatorNotAvailableError,
     errors.NotCoordinatorError,
 )
+
+
+class Last(NamedTuple):
+    """A transactional id's last transaction."""
+
+    state: str = ""
+    """As Kafka names it; empty where there is none, or where that cannot be known."""
+    timeout_ms: int = 0
+    """Of the producer that uses the id."""
 
 
 class _Transactions_v0(Response):  # type: ignore[misc]  # noqa: N801 - untyped base; as aiokafka names them
@@ -133,20 +143,24 @@ class Coordination:
         An open one is none: initialising a producer aborts it. So is what a broker older than 3.0 does not
         tell. Raises a KafkaError.
         """
+        return (await self.last()).state == COMMITTED
+
+    async def last(self) -> Last:
+        """What became of the id's last transaction, once it is not completing. Raises a KafkaError."""
         while True:
             try:
                 found = await self._described()
             except (errors.IncompatibleBrokerVersion, NotImplementedError):  # aiokafka's words for too old
-                return False
+                return Last()
             except (errors.NodeNotReadyError, errors.KafkaConnectionError):
                 if self._held:
                     raise
             else:
                 error = errors.for_code(found["error_code"])
                 if found["error_code"] == NOT_FOUND:
-                    return False
+                    return Last()
                 if error is errors.NoError and found["state"] not in COMPLETING:
-                    return bool(found["state"] == COMMITTED)
+                    return Last(found["state"], found["timeout_ms"])
                 if error is not errors.NoError and error not in LATER:
                     raise error(f"the coordinator does not describe {self._id}")
             await asyncio.sleep(LOOK_S)

@@ -1,8 +1,8 @@
 """Partitions of an input of which their owner keeps no state: what a batch causes, and the batch's
 offset, go out in one transaction of the partition's own.
 
-On an assignment a partition is *fenced* (the broker refuses from then on what its former owner still
-sends, and aborts what that one left open), and only then is the committed offset asked for: batches are
+On an assignment a partition is *fenced* (nothing that a former owner still sends for it counts, see
+``shared.py``), and only then is the committed offset asked for: batches are
 accepted exactly from there on. A transaction that fails *loses* the partition: its batches are dropped,
 since their offsets were not committed, and the group is asked for a new assignment, which opens it anew.
 (Not at once: only the group coordinator knows whether the partition is still ours, and fencing it
@@ -23,8 +23,9 @@ from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka.faust.app import RoleApp, consumer_of
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.records import Partition, RecordBatch
+from stream_app.kafka.shared import Share, SharedTransactions, begun
 from stream_app.kafka.topic_ids import InputOffsets, Inputs
-from stream_app.kafka.transactions import Output, PartitionTransactions, TransactionBound, split
+from stream_app.kafka.transactions import Output, split
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,25 +37,16 @@ class FencedPartition:
     """One owned partition of the input."""
 
     def __init__(
-        self,
-        settings: Settings,
-        source: Partition,
-        name: str,
-        *,
-        group: str,
-        writes: Sequence[str | Partition],
-        on_lost: Callable[[], None],
-        bound: TransactionBound | None = None,
+        self, share: Share, source: Partition, *, writes: Sequence[str], on_lost: Callable[[], None]
     ) -> None:
-        """``name`` is the transactional id, ``writes`` the topics and partitions that outputs may go to;
-        ``on_lost`` asks for a new assignment; ``bound`` outlives this partition."""
+        """``share`` of the worker's transactions has ``source`` for its input; ``writes`` are topics that
+        outputs may go to; ``on_lost`` asks for a new assignment."""
         self.lost = False
         """Failed, fenced or closed: nothing is accepted or committed any more."""
+        self.share = share
         self._source = source
         self._writes = writes
         self._on_lost = on_lost
-        self._transactions = PartitionTransactions(settings, name, group)
-        self._bound = bound or TransactionBound(settings)
         self._partitions: dict[str, int] = {}
         self._inputs: Inputs
         self._expected: int | None = None
@@ -63,15 +55,10 @@ class FencedPartition:
         self._busy = asyncio.Lock()
 
     async def open(self, offsets: InputOffsets) -> None:
-        """Fence, then learn where to read on. Raises TransactionError or a KafkaError."""
-        await self._transactions.fence(self._writes)
+        """Fence, then learn where to read on. Raises FencedError, TransactionError or a KafkaError."""
+        await self.share.claim()
         for topic in self._writes:
-            if isinstance(topic, str):
-                self._partitions[topic] = await self._transactions.partitions(topic)
-        await self._ask(offsets)
-
-    async def _ask(self, offsets: InputOffsets) -> None:
-        """The group's offset is where to read on."""
+            self._partitions[topic] = await self.share.transactions.partitions(topic)
         committed = await offsets.committed([self._source])
         self._inputs = Inputs(offsets, committed)
         self._expected = committed[self._source].offset
@@ -122,13 +109,11 @@ class FencedPartition:
             try:
                 if end is not None and not await self._inputs.same(self._source):
                     raise TransactionError(f"{self._source.topic} was deleted and created again")
-                parts = list(split(outputs, self._bound.bytes))
+                parts = list(split(outputs, self.share.bound.bytes))
                 for part in parts[:-1]:
-                    await self._transactions.commit(part, {}, self._inputs.ids, self._bound)
+                    await self.share.commit(part, {}, self._inputs.ids)
                 offsets = {} if end is None else {self._source: end}
-                self.written = await self._transactions.commit(
-                    parts[-1], offsets, self._inputs.ids, self._bound
-                )
+                self.written = await self.share.commit(parts[-1], offsets, self._inputs.ids)
             except (FencedError, TransactionError, KafkaError) as error:
                 self._lose(error)
                 return False
@@ -138,10 +123,10 @@ class FencedPartition:
             return True
 
     async def close(self) -> None:
-        """Finish the transaction on its way and disconnect."""
+        """Finish the transaction on its way."""
+        self.share.leave()
         async with self._busy:
             self.lost = True
-            await self._transactions.close()
 
     async def settle(self) -> None:
         """Return once no transaction is on its way."""
@@ -168,13 +153,13 @@ class FencedPartitions:
         writes: Sequence[str],
         on_closed: Callable[[int], None] = lambda _partition: None,
     ) -> None:
-        """``name`` begins the transactional ids: ``{app_id}-{name}-{partition}``; ``on_closed`` is told of
-        each partition that is no longer open."""
-        self._settings, self._app = settings, app
-        self._topic, self._name, self._writes = topic, name, writes
+        """``name`` begins the transactional ids; ``on_closed`` is told of each partition that is no longer
+        open."""
+        self._app, self._topic, self._writes = app, topic, writes
+        self._earlier = f"{settings.kafka.app_id}-{name}"
         self._on_closed = on_closed
+        self._transactions = SharedTransactions(settings, app.conf.id, name, writes, lambda: consumer_of(app))
         self._open: dict[int, FencedPartition] = {}
-        self._bounds: dict[int, TransactionBound] = {}
         self._assigning = asyncio.Lock()  # an assignment given up for a newer one still cleans up
 
     def __getitem__(self, number: int) -> FencedPartition | None:
@@ -189,8 +174,12 @@ class FencedPartitions:
 
     async def assign(self, actives: set[int]) -> None:
         """Serve these partitions and no others; those already open and sound stay open."""
+        member = self._app.membership()
         async with self._assigning:
             await self._close({p for p in self._open if p not in actives or self[p] is None})
+            kept = {partition.share: number for number, partition in self._open.items()}
+            strange = await begun(self._transactions, member, kept)
+            await self._close({kept[share] for share in strange})
             await asyncio.gather(*(self._start(p) for p in sorted(actives - self._open.keys())))
             log.info("serving %d partitions", len(actives))
 
@@ -199,12 +188,15 @@ class FencedPartitions:
         return {Partition(self._topic, number): self._open[number].position for number in self.sound}
 
     async def settle(self) -> None:
-        """Return once no transaction is on its way."""
+        """Before an assignment is given up: finish what is on its way, and say so."""
         await asyncio.gather(*(partition.settle() for partition in self._open.values()))
+        await self._transactions.release()
 
     async def close(self) -> None:
         """Disconnect; nothing is accepted any more."""
+        await self._transactions.release()
         await self._close(set(self._open))
+        await self._transactions.close()
 
     def accepts(self, batch: RecordBatch) -> bool:
         """Whether this batch is ours and the next one of its partition; any other is to be dropped."""
@@ -213,18 +205,12 @@ class FencedPartitions:
 
     async def _start(self, number: int) -> None:
         while True:
-            partition = FencedPartition(
-                self._settings,
-                Partition(self._topic, number),
-                f"{self._settings.kafka.app_id}-{self._name}-{number}",
-                group=self._app.conf.id,
-                writes=self._writes,
-                on_lost=self._rejoin,
-                bound=self._bounds.setdefault(number, TransactionBound(self._settings)),
-            )
+            source = Partition(self._topic, number)
+            share = Share(self._transactions, (source,), (f"{self._earlier}-{number}",))
+            partition = FencedPartition(share, source, writes=self._writes, on_lost=self._rejoin)
             try:
                 await partition.open(consumer_of(self._app))
-            except (TransactionError, KafkaError) as error:
+            except (FencedError, TransactionError, KafkaError) as error:
                 # the broker is away: try again for as long as the partition is ours
                 log.warning("partition %d cannot be opened yet: %s", number, error)
                 await partition.close()

@@ -33,6 +33,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
+from stream_app.kafka.marks import Mark, Membership
 from stream_app.kafka.records import Partition
 
 PAUSE_S = 0.1
@@ -182,6 +183,8 @@ class CommittedOffset(NamedTuple):
     """The first one that there is, where the group knows none; None while there is no such topic."""
     topic_id: str | None
     """Of the topic that has the name now; None while there is none."""
+    mark: Mark | None = None
+    """What was committed with the offset; None where nothing was, or was of another topic."""
 
 
 class Bounds(NamedTuple):
@@ -193,14 +196,25 @@ class Bounds(NamedTuple):
     """The offset after the last decided record."""
 
 
-class InputOffsets(Protocol):
+class GroupOffsets(Protocol):
+    """What the offsets of a group say of partitions, and who writes for them."""
+
+    async def offsets(self, tps: Iterable[Partition]) -> Mapping[Partition, CommittedOffset]:
+        """As the broker has them now. Raises a KafkaError."""
+
+    async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
+        """Commit offsets with their marks. Raises FencedError when ``member`` is out of date, a KafkaError.
+        None: in nobody's name, which no group with members takes."""
+
+
+class InputOffsets(GroupOffsets, Protocol):
     """What the owner of a partition asks the broker about its inputs, and of what it has written."""
 
     async def stable_end(self, tp: Partition) -> int:
         """Where the decided part of a partition ends. Raises a KafkaError."""
 
     async def committed(self, tps: Iterable[Partition]) -> Mapping[Partition, CommittedOffset]:
-        """As the broker has them now."""
+        """As ``offsets``, for whoever opens these partitions."""
 
     async def bounds(self, tps: Iterable[Partition]) -> Mapping[Partition, Bounds]:
         """Where these partitions begin and end. Raises a KafkaError."""

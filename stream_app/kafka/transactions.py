@@ -1,8 +1,8 @@
-"""One partition's transactional producer: a batch's effects and its offset, all or nothing.
+"""A transactional producer: effects and offsets, all or nothing.
 
-The transactional id names the table's partition, so the broker lets one owner live: starting a
-producer raises the id's epoch (``InitProducerId``), aborts what its predecessor left open, and
-refuses whatever that predecessor still sends.
+The broker lets one owner of a transactional id live: starting a producer raises the id's epoch
+(``InitProducerId``), aborts what its predecessor left open, and refuses whatever that predecessor still
+sends.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import aiokafka
-from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
+from aiokafka.client import CoordinationType
+from aiokafka.errors import GroupAuthorizationFailedError, IllegalOperation, KafkaError, ProducerFenced
+from aiokafka.producer.sender import TxnOffsetCommitHandler
 from aiokafka.structs import OffsetAndMetadata
 
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.coordination import Coordination
+from stream_app.kafka.coordination import COMMITTED, COMPLETE, LOOK_S, Coordination
+from stream_app.kafka.errors import OUT_OF_DATE
+from stream_app.kafka.marks import Mark, Membership
+from stream_app.kafka.member_offsets import MemberOffsetsHandler
 from stream_app.kafka.records import Partition
 from stream_app.observability import metrics
 from stream_app.settings import Settings
@@ -32,6 +37,11 @@ RECORD_BYTES = 80
 """Of framing and lengths, at most, beside a record's key, value and headers."""
 
 CLOSE_TIMEOUT_S = 5.0
+
+SETTLING_MS = 15_001
+"""Transaction timeout of whoever ends what another one has left, by which it is known."""
+SETTLING_S = 2.0
+"""It takes a tenth of that; then others take it for dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +100,24 @@ def split(outputs: Iterable[Output], most: int) -> Iterator[list[Output]]:
     yield part
 
 
-class PartitionTransactions:
-    """The transactional producer of one partition."""
+class Transactions:
+    """A transactional producer, and the consumer group whose offsets it commits."""
 
     def __init__(self, settings: Settings, transactional_id: str, group: str) -> None:
         self._settings, self._id, self._group = settings, transactional_id, group
         self._timeout = settings.kafka.transaction_timeout_s
         self._producer, self._coordination = self._made()
+        self._producer._sender._do_txn_offset_commit = self._commit_offsets
         self._written: list[Partition] = []
         self._sent_bytes = 0  # of the transaction on its way
+        self.member: Membership | None = None
+        """In whose name offsets are committed; None: in nobody's."""
 
-    def _made(self) -> tuple[aiokafka.AIOKafkaProducer, Coordination]:
+    def _made(self, timeout_ms: int | None = None) -> tuple[aiokafka.AIOKafkaProducer, Coordination]:
         producer = aiokafka.AIOKafkaProducer(
             **aiokafka_options(self._settings, self._id),
             transactional_id=self._id,
-            transaction_timeout_ms=int(self._timeout * 1000),
+            transaction_timeout_ms=timeout_ms or int(self._timeout * 1000),
             max_batch_size=self._settings.kafka.max_record_bytes,
             max_request_size=8 * self._settings.kafka.max_record_bytes,
             retry_backoff_ms=20,
@@ -129,32 +142,84 @@ class PartitionTransactions:
             await self.close()
             raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
 
-    async def _settle_remains(self, writes: Iterable[str | Partition]) -> None:
+    async def begin(self, writes: Iterable[str]) -> None:
+        """Become the owner of an id that nobody has had; it will write to these topics. Raises
+        TransactionError."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._producer.start()
+                self._written = [tp for topic in writes for tp in await _partitions_of(self._producer, topic)]
+                await self._coordination.renewed()
+        except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
+            await self.close()
+            raise TransactionError(f"cannot initialise the transactional producer: {error!r}") from error
+
+    async def fence_out(self, writes: Iterable[str]) -> None:
+        """End for good what the owner of this id has open; what it still sends is refused from now on, and
+        we are not its owner either. Whoever else does the same at the same time does no harm. Raises
+        TransactionError."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                with contextlib.suppress(ProducerFenced):  # somebody else is at it, and ends what is open
+                    await self._settle_remains(writes, SETTLING_MS)
+        except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
+            raise TransactionError(f"cannot fence {self._id} out: {error!r}") from error
+        finally:
+            await self.close()
+
+    async def completed(self) -> None:
+        """Return once all that was committed stands on its partitions. Raises TransactionError."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                renewed = await self._coordination.renewed()
+                with self._coordination.held():
+                    # the coordinator takes the group into a transaction when the one before is complete
+                    written = self._written if renewed else []
+                    await self._settle(self._producer, self._coordination, written, commit=True)
+        except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
+            raise TransactionError(f"the last transaction is not complete: {error!r}") from error
+
+    async def _settle_remains(self, writes: Iterable[str | Partition], timeout_ms: int | None = None) -> None:
         """Becoming the owner aborts a former transaction that is open. Records of a complete one that has no
         marker (see ``coordination.py``) would share the fate of our first transaction: they are given the
         end that was decided on by an empty transaction that spans all that is ever written.
 
         Left to chance: a worker that dies between becoming the owner, when the decision is forgotten, and
         the end of that transaction, some milliseconds later.
+
+        With a ``timeout_ms`` of its own others who do the same know: they leave it alone.
         """
-        producer, coordination = self._made()
+        producer, coordination = self._made(timeout_ms)
         try:
             await producer.client.bootstrap()
-            commit = await coordination.committed()
+            last = await coordination.last()
+            patience = time.monotonic() + SETTLING_S
+            while timeout_ms is not None and last.timeout_ms == timeout_ms:
+                if last.state in COMPLETE:
+                    return
+                if time.monotonic() > patience:
+                    break  # whoever began it has died
+                await asyncio.sleep(LOOK_S)
+                last = await coordination.last()
             await producer.start()
             self._written = [tp for topic in writes for tp in await _partitions_of(producer, topic)]
             await coordination.renewed()
             with coordination.held():
-                await self._settle(producer, coordination, commit=commit)
-                await coordination.committed()  # which waits until it is complete
+                await self._settle(producer, coordination, self._written, commit=last.state == COMMITTED)
+                await coordination.last()  # which waits until it is complete
         finally:
             await _close(producer)
 
     async def _settle(
-        self, producer: aiokafka.AIOKafkaProducer, coordination: Coordination, *, commit: bool
+        self,
+        producer: aiokafka.AIOKafkaProducer,
+        coordination: Coordination,
+        written: Iterable[Partition],
+        *,
+        commit: bool,
     ) -> None:
         await producer.begin_transaction()
-        for tp in self._written:
+        for tp in written:
             producer._txn_manager.maybe_add_partition_to_txn(tp)
         await coordination.add_group()
         await (producer.commit_transaction() if commit else producer.abort_transaction())
@@ -166,30 +231,29 @@ class PartitionTransactions:
     async def commit(
         self,
         outputs: Iterable[Output],
-        offsets: Mapping[Partition, int],
-        topic_ids: Mapping[str, str] = MappingProxyType({}),
+        offsets: Mapping[Partition, tuple[int, Mark]] = MappingProxyType({}),
         bound: TransactionBound | None = None,
     ) -> dict[Partition, int]:
-        """Produce ``outputs`` and commit ``offsets`` in one transaction; with each offset goes the id of its
-        topic, see ``topic_ids.py``. How long it took is told to ``bound``.
+        """Produce ``outputs`` and commit ``offsets`` with their marks in one transaction. How long it took is
+        told to ``bound``.
 
         Returns the end position of each partition written. Raises FencedError when another owner
         has taken over, TransactionError on any other failure; either way nothing took effect, or
         (a lost answer to the commit itself) all of it did: the caller must forget what it holds
         of the partition and read it again. Calls must not overlap.
         """
-        marks = {tp: OffsetAndMetadata(offset, topic_ids.get(tp.topic, "")) for tp, offset in offsets.items()}
+        marks = {tp: OffsetAndMetadata(offset, mark.encode()) for tp, (offset, mark) in offsets.items()}
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout):
                 renewed = await self._coordination.renewed()
                 with self._coordination.held():
                     if renewed:  # our last transaction may lack its markers
-                        await self._settle(self._producer, self._coordination, commit=True)
+                        await self._settle(self._producer, self._coordination, self._written, commit=True)
                     ends = await self._commit(outputs, marks)
         except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
             cause = self._cause(error)
-            if isinstance(cause, ProducerFenced):
+            if isinstance(cause, (ProducerFenced, *OUT_OF_DATE)):
                 metrics.TRANSACTIONS.labels("fenced").inc()
                 raise FencedError("another worker owns this partition now") from error
             metrics.TRANSACTIONS.labels("failed").inc()
@@ -211,6 +275,21 @@ class PartitionTransactions:
         if refusal is None:
             raise error
         return refusal
+
+    async def _commit_offsets(self, offsets: object, group: str) -> None:
+        """In aiokafka's place, which commits them in nobody's name."""
+        sender = self._producer._sender
+        try:
+            node = await sender._find_coordinator(CoordinationType.GROUP, group)
+        except GroupAuthorizationFailedError as error:
+            self._producer._txn_manager.error_transaction(error)
+            return
+        handler = (
+            TxnOffsetCommitHandler(sender, offsets, group)
+            if self.member is None
+            else MemberOffsetsHandler(sender, offsets, group, self.member)
+        )
+        await handler.do(node)
 
     async def _commit(
         self, outputs: Iterable[Output], marks: Mapping[Partition, OffsetAndMetadata]

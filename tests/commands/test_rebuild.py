@@ -16,7 +16,7 @@ from stream_app.interests import rebuild as rebuilding
 from stream_app.interests.statistics_record import Outcomes
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics, delete_records, group_members
-from stream_app.kafka.transactions import PartitionTransactions
+from stream_app.kafka.transactions import Transactions
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
 from tests.interests.closed_form import Sent
@@ -147,15 +147,15 @@ def test_half_a_rebuild_is_served_by_nobody(
         assert worker.stop() == 0
         wait_until(lambda: group_members(world, world.group("interests")) == 0, "it to have left")
         with monkeypatch.context() as broken:
-            commit, left = PartitionTransactions.commit, [transactions]
+            commit, left = Transactions.commit, [transactions]
 
-            async def some(self: PartitionTransactions, *arguments: object) -> object:
+            async def some(self: Transactions, *arguments: object) -> object:
                 if not left[0]:
                     raise TransactionError("broken off")
                 left[0] -= 1
                 return await commit(self, *arguments)  # type: ignore[arg-type]
 
-            broken.setattr(PartitionTransactions, "commit", some)
+            broken.setattr(Transactions, "commit", some)
             with pytest.raises(TransactionError):
                 asyncio.run(rebuilding.rebuild(world, 0))
         worker.start()

@@ -178,7 +178,7 @@ DYING = """
 import os, signal, sys
 import aiokafka
 from stream_app import cli
-from stream_app.kafka.transactions import PartitionTransactions
+from stream_app.kafka.transactions import Transactions
 
 step, number = sys.argv[1], int(sys.argv[2])
 calls = 0
@@ -198,9 +198,9 @@ def dying(original, before):
     return call
 
 owner, name = {
-    "before": (PartitionTransactions, "commit"),
+    "before": (Transactions, "commit"),
     "sent": (aiokafka.AIOKafkaProducer, "commit_transaction"),
-    "after": (PartitionTransactions, "commit"),
+    "after": (Transactions, "commit"),
 }[step]
 setattr(owner, name, dying(getattr(owner, name), step != "after"))
 sys.exit(cli.run(["dlq", "redrive", "--all"]))

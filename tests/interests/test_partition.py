@@ -15,14 +15,16 @@ from stream_app.content.index import ContentIndex
 from stream_app.content.vectors import ContentVector
 from stream_app.interests.batch import BatchPreparation
 from stream_app.interests.contents import IndexedContents
+from stream_app.interests.owners import written_topics
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.store import PartitionStore
-from stream_app.kafka.records import RecordBatch
+from stream_app.kafka.marks import Mark
+from stream_app.kafka.records import Partition, RecordBatch
 from stream_app.kafka.topic_ids import PAUSE_S
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
 from tests.interests.workers import NOW_MS, states, unit_vectors
-from tests.kafka.offsets import KnownOffsets
+from tests.kafka.offsets import KnownOffsets, share_of
 
 D = 16
 MODEL = "test-model"
@@ -48,22 +50,36 @@ class Owner:
         self.preparation = BatchPreparation(settings, IndexedContents(index))
         self.partition: InterestPartition
         self.offsets: KnownOffsets
+        self.claims: dict[Partition, tuple[int, Mark]] = {}
 
     def _rejoin(self) -> None:
         self.rejoins += 1
 
     async def open(self, committed: int | None) -> None:
-        self.offsets = KnownOffsets(committed)
+        self.offsets = KnownOffsets(committed, claims=self.claims)
+        inputs = [self.topic, *map(self.settings.topic_name, ("events-retry", "erasures"))]
+        share = await share_of(
+            self.settings,
+            "interests",
+            "interests",
+            written_topics(self.settings),
+            [Partition(topic, 0) for topic in inputs],
+            lambda: self.offsets,
+        )
         self.partition = InterestPartition(
             self.settings,
             0,
+            share,
             self.preparation,
             model=MODEL,
             on_lost=self._rejoin,
             on_broken=lambda error: None,
         )
-        inputs = [self.topic, *map(self.settings.topic_name, ("events-retry", "erasures"))]
         await self.partition.open(PartitionStore(self.directory), inputs, self.offsets)
+
+    async def close(self) -> None:
+        await self.partition.close()
+        await self.partition.share.transactions.close()
 
     def batch(self, start: int, *users: str) -> RecordBatch:
         records = [
@@ -101,7 +117,7 @@ def test_a_batch_out_of_sequence_is_refused_whole(
         assert owner.partition.lost
         assert owner.rejoins == 1
         await owner.partition.handle(owner.batch(1, "cem"))  # nothing more until it is opened anew
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(life())
     assert states(settings).keys() == {b"ana"}
@@ -123,7 +139,7 @@ def test_a_batch_of_another_topic_of_that_name_is_refused_however_well_it_fits(
         await owner.partition.handle(owner.batch(1, "ben"))
         assert owner.partition.lost
         assert owner.rejoins == 1
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(life())
     assert states(settings).keys() == {b"ana"}
@@ -138,7 +154,7 @@ def test_users_whom_an_earlier_version_kept_in_the_wrong_partition_go(
     async def before() -> None:
         await owner.open(committed=0)
         await owner.partition.handle(owner.batch(0, "ana", "ben"))
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(before())
     kafka = msgspec.structs.replace(settings.kafka, partitions=2)
@@ -147,7 +163,7 @@ def test_users_whom_an_earlier_version_kept_in_the_wrong_partition_go(
     async def after() -> None:
         await owner.open(committed=2)
         assert await owner.partition.expire(ContentIndex(owner.settings, MODEL)) == 1
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(after())
     assert states(settings).keys() == {b"ana"}
@@ -174,7 +190,7 @@ def test_what_has_no_marker_yet_is_not_written_to_disk(
         assert not owner.partition.lost  # the next flush may find it
         if marked:
             owner.offsets.end = owner.partition._position
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(life())
     assert users_on_disk(tmp_path / "a") == ({b"ana", b"ben"} if marked else {b"ana"})
@@ -198,7 +214,7 @@ def test_nothing_more_is_computed_where_room_needs_a_marker_that_does_not_come(
         await owner.partition.handle(owner.batch(0, "ana", "ben"))
         await owner.partition.handle(owner.batch(2, "cem"))
         assert (owner.partition.lost, owner.rejoins) == (True, 1)
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(life())
     assert users_on_disk(tmp_path / "a") == set()
@@ -216,7 +232,7 @@ def test_a_steady_stream_is_not_asked_about_batch_by_batch(
         await owner.open(committed=0)
         for n in range(5):
             await owner.partition.handle(owner.batch(n, "ana"))
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(life())
     assert owner.offsets.asked == 1
@@ -233,14 +249,15 @@ def test_what_a_fenced_owner_computed_reaches_neither_kafka_nor_its_disk(
         await old.open(committed=0)
         await old.partition.handle(old.batch(0, "ana"))
         await old.partition.settle()
+        new.claims = old.claims
         await new.open(committed=1)
         await old.partition.handle(old.batch(1, "zoe"))  # in its slab, then refused by the broker
         await old.partition.flush()
         await old.partition.settle()
         assert old.partition.lost
-        await old.partition.close()
+        await old.close()
         await new.partition.handle(new.batch(1, "ben"))
-        await new.partition.close()
+        await new.close()
 
     asyncio.run(life())
     found = states(settings)

@@ -5,27 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import msgspec
 import pytest
-from aiokafka.structs import TopicPartition
 
 from stream_app.errors import TransactionError
+from stream_app.interests.owners import written_topics
 from stream_app.interests.partition import InterestPartition
 from stream_app.interests.store import PartitionStore
+from stream_app.kafka.marks import Mark
+from stream_app.kafka.records import Partition
+from stream_app.kafka.shared import Share
 from stream_app.kafka.transactions import (
     LEAST_BYTES,
     Output,
-    PartitionTransactions,
     TransactionBound,
+    Transactions,
     split,
 )
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
 from tests.interests.test_partition import MODEL, Owner, small
 from tests.interests.workers import states
-from tests.kafka.offsets import KnownOffsets
+from tests.kafka.offsets import KnownOffsets, share_of
 
 BYTES = 65_536
 USERS = 400
@@ -36,24 +38,23 @@ class Link:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
         self.sizes: list[int] = []
-        carry = PartitionTransactions.commit
+        carry = Transactions.commit
 
         async def commit(
-            transactions: PartitionTransactions,
+            transactions: Transactions,
             outputs: Iterable[Output],
-            offsets: Mapping[TopicPartition, int],
-            topic_ids: Mapping[str, str] = MappingProxyType({}),
+            offsets: Mapping[Partition, tuple[int, Mark]],
             bound: TransactionBound | None = None,
-        ) -> dict[TopicPartition, int]:
+        ) -> dict[Partition, int]:
             outputs = list(outputs)
             self.sizes.append(sum(output.size for output in outputs))
             if self.sizes[-1] > most:
                 assert bound is not None
                 bound.failed()
                 raise TransactionError("transaction failed: TimeoutError()")
-            return await carry(transactions, outputs, offsets, topic_ids, bound)
+            return await carry(transactions, outputs, offsets, bound)
 
-        monkeypatch.setattr(PartitionTransactions, "commit", commit)
+        monkeypatch.setattr(Transactions, "commit", commit)
 
 
 def bounded(settings: Settings, most: int) -> Settings:
@@ -70,19 +71,30 @@ class Reopened(Owner):
 
     async def through(self, users: list[str]) -> int:
         """Feed the users' events until all are taken; how often it was opened."""
-        bound, opened, at = TransactionBound(self.settings), 0, 0
+        opened = at = 0
         store = PartitionStore(self.directory)
         self.offsets = KnownOffsets(0)
+        source = Partition(self.topic, 0)
+        transactions = (
+            await share_of(
+                self.settings,
+                "interests",
+                "interests",
+                written_topics(self.settings),
+                [source],
+                lambda: self.offsets,
+            )
+        ).transactions
         while at < len(users):
             opened += 1
             self.partition = InterestPartition(
                 self.settings,
                 0,
+                Share(transactions, (source,)),
                 self.preparation,
                 model=MODEL,
                 on_lost=self._rejoin,
                 on_broken=lambda error: None,
-                bound=bound,
             )
             await self.partition.open(store, [self.topic], self.offsets)
             at = next(iter(self.partition.positions.values())) or 0
@@ -93,7 +105,8 @@ class Reopened(Owner):
             if at == len(users):
                 await self.partition.close()
             else:
-                await self.partition._transactions.close()
+                self.partition.share.leave()
+        await transactions.close()
         return opened
 
 

@@ -22,7 +22,7 @@ from aiokafka.producer.sender import EndTxnHandler
 from stream_app import cli
 from stream_app.interests.app import InterestsWorker
 from stream_app.interests.partition import InterestPartition
-from stream_app.kafka.transactions import PartitionTransactions
+from stream_app.kafka.transactions import Transactions
 
 STEPS = (
     "before the transaction begins",
@@ -113,12 +113,12 @@ class HaltingEnd(EndTxnHandler):  # type: ignore[misc]  # aiokafka is untyped
         return backoff is None
 
 
-abort_at_once = PartitionTransactions._settle_remains
+abort_at_once = Transactions._settle_remains
 write_at_once = InterestPartition._write
 flush_all = InterestsWorker._flush
 
 
-async def settle_remains(self: PartitionTransactions, *args: Any) -> None:
+async def settle_remains(self: Transactions, *args: Any) -> None:
     await abort_at_once(self, *args)
     _open.add(self._producer.partition)
 
@@ -138,9 +138,9 @@ def write_haltingly(self: InterestPartition, *args: Any, **named: Any) -> None:
 
 
 def main() -> None:
-    aiokafka.AIOKafkaProducer = HaltingProducer  # what PartitionTransactions makes
+    aiokafka.AIOKafkaProducer = HaltingProducer  # what Transactions makes
     aiokafka.producer.sender.EndTxnHandler = HaltingEnd
-    PartitionTransactions._settle_remains = settle_remains  # type: ignore[method-assign]
+    Transactions._settle_remains = settle_remains  # type: ignore[method-assign]
     InterestPartition._write = write_haltingly  # type: ignore[method-assign]
     InterestsWorker._flush = flush_last  # type: ignore[method-assign]
     sys.exit(cli.run(sys.argv[1:]))

@@ -19,7 +19,7 @@ from stream_app.kafka.admin import create_topics
 from stream_app.kafka.clock import APPENDED, WINDOW_S, BrokerClock
 from stream_app.kafka.faust import transport
 from stream_app.kafka.fetched import FetchedRecords
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, Transactions
 from stream_app.observability import metrics
 from stream_app.settings import Settings
 
@@ -182,7 +182,7 @@ def test_a_worker_learns_the_brokers_time_from_the_answers_to_its_transactions(
     topic = settings.topic_name("content-stats")
 
     async def commit() -> None:
-        owner = PartitionTransactions(settings, "clock", settings.group("clock"))
+        owner = Transactions(settings, "clock", settings.group("clock"))
         await owner.fence([TopicPartition(topic, 0)])
         await owner.commit([Output(topic, 0, b"\x00k", b"{}")], {})
         await owner.close()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaProducer, ConsumerRecord
+from faust.types import TP
 from kafka import KafkaProducer
 
 from stream_app.kafka import clients
 from stream_app.kafka.fenced import FencedPartition
+from stream_app.kafka.marks import Mark
 from stream_app.kafka.once import read_once
 from stream_app.kafka.partitions import partition_of
-from stream_app.kafka.records import RecordBatch
+from stream_app.kafka.records import Partition, RecordBatch
 from stream_app.kafka.topic_ids import PAUSE_S
 from stream_app.kafka.transactions import Output
 from stream_app.settings import Settings
-from tests.kafka.offsets import KnownOffsets
+from tests.kafka.offsets import KnownOffsets, share_of
 
 pytestmark = pytest.mark.usefixtures("topics")
 
@@ -24,24 +26,35 @@ pytestmark = pytest.mark.usefixtures("topics")
 class Owner:
     """Someone who holds a partition of ``content``."""
 
-    def __init__(self, settings: Settings, number: int = 0) -> None:
+    def __init__(
+        self, settings: Settings, number: int = 0, claims: dict[TP, tuple[int, Mark]] | None = None
+    ) -> None:
         self.rejoins = 0
         self.offsets: KnownOffsets
+        self.partition: FencedPartition
         self.vectors = settings.topic_name("content-vectors")
-        self._source = TopicPartition(settings.topic_name("content"), number)
-        self.partition = FencedPartition(
-            settings,
-            self._source,
-            f"{settings.kafka.app_id}-content-{number}",
-            group=settings.group("content"),
-            writes=[self.vectors],
-            on_lost=self._rejoin,
-        )
+        self._source = Partition(settings.topic_name("content"), number)
+        self._settings, self._claims = settings, claims
 
     async def open(self, committed: int | None) -> FencedPartition:
-        self.offsets = KnownOffsets(committed)
+        self.offsets = KnownOffsets(committed, claims=self._claims)
+        writes = [self.vectors]
+        share = await share_of(
+            self._settings, "content", "content", writes, [self._source], lambda: self.offsets
+        )
+        self.partition = FencedPartition(share, self._source, writes=writes, on_lost=self._rejoin)
         await self.partition.open(self.offsets)
         return self.partition
+
+    async def close(self) -> None:
+        await self.partition.close()
+        await self.partition.share.transactions.close()
+
+    @property
+    def producer(self) -> AIOKafkaProducer:
+        transactions = self.partition.share.transactions._producer
+        assert transactions is not None
+        return transactions._producer
 
     def batch(self, start: int, *offsets: int) -> RecordBatch:
         topic, partition = self._source
@@ -71,7 +84,7 @@ def test_only_the_next_batch_is_accepted(settings: Settings) -> None:
         assert not partition.accepts(owner.batch(11, 11))
         assert not await partition.commit([owner.output(b"k", b"v")], 12)
         assert owner.rejoins == 1
-        await partition.close()
+        await owner.close()
 
     asyncio.run(life())
     assert on_topic(settings) == []
@@ -86,7 +99,7 @@ def test_nothing_of_a_topic_that_was_created_again_is_committed(settings: Settin
         await asyncio.sleep(PAUSE_S)  # nobody deletes, creates and fills a topic in no time
         assert not await partition.commit([owner.output(b"k", b"w")], 9)
         assert (partition.lost, owner.rejoins) == (True, 1)
-        await partition.close()
+        await owner.close()
 
     asyncio.run(life())
     assert on_topic(settings) == [b"v"]
@@ -98,15 +111,16 @@ def test_without_a_committed_offset_any_first_batch_is_accepted(settings: Settin
         partition = await owner.open(committed=None)
         assert partition.accepts(owner.batch(3, 4))
         assert not partition.accepts(owner.batch(3, 4))
-        await partition.close()
+        await owner.close()
 
     asyncio.run(life())
 
 
 def test_who_was_fenced_brings_no_deleted_content_back(settings: Settings) -> None:
     async def life() -> None:
-        zombie, heir = Owner(settings), Owner(settings)
-        old = await zombie.open(committed=None)
+        claims: dict[TP, tuple[int, Mark]] = {}
+        zombie, heir = Owner(settings, claims=claims), Owner(settings, claims=claims)
+        old = await zombie.open(committed=0)
         assert await old.commit([zombie.output(b"k", b"vector")], 1)
         new = await heir.open(committed=1)
         assert await new.commit([heir.output(b"k", None)], 2)
@@ -114,8 +128,8 @@ def test_who_was_fenced_brings_no_deleted_content_back(settings: Settings) -> No
         assert (old.lost, zombie.rejoins) == (True, 1)
         assert await new.commit([], 3)
         assert (new.lost, heir.rejoins) == (False, 0)
-        await old.close()
-        await new.close()
+        await zombie.close()
+        await heir.close()
         assert not await new.commit([], 4)
 
     asyncio.run(life())
@@ -134,7 +148,7 @@ def test_keys_go_where_the_default_partitioner_puts_them(settings: Settings) -> 
         owner = Owner(settings)
         await owner.open(committed=None)
         assert [owner.output(key, b"v").partition for key in keys] == [partition_of(k, 2) for k in keys]
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(life())
 
@@ -147,14 +161,14 @@ def test_reading_once_waits_for_what_is_committed_behind_an_open_transaction(set
         await first.open(None)
         await second.open(None)
         begun, go_on = asyncio.Event(), asyncio.Event()
-        commit = first.partition._transactions._producer.commit_transaction
+        commit = first.producer.commit_transaction
 
         async def late() -> None:
             begun.set()
             await go_on.wait()
             await commit()
 
-        first.partition._transactions._producer.commit_transaction = late
+        first.producer.commit_transaction = late
         slow = asyncio.create_task(first.partition.commit([first.output(b"k", b"first")]))
         await begun.wait()
         assert await second.partition.commit([second.output(b"k", b"second")])
@@ -172,7 +186,7 @@ def test_reading_once_waits_for_what_is_committed_behind_an_open_transaction(set
         assert found == [b"first", b"second"]
         found.clear()
         assert await read_once(settings, first.vectors, take, {1 - partition_of(b"k", 2)}) == 0
-        await first.partition.close()
-        await second.partition.close()
+        await first.close()
+        await second.close()
 
     asyncio.run(asyncio.wait_for(life(), 60))

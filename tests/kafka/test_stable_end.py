@@ -10,7 +10,7 @@ from aiokafka.errors import LeaderNotAvailableError
 from faust.types import TP
 
 from stream_app.kafka.stable_end import stable_end
-from stream_app.kafka.transactions import PartitionTransactions
+from stream_app.kafka.transactions import Transactions
 from stream_app.settings import Settings
 
 
@@ -23,7 +23,7 @@ def test_it_stays_before_a_transaction_until_that_has_its_marker(
         client = AIOKafkaClient(bootstrap_servers=settings.kafka.broker)
         await client.bootstrap()
         await client.set_topics([tp.topic])
-        owner = PartitionTransactions(settings, f"{settings.kafka.app_id}-x", settings.group("interests"))
+        owner = Transactions(settings, f"{settings.kafka.app_id}-x", settings.group("interests"))
         await owner.fence([settings.topic_name("events-retry")])
         raw = owner._producer
         try:

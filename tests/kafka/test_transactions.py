@@ -21,22 +21,24 @@ from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import LocalBroker
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.marks import Mark
+from stream_app.kafka.records import Partition
+from stream_app.kafka.transactions import Output, Transactions
 from stream_app.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("topics")
 
 
-def producer(settings: Settings, name: str = "p0") -> PartitionTransactions:
-    return PartitionTransactions(settings, f"{settings.kafka.app_id}-{name}", settings.group("interests"))
+def producer(settings: Settings, name: str = "p0") -> Transactions:
+    return Transactions(settings, f"{settings.kafka.app_id}-{name}", settings.group("interests"))
 
 
 def output(settings: Settings, value: bytes, topic: str = "interests", partition: int = 0) -> Output:
     return Output(settings.topic_name(topic), partition, b"key", value, (("header", b"h"),))
 
 
-def mark(settings: Settings, offset: int) -> dict[TopicPartition, int]:
-    return {TopicPartition(settings.topic_name("likes"), 0): offset}
+def mark(settings: Settings, offset: int) -> dict[Partition, tuple[int, Mark]]:
+    return {Partition(settings.topic_name("likes"), 0): (offset, Mark())}
 
 
 def committed(settings: Settings) -> int | None:
@@ -58,13 +60,13 @@ def run(steps: object) -> None:
     asyncio.run(asyncio.wait_for(steps, 60))  # type: ignore[arg-type]
 
 
-async def fence(settings: Settings, owner: PartitionTransactions) -> None:
+async def fence(settings: Settings, owner: Transactions) -> None:
     """Another topic than the records', so that these keep the offsets that one counts on one's fingers."""
     await owner.fence([settings.topic_name("events-retry")])
 
 
 async def begun(
-    owner: PartitionTransactions, outputs: Iterable[Output], offsets: dict[TopicPartition, int]
+    owner: Transactions, outputs: Iterable[Output], offsets: dict[Partition, tuple[int, Mark]]
 ) -> None:
     """Everything of a transaction but its end, as at a crash just before the commit."""
     real = owner._producer.commit_transaction
@@ -267,7 +269,7 @@ def test_what_a_former_owner_left_hanging_is_not_committed_with_what_comes_next(
     assert asyncio.run(hanging(on_broker(settings, careless, "b"), remains=True)) == [b"new"]
 
 
-def without_marker(owner: PartitionTransactions, tp: TopicPartition) -> None:
+def without_marker(owner: Transactions, tp: TopicPartition) -> None:
     """From now on the coordinator is not told of the partition, which so gets no marker."""
     state = owner._producer._txn_manager
     add = state.maybe_add_partition_to_txn
@@ -317,7 +319,7 @@ def test_a_former_transaction_without_its_markers_ends_as_its_coordinator_decide
     assert ends("e", commit=False) == ([b"next"], None)
 
 
-async def disconnected(owner: PartitionTransactions) -> None:
+async def disconnected(owner: Transactions) -> None:
     """Its connection to the coordinators is gone."""
     client = owner._producer.client
     for (_, group), connection in list(client._conns.items()):

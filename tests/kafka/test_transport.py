@@ -10,15 +10,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import TopicPartition
 from faust.types import TP
 from kafka import KafkaAdminClient
 
 from stream_app.errors import StreamAppError
 from stream_app.kafka import clients
 from stream_app.kafka.faust.app import RoleApp, create_faust_app
-from stream_app.kafka.records import RecordBatch
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.marks import Mark
+from stream_app.kafka.records import Partition, RecordBatch
+from stream_app.kafka.transactions import Output, Transactions
 from stream_app.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("topics")
@@ -92,7 +92,7 @@ def test_batch_follows_batch_without_a_hole_across_markers_and_aborted_records(s
     topic = settings.topic_name("likes")
 
     async def transactions(name: str, numbers: range, *, commit: bool) -> None:
-        owner = PartitionTransactions(settings, f"{settings.kafka.app_id}-{name}", settings.group("x"))
+        owner = Transactions(settings, f"{settings.kafka.app_id}-{name}", settings.group("x"))
         await owner.fence([settings.topic_name("events-retry")])
         for number in numbers:
             if commit:
@@ -207,9 +207,9 @@ def test_reading_goes_on_at_the_first_offset_that_there_is_where_none_is_committ
     async def read_on(commit: int | None = None) -> list[int | None]:
         app = batches(settings, ["likes"], take, transactional=True)
         if commit is not None:
-            owner = PartitionTransactions(settings, "owner", settings.group("test"))
+            owner = Transactions(settings, "owner", settings.group("test"))
             await owner.fence([settings.topic_name("events-retry")])
-            await owner.commit([], {TopicPartition(*likes): commit})
+            await owner.commit([], {Partition(*likes): (commit, Mark())})
             await owner.close()
         async with running(app):
             found = await app.consumer.committed([likes, missing])

@@ -11,13 +11,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import TopicPartition
+from faust.types import TP
 from kafka import KafkaAdminClient
 from prometheus_client import REGISTRY
 
 from stream_app.kafka import clients
 from stream_app.kafka.clients import read_topic
 from stream_app.kafka.fenced import FencedPartition
+from stream_app.kafka.marks import Mark
+from stream_app.kafka.records import Partition
+from stream_app.kafka.shared import Share, SharedTransactions
 from stream_app.ranking.ranked import Item, Parts
 from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import Change
@@ -32,9 +35,12 @@ pytestmark = pytest.mark.usefixtures("topics")
 class Owner:
     """A ranker's view of two partitions."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, claims: dict[TP, tuple[int, Mark]] | None = None) -> None:
+        """``claims``: of a group that several owners share."""
         self.rejoins = 0
         self._settings = settings
+        self.claims: dict[TP, tuple[int, Mark]] = {} if claims is None else claims
+        self._transactions: SharedTransactions
         self._partitions: dict[int, FencedPartition] = {}
         self.ledger = SlateLedger(settings)
         self.publisher: SlatePublisher
@@ -45,16 +51,18 @@ class Owner:
         return None if partition is None or partition.lost else partition
 
     async def __aenter__(self) -> Owner:
-        for number in (0, 1):
-            self._partitions[number] = partition = FencedPartition(
-                self._settings,
-                TopicPartition(self._settings.topic_name("interests"), number),
-                f"{self._settings.kafka.app_id}-slates-{number}",
-                group=self._settings.group("ranker"),
-                writes=[self._settings.topic_name("recommendations")],
-                on_lost=self._rejoin,
-            )
-            await partition.open(KnownOffsets(None))
+        offsets = KnownOffsets(0, claims=self.claims)
+        writes = [self._settings.topic_name("recommendations")]
+        inputs = [Partition(self._settings.topic_name("interests"), number) for number in (0, 1)]
+        self._transactions = SharedTransactions(
+            self._settings, self._settings.group("ranker"), "slates", writes, lambda: offsets
+        )
+        await self._transactions.assigned(None)
+        for number, source in enumerate(inputs):
+            share = Share(self._transactions, (source,))
+            partition = FencedPartition(share, source, writes=writes, on_lost=self._rejoin)
+            self._partitions[number] = partition
+            await partition.open(offsets)
         owned: Any = self
         self.publisher = SlatePublisher(self._settings, owned, self.ledger)
         return self
@@ -62,13 +70,15 @@ class Owner:
     async def __aexit__(self, *_: object) -> None:
         for partition in self._partitions.values():
             await partition.close()
+        await self._transactions.close()
 
     def crash_after(self, commits: int) -> None:
-        """Each partition commits so many transactions more; the next one stays open, as at a crash just
-        before its commit."""
-        for partition in self._partitions.values():
-            producer = partition._transactions._producer
-            producer.commit_transaction = _Crashing(producer.commit_transaction, commits)
+        """So many transactions are committed; the next one stays open, as at a crash just before its
+        commit."""
+        transactions = self._transactions._producer
+        assert transactions is not None
+        producer = transactions._producer
+        producer.commit_transaction = _Crashing(producer.commit_transaction, commits)
 
     def _rejoin(self) -> None:
         self.rejoins += 1
@@ -99,12 +109,16 @@ def withdrawn(partition: int, user: str) -> Change:
     return Change(partition, user.encode(), None)
 
 
-def run(settings: Settings, work: Callable[[Owner], Awaitable[None]]) -> None:
-    async def scenario() -> None:
-        async with Owner(settings) as owner:
+def run(settings: Settings, *works: Callable[[Owner], Awaitable[None]]) -> None:
+    """Each by an owner of its own, one after the other."""
+    claims: dict[TP, tuple[int, Mark]] = {}
+
+    async def scenario(work: Callable[[Owner], Awaitable[None]]) -> None:
+        async with Owner(settings, claims) as owner:
             await work(owner)
 
-    asyncio.run(asyncio.wait_for(scenario(), 60))
+    for work in works:
+        asyncio.run(asyncio.wait_for(scenario(work), 60))
 
 
 def on_topic(settings: Settings) -> dict[str, list[list[str] | None]]:
@@ -188,8 +202,7 @@ def test_a_crash_neither_repeats_nor_loses_a_slate(settings: Settings, commits: 
         left = [(p, end, change) for p, end, change in news if done.get(p, 0) < end]
         await owner.publisher.publish([c for _, _, c in left], {p: end for p, end, _ in left})
 
-    run(settings, first)
-    run(settings, second)
+    run(settings, first, second)
     assert on_topic(settings) == {"a": [["old"], ["new"]], "b": [["new"]]}
     assert committed(settings) == {0: 4, 1: 1}
 
@@ -197,7 +210,7 @@ def test_a_crash_neither_repeats_nor_loses_a_slate(settings: Settings, commits: 
 def test_a_ranker_that_was_taken_for_dead_overwrites_nothing(settings: Settings) -> None:
     async def work(zombie: Owner) -> None:
         await zombie.publisher.publish([shown(0, "erased", "x"), shown(1, "a", "old")], {0: 1, 1: 1})
-        async with Owner(settings) as heir:
+        async with Owner(settings, zombie.claims) as heir:
             await heir.publisher.publish([withdrawn(0, "erased"), shown(1, "a", "new")], {0: 2, 1: 2})
             await zombie.publisher.publish([shown(0, "erased", "y"), shown(1, "a", "older")], {0: 2, 1: 2})
             assert zombie.rejoins == 2

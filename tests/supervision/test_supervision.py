@@ -22,7 +22,7 @@ from stream_app.kafka.changelog import ChangelogReader
 from stream_app.kafka.faust.app import RoleApp
 from stream_app.kafka.faust.supervision import ENDED_LOOKS, LOOK_S, supervise
 from stream_app.kafka.reader import TopicReader
-from stream_app.kafka.transactions import PartitionTransactions
+from stream_app.kafka.transactions import Transactions
 from stream_app.observability.health import Health
 from stream_app.settings import Settings
 from tests.interests.closed_form import Sent
@@ -334,8 +334,7 @@ def test_a_producer_that_ended_costs_a_new_assignment_and_nothing_else(world: Se
         async with running(world) as one:
             await one.until_ready()
             owner: Any = one.app.owner
-            for partition in owner._partitions.values():
-                partition._transactions._producer._sender._sender_task.cancel()
+            owner._transactions._producer._producer._sender._sender_task.cancel()
             await asyncio.to_thread(send_events, world)
             await until(lambda: sum(p._outcomes.applied for p in owner._partitions.values()) == 40)
             assert one.health.stalled() is None
@@ -355,7 +354,7 @@ def test_a_batch_that_fails_again_and_again_is_noticed(
         raise TransactionError("too large")
 
     async def life() -> None:
-        monkeypatch.setattr(PartitionTransactions, "commit", refuse)
+        monkeypatch.setattr(Transactions, "commit", refuse)
         async with running(world) as one:
             await one.until_ready()
             await asyncio.to_thread(send_events, world)

@@ -18,6 +18,7 @@ from stream_app.kafka.faust.connection import faust_options
 from stream_app.kafka.faust.membership import PLAIN, AgreeingAssignor
 from stream_app.kafka.faust.recovery import PartitionTables
 from stream_app.kafka.faust.transport import FAUST_LOG, BatchConsumer, BatchTransport
+from stream_app.kafka.marks import Membership
 from stream_app.kafka.reader import TopicReader
 from stream_app.kafka.records import Partition, Record
 from stream_app.kafka.stage import Input, OpenInput, Stage
@@ -62,6 +63,8 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     protocol: str
     """What its members join the group by; read when they join."""
     batch_max_bytes: int
+    generation: int
+    """Of the group's assignment that is being served."""
     owner: Stage | None
     readers: list[TopicReader]
     """Topics that are followed whole."""
@@ -141,6 +144,10 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     def assignment(self) -> set[Partition]:
         """The partitions that the group has assigned to this worker, of all topics."""
         return {Partition(*tp) for tp in self.consumer.assignment()}
+
+    def membership(self) -> Membership:
+        """Under which the assignment that is being served was made."""
+        return consumer_of(self).membership(self.generation)
 
     def positions(self) -> dict[Partition, int]:
         """Where each assigned partition of the batch topics is read on."""
@@ -240,6 +247,7 @@ def create_faust_app(
     app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
     app.protocol = PLAIN
     app.batch_max_bytes = kafka.batch_max_bytes
+    app.generation = -1
     app.owner = None
     app.serving = []
     app.readers, app._background, app._crashing = [], set(), None

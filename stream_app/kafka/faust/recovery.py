@@ -43,6 +43,7 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
                 actives = {tp.partition for tp in own}
                 standbys = {tp.partition for tp in self.standby_tps}
                 if self.app.owner is not None:
+                    self.app.generation = generation
                     await self._wait(self.app.owner.assign(actives, standbys))
                 await self._resume_streams(generation_id=generation)
             except (RebalanceAgain, IllegalStateError):  # the latter: a partition left while we seek in it

@@ -19,13 +19,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiokafka
-from aiokafka.errors import InconsistentGroupProtocolError, KafkaError
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    InconsistentGroupProtocolError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+    for_code,
+)
+from aiokafka.protocol.commit import OffsetCommitRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
+from stream_app.errors import FencedError
 from stream_app.kafka.clock import CLOCK
+from stream_app.kafka.errors import OUT_OF_DATE
 from stream_app.kafka.fetched import FetchedRecords
+from stream_app.kafka.marks import NOBODY, Mark, Membership, decode_mark
 from stream_app.kafka.positions import positions
 from stream_app.kafka.records import Partition, RecordBatch
 from stream_app.kafka.stable_end import stable_end
@@ -41,6 +51,9 @@ IDLE_SLEEP_S = 0.002
 """Pause when every partition is back-pressured. Faust sleeps 1 s there, which showed as gaps in
 throughput of up to a second whenever all streams were full."""
 
+
+RETRY_S = 0.05
+"""Until a group's coordinator that moves or loads is asked again."""
 
 IN_CIRCLES = 5
 """So many failures at one offset, for long enough, are no passing trouble."""
@@ -122,10 +135,49 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
                 continue
             # an offset without an id is one that was not committed here; where topics have none, one that
             # is shorter is another one
-            known = mark is not None and mark.offset >= 0 and same_topic(mark.metadata, topic)
+            beside = decode_mark(mark.metadata if mark is not None else "")
+            known = mark is not None and mark.offset >= 0 and same_topic(beside.topic_id, topic)
             known = known and (topic or mark.offset <= there[tp].end)
-            marks[tp] = CommittedOffset(int(mark.offset) if known else there[tp].first, topic)
+            marks[tp] = (
+                CommittedOffset(int(mark.offset), topic, beside)
+                if known
+                else CommittedOffset(there[tp].first, topic)
+            )
         return marks
+
+    async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
+        """Commit these offsets and marks as this member of this generation."""
+        coordinator = self._ensure_consumer()._coordinator
+        by_topic: dict[str, list[tuple[int, int, str]]] = {}
+        for tp, (offset, mark) in marks.items():
+            by_topic.setdefault(tp.topic, []).append((tp.partition, offset, mark.encode()))
+        request = OffsetCommitRequest(
+            coordinator.group_id,
+            *(member or NOBODY),
+            OffsetCommitRequest.DEFAULT_RETENTION_TIME,
+            list(by_topic.items()),
+        )
+        while True:
+            await coordinator.ensure_coordinator_known()
+            try:
+                answer = await coordinator._send_req(request)
+                codes = {code for _, partitions in answer.topics for _, code in partitions}
+                for code in codes - {0}:
+                    raise for_code(code)(f"offsets of {coordinator.group_id}")
+            except (NotCoordinatorForGroupError, GroupCoordinatorNotAvailableError):
+                coordinator.coordinator_dead()
+            except OUT_OF_DATE as error:
+                raise FencedError(f"the group has moved on: {error!r}") from error
+            except KafkaError as error:
+                if not error.retriable:
+                    raise
+            else:
+                return
+            await asyncio.sleep(RETRY_S)
+
+    def member_id(self) -> str:
+        """Ours in the group; empty while we are in none."""
+        return str(self._ensure_consumer()._coordinator.member_id)
 
     async def bounds(self, tps: list[Partition]) -> dict[Partition, Bounds]:
         """Where these partitions begin, and where their decided part ends."""
@@ -376,6 +428,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         )
         return found
 
+    async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
+        """Commit offsets and marks. Raises FencedError when the group has moved on since, a KafkaError."""
+        await self._thread.call_thread(self._thread.claim, marks, member)
+
     def _note_opened(self, tps: tuple[Partition, ...], offsets: dict[Partition, CommittedOffset]) -> None:
         before = self._opened.get(tps)
         if before is None or before.offsets != offsets:
@@ -394,6 +450,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         """Partitions of which something has been handed to a stream, and not yet acked or committed."""
         unacked = {message.tp for message in list(self._unacked_messages) if not message.acked}
         return unacked | {tp for tp, acked in list(self._acked.items()) if acked}
+
+    def membership(self, generation: int) -> Membership:
+        """Ours in the group; another generation than the group's is refused there."""
+        return Membership(generation, self._thread.member_id())
 
     def holds(self, tp: TP) -> bool:
         """Whether records of this partition are held until they are due."""

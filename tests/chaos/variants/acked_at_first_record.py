@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 
 from aiokafka.structs import TopicPartition
 
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, Transactions
 from tests.chaos.variants import broken
 
-commit_whole = PartitionTransactions.commit
+commit_whole = Transactions.commit
 
 
 async def commit(
-    self: PartitionTransactions,
+    self: Transactions,
     outputs: Iterable[Output],
     offsets: Mapping[TopicPartition, int],
     *topic_ids: Mapping[str, str],
@@ -32,7 +32,7 @@ async def commit(
 
 
 def break_it() -> None:
-    PartitionTransactions.commit = commit  # type: ignore[method-assign]  # what is broken
+    Transactions.commit = commit  # type: ignore[method-assign]  # what is broken
 
 
 if __name__ == "__main__":

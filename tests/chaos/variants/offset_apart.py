@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from aiokafka.structs import TopicPartition
 
 from stream_app.interests import partition as partition_module
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, Transactions
 from tests.chaos.variants import broken
 
-commit_whole = PartitionTransactions.commit
+commit_whole = Transactions.commit
 
 
 async def commit(
-    self: PartitionTransactions,
+    self: Transactions,
     outputs: Iterable[Output],
     offsets: Mapping[TopicPartition, int],
     *topic_ids: Mapping[str, str],
@@ -31,7 +31,7 @@ async def commit(
 
 def break_it() -> None:
     partition_module.goes_on = broken.by_the_group
-    PartitionTransactions.commit = commit  # type: ignore[method-assign]  # what is broken
+    Transactions.commit = commit  # type: ignore[method-assign]  # what is broken
 
 
 if __name__ == "__main__":

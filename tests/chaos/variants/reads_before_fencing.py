@@ -18,7 +18,7 @@ from stream_app.interests import partition as partition_module
 from stream_app.interests.partition import InterestPartition, writes
 from stream_app.interests.store import PartitionStore
 from stream_app.kafka.topic_ids import CommittedOffset, InputOffsets
-from stream_app.kafka.transactions import Output, PartitionTransactions
+from stream_app.kafka.transactions import Output, Transactions
 from tests.chaos.variants import broken
 
 READ_S = 6.0
@@ -26,8 +26,8 @@ READ_S = 6.0
 LOOK_S = 0.05
 
 open_fenced = InterestPartition.open
-commit_at_once = PartitionTransactions.commit
-fence_at_once = PartitionTransactions.fence
+commit_at_once = Transactions.commit
+fence_at_once = Transactions.fence
 
 
 class FencedLate:
@@ -54,12 +54,12 @@ async def open_unfenced(
     await open_fenced(self, store, topics, FencedLate(offsets, self), *more)
 
 
-async def not_yet(_self: PartitionTransactions, _writes: object) -> None:
+async def not_yet(_self: Transactions, _writes: object) -> None:
     """The place where the fence belongs."""
 
 
 async def commit_slowly(
-    self: PartitionTransactions,
+    self: Transactions,
     outputs: Iterable[Output],
     offsets: Mapping[TopicPartition, int],
     *topic_ids: Mapping[str, str],
@@ -71,8 +71,8 @@ async def commit_slowly(
 def break_it() -> None:
     partition_module.goes_on = broken.by_the_group
     InterestPartition.open = open_unfenced  # type: ignore[method-assign]  # what is broken
-    PartitionTransactions.fence = not_yet  # type: ignore[method-assign]
-    PartitionTransactions.commit = commit_slowly  # type: ignore[method-assign]
+    Transactions.fence = not_yet  # type: ignore[method-assign]
+    Transactions.commit = commit_slowly  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
