@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from stream_app.content.index import ContentIndex
@@ -213,12 +213,15 @@ class Ranker:
         self._health.expect(WATCH)
         await self._rounds.add(batch, done)
 
-    async def _rank(self, batches: Sequence[RecordBatch]) -> None:
+    async def _rank(self, batches: Sequence[RecordBatch], ranked: Callable[[], object]) -> None:
         self._health.expect(WATCH)  # those of this round may have been added before the last one ended
         if self._inspection is not None:
             self._inspection.received(batches)
-        with contextlib.nullcontext() if self._traces is None else self._traces.round(batches):
-            await self._pipeline.handle(batches)
+        if self._traces is None:
+            await self._pipeline.handle(batches, ranked)
+        else:
+            with self._traces.round(batches):  # of one round at a time
+                await self._pipeline.handle(batches)
         self._health.progress(WATCH)
 
     def _progress(self) -> None:

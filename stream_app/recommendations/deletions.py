@@ -148,8 +148,8 @@ class DeletedContents:
 
     async def _affected(self, deleted: set[int]) -> dict[bytes, int]:
         """3. user → partition of at most ``AT_ONCE`` users who are shown any of these contents."""
-        async with self._pipeline.work:
-            pass  # what was on its way to the topic is in the ledger now, and what comes names none of them
+        # then what was on its way to the topic is in the ledger, and what comes names none of them
+        await self._pipeline.published()
         named = await self._ledger.naming(deleted)
         sound = self._partitions.sound
         found = {user: partition for user, partition in named.items() if partition in sound}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Container, Iterable, Mapping, 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from stream_app.errors import RecordFormatError
@@ -91,8 +92,10 @@ class RankerPipeline:
         self._batch_users = settings.ranking.batch_users
         self._queue_users = settings.ranking.queue_users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
-        self.work = asyncio.Lock()
-        """Held while anything is ranked or on its way to the topic."""
+        self._work = asyncio.Lock()
+        """Held while anything is ranked, and until it has its place among what is published."""
+        self._publishing = asyncio.Lock()
+        """What is ranked first is published first."""
 
     def coalesce(self, batches: Iterable[RecordBatch]) -> tuple[list[User], list[bytes], dict[bytes, int]]:
         """The newest record of each user, oldest first; the users who have gone; and everybody's partition.
@@ -120,16 +123,20 @@ class RankerPipeline:
                 users.append((user, record_))
         return users, gone, places
 
-    async def handle(self, batches: Sequence[RecordBatch]) -> None:
-        """Return once every user of these batches has a slate on the topic (or has been withdrawn).
+    async def handle(
+        self, batches: Sequence[RecordBatch], ranked: Callable[[], object] = lambda: None
+    ) -> None:
+        """Return once every user of these batches has a slate on the topic (or has been withdrawn);
+        ``ranked`` is called when the next round may be.
 
         1. coalesce; 2. withdraw those who have gone; 3. where more users wait than
         ``ranking.queue_users``, the ones that waited longest get the cheap list; 4. rank the others,
-        each micro-batch published while the next one is ranked; 5. the input's positions go with the last.
+        each micro-batch published while the next one is ranked; 5. the input's positions go with the last,
+        which is published while the next round is ranked.
         """
         metrics.BATCH_RECORDS.labels("ranker").observe(sum(len(batch.records) for batch in batches))
         users, gone, places = self.coalesce(batches)  # 1.
-        async with self.work:
+        async with self._work:
             self._engine.adopt(self._newest())
             self._engine.observe(users)
             self._count_engagements(users, places)
@@ -147,13 +154,15 @@ class RankerPipeline:
                     self._traces.step("queue", (user for user, _ in cheap))
                 made += self._current(self._engine.fallback(cheap, "queue_full"), places, True)
             made = await self._rank(users, places, made)  # 4.
-            await self._publisher.publish(made, {batch.partition: batch.end for batch in batches})  # 5.
+            publishing = self._publish(made, {batch.partition: batch.end for batch in batches})  # 5.
+        ranked()
+        await publishing
 
     async def renew(self, found: Mapping[bytes, tuple[int, bytes | None]], wanted: Container[bytes]) -> None:
         """Make slates anew, from (partition, interest record) that were looked up; users without a record
         lose theirs, and those whose record cannot be read are as good as unknown.
         Those who are no longer ``wanted`` when their turn comes have a newer one."""
-        async with self.work:
+        async with self._work:
             self._engine.adopt(self._newest())
             users: list[User] = []
             made = []
@@ -166,12 +175,12 @@ class RankerPipeline:
                     users.append((user, _decoded(value)))
             self._engine.observe(users)
             places = {user: partition for user, (partition, _) in found.items()}
-            await self._publisher.publish(await self._rank(users, places, made, timely=False))
+            await self._publish(await self._rank(users, places, made, timely=False))
 
     async def refresh(self, count: int, partitions: Collection[int]) -> int:
         """Rank at most ``count`` users of these partitions again, those who are due when their turn comes,
         and publish what is news; how many were ranked. Who would get the cheap list keeps their slate."""
-        async with self.work:
+        async with self._work:
             due = self._active.due(min(count, self._batch_users), partitions)
             self._active.refreshed(due)
             self._engine.adopt(self._newest())
@@ -179,22 +188,25 @@ class RankerPipeline:
             users: list[User] = [(user, one.record) for user, one in due.items()]
             self._engine.observe(users)
             made = await self._rank(users, places, [], timely=False)
-            news = await self._publisher.publish([one for one in made if _better(one)])
+            news = await self._publish([one for one in made if _better(one)])
         metrics.SLATES_REFRESHED.labels("changed").inc(news)
         metrics.SLATES_REFRESHED.labels("unchanged").inc(len(due) - news)
         return len(due)
 
     async def renew_cold_start(self) -> None:
         """Publish the slate for whoever is not known, if it changed."""
-        async with self.work:
+        async with self._work:
             self._engine.adopt(self._newest())
             self._engine.refresh()
             nobody: list[User] = [(COLD_START_USER, None)]
             ranked = await self._in_thread(partial(self._engine.rank_prepared, nobody))
             slates = self._slates_of(ranked)
-            await self._publisher.publish(
-                [Change(COLD_START_PARTITION, COLD_START_USER, slate) for slate in slates]
-            )
+            await self._publish([Change(COLD_START_PARTITION, COLD_START_USER, slate) for slate in slates])
+
+    async def published(self) -> None:
+        """Return once all that was ranked until now stands on the topic."""
+        async with self._work, self._publishing:
+            pass
 
     def close(self) -> None:
         """Let the thread end."""
@@ -213,7 +225,7 @@ class RankerPipeline:
                 traces = self._traces if timely else None
                 if traces is not None:
                     traces.step("queue", (user for user, _ in batch))
-                publishing = asyncio.ensure_future(self._publisher.publish(made))
+                publishing = self._publish(made)
                 try:
                     ranked = await self._in_thread(partial(self._engine.rank_prepared, batch))
                     if traces is not None:
@@ -225,6 +237,17 @@ class RankerPipeline:
         finally:
             depth.set(0)
         return made
+
+    def _publish(
+        self, made: Sequence[Change], ends: Mapping[int, int] = MappingProxyType({})
+    ) -> asyncio.Future[int]:
+        """Of everything that is published, in the order of these calls."""
+
+        async def publish() -> int:
+            async with self._publishing:
+                return await self._publisher.publish(made, ends)
+
+        return asyncio.ensure_future(publish())
 
     def _count_engagements(self, users: Sequence[User], places: Mapping[bytes, int]) -> None:
         """By arm: did the user engage with what the last slate named, or with what was really shown?"""

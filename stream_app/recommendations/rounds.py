@@ -2,7 +2,7 @@
 
 Batches come one a partition. Done one after the other, each would wait for a ranking and an
 acknowledgement of every batch before it; in rounds it waits for one of each, and a user with records
-in several batches is ranked once.
+in several batches is ranked once. The next round is ranked while the last one is on its way to the topic.
 """
 
 from __future__ import annotations
@@ -25,17 +25,23 @@ T = TypeVar("T", bound=Batch)
 
 Done = Callable[[], Awaitable[object]]
 
+AT_ONCE = 2
+"""One is ranked, one published."""
+
 
 class Rounds(Generic[T]):
     """Hands batches on in rounds, in the order of their arrival."""
 
-    def __init__(self, work: Callable[[Sequence[T]], Awaitable[None]], limit: int) -> None:
-        """``work`` does one round; calls do not overlap. With ``limit`` records waiting for the next round,
-        no more batches are taken."""
+    def __init__(
+        self, work: Callable[[Sequence[T], Callable[[], object]], Awaitable[None]], limit: int
+    ) -> None:
+        """``work`` does one round, and calls what it is given as soon as the next one may begin. With
+        ``limit`` records waiting for the next round, no more batches are taken."""
         self._work, self._limit = work, limit
         self._waiting: deque[tuple[T, Done]] = deque()
         self._records = 0
-        self._in_work = False
+        self._in_work: list[asyncio.Task[None]] = []
+        self._sound = True
         self._changed = asyncio.Condition()
 
     @property
@@ -57,30 +63,46 @@ class Rounds(Generic[T]):
         The first error of ``work`` or of a ``done`` is told to ``failed``. From then on batches are
         dropped without their ``done``: somebody else will get them again.
         """
-        sound = True
-        while True:
-            taken = await self._take()
-            try:
-                if sound:
-                    await self._work([batch for batch, _ in taken])
-                    for _, done in taken:
-                        await done()
-            except Exception as error:  # noqa: BLE001  # whatever it is, it must not end unnoticed
-                sound = False
-                failed(error)
-            finally:
-                taken.clear()  # nothing of a round outlives it, not even in an error's traceback
+        try:
+            while True:
                 async with self._changed:
-                    self._in_work = False
+                    await self._changed.wait_for(lambda: self._waiting and len(self._in_work) < AT_ONCE)
+                    taken, self._records = list(self._waiting), 0
+                    self._waiting.clear()
+                    ranked = asyncio.Event()
+                    before = self._in_work[-1] if self._in_work else None
+                    self._in_work.append(asyncio.create_task(self._round(taken, ranked, before, failed)))
                     self._changed.notify_all()
+                await ranked.wait()
+        finally:
+            for task in self._in_work:
+                task.cancel()
 
-    async def _take(self) -> list[tuple[T, Done]]:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._waiting)
-            taken, self._records, self._in_work = list(self._waiting), 0, True
-            self._waiting.clear()
-            self._changed.notify_all()
-        return taken
+    async def _round(
+        self,
+        taken: list[tuple[T, Done]],
+        ranked: asyncio.Event,
+        before: asyncio.Task[None] | None,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        try:
+            if self._sound:
+                await self._work([batch for batch, _ in taken], ranked.set)
+                if before is not None:
+                    pass  # batches are done in their order
+            if self._sound:
+                for _, done in taken:
+                    await done()
+        except Exception as error:  # noqa: BLE001  # whatever it is, it must not end unnoticed
+            if self._sound:
+                self._sound = False
+                failed(error)
+        finally:
+            taken.clear()  # nothing of a round outlives it, not even in an error's traceback
+            ranked.set()
+            async with self._changed:
+                self._in_work = [task for task in self._in_work if task is not asyncio.current_task()]
+                self._changed.notify_all()
 
     async def settle(self) -> None:
         """Return once nothing waits and no round is in work."""

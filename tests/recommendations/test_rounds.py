@@ -27,13 +27,18 @@ class Bench:
         self.done: list[int] = []
         self.errors: list[Exception] = []
         self.gate = asyncio.Semaphore(0)
+        self.published: asyncio.Semaphore | None = None
+        """Where publishing takes a while"""
         self.fails = False
 
-    async def _work(self, batches: Sequence[Batch]) -> None:
+    async def _work(self, batches: Sequence[Batch], ranked: Callable[[], object]) -> None:
         self.began.append([batch.number for batch in batches])
         await self.gate.acquire()
         if self.fails:
             raise ConnectionError("the broker is gone")
+        if self.published is not None:
+            ranked()
+            await self.published.acquire()
 
     async def add(self, number: int) -> None:
         async def done() -> None:
@@ -106,5 +111,50 @@ def test_after_an_error_nothing_is_done_and_nobody_waits() -> None:
         assert bench.done == []
         assert bench.began == [[0]]
         assert [type(e) for e in bench.errors] == [ConnectionError]
+
+    run(scenario)
+
+
+def test_the_next_round_is_ranked_while_the_last_one_is_published() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.published = asyncio.Semaphore(0)
+        for number in range(3):
+            await bench.add(number)
+            await bench.until(lambda number=number: bench.began[number : number + 1] or number == 2)
+            bench.gate.release()
+        assert bench.began == [[0], [1]], "one is ranked and one published at a time"
+        assert bench.done == []
+        bench.published.release()
+        await bench.until(lambda: bench.began == [[0], [1], [2]])
+        assert bench.done == [0]
+        bench.published.release()
+        bench.published.release()
+        await bench.rounds.settle()
+        assert bench.done == [0, 1, 2]
+
+    run(scenario)
+
+
+def test_batches_are_done_in_their_order_whichever_is_published_first() -> None:
+    async def scenario(bench: Bench) -> None:
+        slow = asyncio.Semaphore(0)
+
+        async def work(batches: Sequence[Batch], ranked: Callable[[], object]) -> None:
+            bench.began.append([batch.number for batch in batches])
+            ranked()
+            if batches[0].number == 0:
+                await slow.acquire()
+
+        bench.rounds._work = work
+        await bench.add(0)
+        await bench.until(lambda: bench.began == [[0]])
+        await bench.add(1)
+        await bench.until(lambda: bench.began == [[0], [1]])
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert bench.done == []
+        slow.release()
+        await bench.rounds.settle()
+        assert bench.done == [0, 1]
 
     run(scenario)
