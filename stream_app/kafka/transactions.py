@@ -299,6 +299,10 @@ class Transactions:
         await self._producer.begin_transaction()
         self._sent_bytes = 0
         futures = await self._send(outputs)
+        if futures and marks:
+            # a broker that checks whether a producer's transaction spans a partition does one such check at a
+            # time, and has the second request tried again, 20 ms later
+            await asyncio.wait([future for _, future in futures])
         if marks:
             await self._producer.send_offsets_to_transaction(marks, self._group)
         ends: dict[Partition, int] = {}
