@@ -171,6 +171,7 @@ class SharedTransactions:
                 self._shares = {share for share in self._shares if not share.left}
             except (FencedError, TransactionError, KafkaError) as error:
                 log.info("partitions are given up without a word, their next owner fences us: %s", error)
+                await self._fail_producer()  # else what is not complete could be taken for it
 
     async def close(self) -> None:
         """Disconnect; nothing is committed any more."""
@@ -321,8 +322,8 @@ class SharedTransactions:
             ends = await producer.commit(outputs, marks, self.bound)
         except (FencedError, TransactionError, KafkaError) as error:
             self._suspects |= inputs
-            await self._fail_producer()
             _fail(together, error)
+            await self._fail_producer()
         except BaseException as error:
             _fail(together, error)
             raise
