@@ -46,6 +46,10 @@ class EmptyGroup:
         assert member is None  # noqa: S101  # nobody is a member of it
         await asyncio.to_thread(self._set, marks)
 
+    async def confirm(self, member: Membership) -> None:
+        """Raises FencedError: nobody is a member of it."""
+        raise FencedError(f"the group {self._group} has no members, and not {member.member_id}")
+
     def _committed(self, tps: Iterable[Partition]) -> dict[Partition, tuple[int, Mark]]:
         with closing(admin_client(self._settings)) as admin, naming_the_broker(self._settings):
             wanted = [TopicPartition(*tp) for tp in tps]

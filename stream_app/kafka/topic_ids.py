@@ -206,6 +206,9 @@ class GroupOffsets(Protocol):
         """Commit offsets with their marks. Raises FencedError when ``member`` is out of date, a KafkaError.
         None: in nobody's name, which no group with members takes."""
 
+    async def confirm(self, member: Membership) -> None:
+        """Return if ``member`` is up to date. Raises FencedError when it is not, a KafkaError."""
+
 
 class InputOffsets(GroupOffsets, Protocol):
     """What the owner of a partition asks the broker about its inputs, and of what it has written."""

@@ -9,9 +9,10 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from faust.types import TP
 from kafka import KafkaProducer
 
+from stream_app.errors import FencedError
 from stream_app.kafka import clients
 from stream_app.kafka.fenced import FencedPartition
-from stream_app.kafka.marks import Mark
+from stream_app.kafka.marks import Mark, Membership
 from stream_app.kafka.once import read_once
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.records import Partition, RecordBatch
@@ -134,6 +135,23 @@ def test_who_was_fenced_brings_no_deleted_content_back(settings: Settings) -> No
 
     asyncio.run(life())
     assert on_topic(settings) == [b"vector", None]
+
+
+def test_who_has_lost_its_partitions_without_noticing_throws_nobody_out(settings: Settings) -> None:
+    async def life() -> None:
+        claims: dict[TP, tuple[int, Mark]] = {}
+        zombie, heir = Owner(settings, claims=claims), Owner(settings, claims=claims)
+        old = await zombie.open(committed=0)
+        new = await heir.open(committed=0)
+        await old.share.transactions.assigned(Membership(1, "zombie"))
+        zombie.offsets.moved_on = True
+        with pytest.raises(FencedError):
+            await old.share.claim()
+        assert await new.commit([heir.output(b"k", b"v")], 1)
+        await zombie.close()
+        await heir.close()
+
+    asyncio.run(life())
 
 
 def test_keys_go_where_the_default_partitioner_puts_them(settings: Settings) -> None:

@@ -27,6 +27,7 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.group import HeartbeatRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
@@ -157,13 +158,20 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             OffsetCommitRequest.DEFAULT_RETENTION_TIME,
             list(by_topic.items()),
         )
+        await self._ask(request, lambda answer: {code for _, tps in answer.topics for _, code in tps})
+
+    async def confirm(self, member: Membership) -> None:
+        """Ask the group whether this is a member of its present generation."""
+        request = HeartbeatRequest(self._ensure_consumer()._coordinator.group_id, *member)
+        await self._ask(request, lambda answer: {answer.error_code})
+
+    async def _ask(self, request: Any, codes: Callable[[Any], set[int]]) -> None:
+        coordinator = self._ensure_consumer()._coordinator
         while True:
             await coordinator.ensure_coordinator_known()
             try:
-                answer = await coordinator._send_req(request)
-                codes = {code for _, partitions in answer.topics for _, code in partitions}
-                for code in codes - {0}:
-                    raise for_code(code)(f"offsets of {coordinator.group_id}")
+                for code in codes(await coordinator._send_req(request)) - {0}:
+                    raise for_code(code)(f"the group is {coordinator.group_id}")
             except (NotCoordinatorForGroupError, GroupCoordinatorNotAvailableError):
                 coordinator.coordinator_dead()
             except OUT_OF_DATE as error:
@@ -431,6 +439,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         """Commit offsets and marks. Raises FencedError when the group has moved on since, a KafkaError."""
         await self._thread.call_thread(self._thread.claim, marks, member)
+
+    async def confirm(self, member: Membership) -> None:
+        """Ask the group whether this is the present assignment. Raises FencedError when it has moved on, a
+        KafkaError."""
+        await self._thread.call_thread(self._thread.confirm, member)
 
     def _note_opened(self, tps: tuple[Partition, ...], offsets: dict[Partition, CommittedOffset]) -> None:
         before = self._opened.get(tps)
