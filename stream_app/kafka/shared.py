@@ -186,13 +186,16 @@ class SharedTransactions:
 
     async def _sound_producer(self) -> Transactions:
         if self._producer is None:
-            self.id = self._prefix + uuid4().hex
-            producer = Transactions(self._settings, self.id, self._group)
+            if self.id:  # it failed, and may have left something open that holds up every reader
+                await self._fence_out(self.id)
+            transactional_id = self._prefix + uuid4().hex
+            producer = Transactions(self._settings, transactional_id, self._group)
             try:
                 await producer.begin(self._writes)
             except BaseException:
                 await producer.close()
                 raise
+            self.id = transactional_id
             self._ours.add(self.id)
             self._producer = producer
         self._producer.member = self._member

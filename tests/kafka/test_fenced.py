@@ -17,7 +17,7 @@ from stream_app.kafka.once import read_once
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.records import Partition, RecordBatch
 from stream_app.kafka.topic_ids import PAUSE_S
-from stream_app.kafka.transactions import Output
+from stream_app.kafka.transactions import Output, Transactions
 from stream_app.settings import Settings
 from tests.kafka.offsets import KnownOffsets, share_of
 
@@ -152,6 +152,30 @@ def test_who_has_lost_its_partitions_without_noticing_throws_nobody_out(settings
         await heir.close()
 
     asyncio.run(life())
+
+
+def test_what_the_group_refuses_does_not_stay_open(settings: Settings) -> None:
+    """Nor where the claim is lost, so that no owner comes and ends it."""
+
+    async def life() -> None:
+        claims: dict[TP, tuple[int, Mark]] = {}
+        zombie = Owner(settings, claims=claims)
+        partition = await zombie.open(committed=0)
+        transactions = partition.share.transactions
+        assert transactions._producer is not None
+        transactions._producer.member = Membership(1, "nobody's")
+        former = Transactions(settings, transactions.id, settings.group("content"))
+        claims.clear()
+        assert not await partition.commit([zombie.output(b"k", b"v")], 1)
+        await former._producer.client.bootstrap()
+        assert (await former._coordination.last()).state == "Ongoing"
+        await transactions.assigned(None)
+        assert (await former._coordination.last()).state == "CompleteAbort"
+        await former.close()
+        await zombie.close()
+
+    asyncio.run(life())
+    assert on_topic(settings) == []
 
 
 def test_keys_go_where_the_default_partitioner_puts_them(settings: Settings) -> None:
