@@ -146,6 +146,7 @@ class SharedTransactions:
                 for share in kept
                 if any(mark is None or mark.owner not in self._ours for mark in _marks(share, found))
             }
+            self._shares.clear()  # of what has gone to others there is nothing left to say
             await self._claim([share for share in kept if share not in strange])
             self._open.set()
         return strange
@@ -168,7 +169,6 @@ class SharedTransactions:
             try:
                 await self._producer.completed()
                 await self._say(marks, member)
-                self._shares = {share for share in self._shares if not share.left}
             except (FencedError, TransactionError, KafkaError) as error:
                 log.info("partitions are given up without a word, their next owner fences us: %s", error)
                 await self._fail_producer()  # else what is not complete could be taken for it

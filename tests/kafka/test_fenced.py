@@ -154,6 +154,26 @@ def test_who_has_lost_its_partitions_without_noticing_throws_nobody_out(settings
     asyncio.run(life())
 
 
+def test_of_partitions_that_have_gone_to_others_nothing_is_said(settings: Settings) -> None:
+    async def life() -> None:
+        claims: dict[TP, tuple[int, Mark]] = {}
+        former, owner = Owner(settings, claims=claims), Owner(settings, claims=claims)
+        given_up = await former.open(committed=0)
+        transactions = given_up.share.transactions
+        await transactions.release()
+        await given_up.close()
+        assert all(mark.left for _, mark in claims.values())
+        await owner.open(committed=5)
+        claimed = dict(claims)
+        await transactions.assigned(None)
+        await transactions.release()
+        assert claims == claimed
+        await former.close()
+        await owner.close()
+
+    asyncio.run(life())
+
+
 def test_what_the_group_refuses_does_not_stay_open(settings: Settings) -> None:
     """Nor where the claim is lost, so that no owner comes and ends it."""
 
