@@ -44,7 +44,7 @@ POLL_S = 0.02
 GATHER_S = 0.2
 """While one partition's transaction takes so long, others ask for the next one."""
 
-FLUSH = STEPS[-1]
+ANSWER, FLUSH = STEPS[-2:]
 
 commit_at_once = Transactions.commit
 write_at_once = InterestPartition._write
@@ -121,7 +121,7 @@ class HaltingEnd(EndTxnHandler):  # type: ignore[misc]  # aiokafka is untyped
     async def do(self, node_id: int) -> bool:
         answer = await self._sender.client.send(node_id, self.create_request(), group=self.group)
         told = answer.error_code == 0 and Story.spanning
-        if told and halts("after the commit, before its answer is handled"):
+        if told and halts(ANSWER):
             await going_on()
         backoff = self.handle_response(answer)
         if backoff is not None:  # as in BaseHandler

@@ -9,7 +9,6 @@ from typing import Any
 from aiokafka.producer.sender import TxnOffsetCommitHandler
 
 from stream_app.kafka import transactions
-from stream_app.kafka.changelog import ChangelogReader
 from stream_app.kafka.marks import Membership
 from stream_app.kafka.shared import SharedTransactions
 
@@ -32,16 +31,7 @@ def _in_nobodys_name(sender: Any, offsets: Any, group: str, _member: Membership)
     return TxnOffsetCommitHandler(sender, offsets, group)
 
 
-def _decision() -> None:
-    """A new owner reads no further than to what is open, and so misses what stands behind it."""
-    ChangelogReader._known_end = ChangelogReader.end  # type: ignore[method-assign]
-
-
-LAYERS: dict[str, Callable[[], None]] = {
-    "claims": _claims,
-    "generation": _generation,
-    "decision": _decision,
-}
+LAYERS: dict[str, Callable[[], None]] = {"claims": _claims, "generation": _generation}
 
 
 def take_away(*names: str) -> None:
