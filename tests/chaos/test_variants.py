@@ -74,7 +74,7 @@ def test_sound_workers_pass(run: tuple[str, ...], tmp_path: Path) -> None:
         ("store_before_commit", KILLS, {"counters", "lost", "committed_ahead"}),
         ("repeats_not_recognised", KILLS, {"doubled"}),
         ("acked_at_first_record", KILLS, {"committed_ahead"}),
-        ("reads_before_fencing", ZOMBIE, {"counters", "lost"}),
+        ("fences_late", ZOMBIE, {"counters", "lost"}),
         ("claims_ignored", ZOMBIE, {"counters", "lost"}),
         ("released_too_early", ADDED, {"counters", "lost"}),
     ],

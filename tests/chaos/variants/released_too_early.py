@@ -17,6 +17,8 @@ from stream_app.kafka.transactions import Output, TransactionBound, Transactions
 from tests.chaos.variants import broken
 from tests.kafka.layers import take_away
 
+WINDOW_S = 1.0
+"""So long that every partition has something on its way when it is given up."""
 LATE_S = 6.0
 """The new owner has begun by then."""
 
@@ -47,7 +49,7 @@ async def commit_late(
     offsets: broken.Offsets = broken.NO_OFFSETS,
     bound: TransactionBound | None = None,
 ) -> dict[Partition, int]:
-    await asyncio.sleep(broken.WINDOW_S)
+    await asyncio.sleep(WINDOW_S)
     if Worker.left:
         Worker.left = False
         broken.ran()
