@@ -22,6 +22,7 @@ import aiokafka
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     InconsistentGroupProtocolError,
+    KafkaConnectionError,
     KafkaError,
     NotCoordinatorForGroupError,
     for_code,
@@ -423,14 +424,23 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     async def offsets(self, tps: Iterable[Partition]) -> dict[Partition, CommittedOffset]:
         """The same for whoever only wants to know."""
-        found: dict[Partition, CommittedOffset] = await self._thread.call_thread(
-            self._thread.committed, list(tps)
-        )
+        found: dict[Partition, CommittedOffset] = await self._ask(self._thread.committed, list(tps))
         return found
 
     async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         """Commit offsets and marks. Raises FencedError when the group has moved on since, a KafkaError."""
-        await self._thread.call_thread(self._thread.claim, marks, member)
+        await self._ask(self._thread.claim, marks, member)
+
+    async def _ask(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call into the consumer's thread. Where the thread ends meanwhile, what it had begun is cancelled
+        there: that is not us."""
+        try:
+            return await self._thread.call_thread(call, *args)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise KafkaConnectionError("the consumer ends") from None
 
     def _note_opened(self, tps: tuple[Partition, ...], offsets: dict[Partition, CommittedOffset]) -> None:
         before = self._opened.get(tps)
