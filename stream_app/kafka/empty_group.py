@@ -10,6 +10,7 @@ from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_app.errors import FencedError
+from stream_app.kafka.admin import group_members
 from stream_app.kafka.clients import admin_client, naming_the_broker
 from stream_app.kafka.inputs import inputs
 from stream_app.kafka.marks import Mark, Membership, decode_mark
@@ -40,6 +41,12 @@ class EmptyGroup:
                 CommittedOffset(offset, topic, mark) if known else CommittedOffset(bounds.first, topic)
             )
         return marks
+
+    async def check(self, member: Membership | None) -> None:
+        """Raise FencedError when there are members, BrokerUnavailableError."""
+        assert member is None  # noqa: S101  # nobody is a member of it
+        if members := await asyncio.to_thread(group_members, self._settings, self._group):
+            raise FencedError(f"the group {self._group} has {members} members")
 
     async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         """Set offsets. Raises FencedError when there are members, BrokerUnavailableError."""

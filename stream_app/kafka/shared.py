@@ -223,6 +223,7 @@ class SharedTransactions:
             for one in ((mark.owner,) if mark.owner else share.earlier)
         } - {self.id}
         if former:
+            await self._check()  # or we would throw out a rightful owner
             await asyncio.gather(*(self._fence_out(one) for one in sorted(former)))
             found = await self._committed(shares)  # where they stood, now that it is decided
         for share in shares:
@@ -243,6 +244,13 @@ class SharedTransactions:
                     await self._offsets().claim(marks, member)
             except TimeoutError:
                 raise TransactionError("the group's coordinator takes no claim") from None
+
+    async def _check(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._offsets().check(self._member)
+        except TimeoutError:
+            raise TransactionError("the group's coordinator does not answer") from None
 
     async def _committed(self, shares: Iterable[Share]) -> Mapping[Partition, CommittedOffset]:
         tps = [tp for share in shares for tp in share.inputs]

@@ -38,6 +38,9 @@ class KnownOffsets:
             for tp in tps
         }
 
+    async def check(self, _member: Membership | None) -> None:
+        """Nobody else is in the group."""
+
     async def claim(self, marks: Mapping[TP, tuple[int, Mark]], _member: Membership | None) -> None:
         self.claims.update(marks)
 

@@ -28,6 +28,7 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.group import HeartbeatRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
@@ -158,13 +159,21 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             OffsetCommitRequest.DEFAULT_RETENTION_TIME,
             list(by_topic.items()),
         )
+        await self._as_member(request, lambda answer: {c for _, tps in answer.topics for _, c in tps})
+
+    async def check(self, member: Membership) -> None:
+        """Raise FencedError when the group has moved on from this member's assignment."""
+        group = self._ensure_consumer()._coordinator.group_id
+        await self._as_member(HeartbeatRequest(group, *member), lambda answer: {answer.error_code})
+
+    async def _as_member(self, request: Any, codes: Callable[[Any], set[int]]) -> None:
+        """Send what the group's coordinator takes from members alone, until it is taken or refused."""
+        coordinator = self._ensure_consumer()._coordinator
         while True:
             await coordinator.ensure_coordinator_known()
             try:
-                answer = await coordinator._send_req(request)
-                codes = {code for _, partitions in answer.topics for _, code in partitions}
-                for code in codes - {0}:
-                    raise for_code(code)(f"offsets of {coordinator.group_id}")
+                for code in codes(await coordinator._send_req(request)) - {0}:
+                    raise for_code(code)(coordinator.group_id)
             except (NotCoordinatorForGroupError, GroupCoordinatorNotAvailableError):
                 coordinator.coordinator_dead()
             except OUT_OF_DATE as error:
@@ -430,6 +439,11 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
     async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         """Commit offsets and marks. Raises FencedError when the group has moved on since, a KafkaError."""
         await self._ask(self._thread.claim, marks, member)
+
+    async def check(self, member: Membership | None) -> None:
+        """Raise FencedError when the group has moved on from this member's assignment; or a KafkaError."""
+        if member is not None:
+            await self._ask(self._thread.check, member)
 
     async def _ask(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call into the consumer's thread. Where the thread ends meanwhile, what it had begun is cancelled
