@@ -329,7 +329,8 @@ class SharedTransactions:
             ends = await producer.commit(outputs, marks, self.bound)
         except (FencedError, TransactionError, KafkaError) as error:
             self._suspects |= inputs
-            _fail(together, error)
+            known = isinstance(error, FencedError | TransactionError)
+            _fail(together, error if known else TransactionError(f"no new producer: {error!r}"))
             await self._fail_producer()
         except BaseException as error:
             _fail(together, error)

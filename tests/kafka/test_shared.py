@@ -4,11 +4,11 @@ loses what when something fails."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import KafkaConnectionError, ProducerFenced
 
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka import clients
@@ -236,14 +236,44 @@ def test_one_that_fails_each_time_takes_nobody_with_it(settings: Settings) -> No
             bad = worker.share(0)
             await bad.claim()
             async with worker.held(2):
-                asked = [worker.commit(bad, 1, TOO_LARGE), worker.commit(other, 1 + attempt, b"other")]
-            lost, sound = await asyncio.gather(*asked, return_exceptions=True)
+                asked = [worker.commit(other, 1 + attempt, b"other"), worker.commit(bad, 1, TOO_LARGE)]
+            sound, lost = await asyncio.gather(*asked, return_exceptions=True)
             assert isinstance(lost, TransactionError)
             if attempt:
                 assert not isinstance(sound, BaseException)
             other = worker.share(1)
             await other.claim()
         assert worker.values() == [b"other", b"other"]
+        await worker.transactions.close()
+
+    run(steps())
+
+
+class Silent(KnownOffsets):
+    """A coordinator that takes no claims any more, from a certain moment on."""
+
+    answers = True
+
+    async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
+        if not self.answers:
+            raise KafkaConnectionError("no coordinator")
+        await super().claim(marks, member)
+
+
+def test_without_a_new_producer_what_waits_is_a_transaction_that_failed(settings: Settings) -> None:
+    async def steps() -> None:
+        offsets = Silent(0)
+        worker = Worker(settings, offsets)
+        bad, other = await worker.claimed(0, 1)
+        offsets.answers = False
+        worker.transactions.bound.bytes = 1_000
+        async with worker.held(2):
+            asked = [
+                worker.commit(bad, 1, TOO_LARGE, size=600),
+                worker.commit(other, 1, b"other", size=600),
+            ]
+        for lost in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(lost, TransactionError)
         await worker.transactions.close()
 
     run(steps())
