@@ -44,6 +44,7 @@ def test_nobody_has_left_who_has_not_written() -> None:
         ("\n\t\x00 \x00", False),
         ("a  b", False),
         ("a b LEFT", False),
+        ("a b c left", False),
         ("x" * 4_000, False),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from types import SimpleNamespace
@@ -91,7 +92,9 @@ def outdated(member: Membership) -> list[Membership]:
     ]
 
 
-def test_a_transaction_counts_under_the_present_generation_alone(settings: Settings) -> None:
+def test_a_transaction_counts_under_the_present_generation_alone(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     async def steps() -> None:
         async with group(settings) as one:
             for number, member in enumerate(outdated(one.member)):
@@ -103,6 +106,8 @@ def test_a_transaction_counts_under_the_present_generation_alone(settings: Setti
             assert one.values() == [b"taken"]
 
     asyncio.run(steps())
+    gc.collect()
+    assert "never retrieved" not in caplog.text, "asyncio would log it as an error"
 
 
 def test_a_claim_counts_under_the_present_generation_alone(settings: Settings) -> None:

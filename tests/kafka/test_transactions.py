@@ -358,7 +358,8 @@ async def fenced_out_by_two(settings: Settings) -> list[bytes]:
 def test_two_that_fence_one_out_at_the_same_time_end_as_its_coordinator_decided(
     settings: Settings, careless: str
 ) -> None:
-    assert asyncio.run(fenced_out_by_two(on_broker(settings, careless, "h"))) == [b"torn"]
+    local = on_broker(settings, careless, "h")
+    assert asyncio.run(asyncio.wait_for(fenced_out_by_two(local), 60)) == [b"torn"]
 
 
 async def disconnected(owner: Transactions) -> None:
