@@ -2,10 +2,10 @@
 offset, go out in one transaction, with those of the worker's other partitions (see ``shared.py``).
 
 On an assignment a partition is *claimed* (nothing that a former owner still sends for it counts), and only
-then is the committed offset asked for: batches are accepted exactly from there on. A transaction that fails *loses* the partition: its batches are dropped,
-since their offsets were not committed, and the group is asked for a new assignment, which opens it anew.
-(Not at once: only the group coordinator knows whether the partition is still ours, and fencing it
-without asking would throw out a rightful new owner.)
+then is the committed offset asked for: batches are accepted exactly from there on. A transaction that fails
+*loses* the partition: its batches are dropped, since their offsets were not committed, and the group is asked
+for a new assignment, which opens it anew. (Not at once: only the group coordinator knows whether the
+partition is still ours, and fencing it without asking would throw out a rightful new owner.)
 
 State that is recovered from a changelog needs more than this: see ``interests/partition.py``.
 """
