@@ -29,6 +29,7 @@ from stream_app.chaos.archived import Archived, Kept, Sample, Spot
 from stream_app.chaos.background import Background
 from stream_app.errors import StreamAppError
 from stream_app.kafka import clients
+from stream_app.kafka.marks import decode_mark
 from stream_app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ class Archive(Background):
                 # the offset of an earlier life may be told for a moment after its end
                 if tp.topic in self._lives
                 and mark.offset >= 0
-                and mark.metadata in ("", UUID(str(self._ids[tp.topic])).hex)
+                and decode_mark(mark.metadata).topic_id in ("", UUID(str(self._ids[tp.topic])).hex)
             },
             {(tp.topic, tp.partition): end for tp, end in now.items()},
         )

@@ -74,13 +74,8 @@ class Share:
         Returns the end of each partition written, by others as well. Raises as ``Transactions.commit``;
         the caller must forget what it holds of the partition then.
         """
-        marks = {
-            tp: (offset, Mark(topic_ids.get(tp.topic, ""), self.transactions.id))
-            for tp, offset in offsets.items()
-        }
-        ends = await self.transactions.commit(self, outputs, marks, size or sum(o.size for o in outputs))
-        self.marks |= marks
-        return ends
+        marks = {tp: (offset, Mark(topic_ids.get(tp.topic, ""))) for tp, offset in offsets.items()}
+        return await self.transactions.commit(self, outputs, marks, size or sum(o.size for o in outputs))
 
     def leave(self) -> None:
         """Its partition is being closed. Between two assignments what waits to be committed is given up."""
@@ -111,7 +106,8 @@ class SharedTransactions:
         """``name`` begins the transactional ids: ``{app_id}-{name}-{random}``; ``writes`` are the topics that
         workers of the group write to; ``offsets`` gives the group's, once there is an assignment."""
         self._settings, self._group, self._writes, self._offsets = settings, group, writes, offsets
-        self._prefix = f"{settings.kafka.app_id}-{name}-"
+        self._app = f"{settings.kafka.app_id}-"  # whatever else stands in a claim is none
+        self._prefix = f"{self._app}{name}-"
         self._timeout = settings.kafka.transaction_timeout_s
         self.bound = TransactionBound(settings)
         """Of one transaction; it outlives partitions and producers."""
@@ -139,6 +135,8 @@ class SharedTransactions:
             if member is not None and member == self._released:
                 raise FencedError("this assignment was given up before it was begun")
             self._member = member
+            # ids of earlier versions are used again
+            self._fenced = {one: task for one, task in self._fenced.items() if not task.done()}
             await self._sound_producer()
             found = await self._committed(kept)
             strange = {
@@ -146,7 +144,9 @@ class SharedTransactions:
                 for share in kept
                 if any(mark is None or mark.owner not in self._ours for mark in _marks(share, found))
             }
-            await self._claim([share for share in kept if share not in strange])
+            ours = set(kept) - strange
+            await self._claim(ours)
+            self._keep(ours)
             self._open.set()
         return strange
 
@@ -154,10 +154,10 @@ class SharedTransactions:
         """Give the assignment up: complete what is on its way, and say so. Until there is another one
         nothing is committed."""
         async with self._in_work:
+            member, self._released = self._member, self._member
             if not self._open.is_set():
                 return
             self._open.clear()
-            member, self._released = self._member, self._member
             if self._producer is None:
                 return
             marks = {
@@ -220,7 +220,7 @@ class SharedTransactions:
             for share in shares
             for mark in _marks(share, found)
             if mark is not None and not mark.left
-            for one in ((mark.owner,) if mark.owner else share.earlier)
+            for one in ((mark.owner,) if mark.owner.startswith(self._app) else share.earlier)
         } - {self.id}
         if former:
             await self._check()  # or we would throw out a rightful owner
@@ -235,7 +235,7 @@ class SharedTransactions:
         marks = {tp: mark for share in shares for tp, mark in share.marks.items()}
         await self._say(marks, self._member)
         ours = {tp for share in shares for tp in share.inputs}
-        self._shares = {share for share in self._shares if ours.isdisjoint(share.inputs)} | set(shares)
+        self._keep({share for share in self._shares if ours.isdisjoint(share.inputs)} | set(shares))
 
     async def _say(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         if marks:
@@ -281,10 +281,8 @@ class SharedTransactions:
         size: int,
     ) -> dict[Partition, int]:
         """See :meth:`Share.commit`."""
-        if share.left and not self._open.is_set():
+        if share not in self._shares:
             raise FencedError("the partition was given up")
-        if not marks:  # the coordinator of the group looks at offsets alone
-            marks = dict(sorted(share.marks.items())[:1])
         ends: asyncio.Future[dict[Partition, int]] = asyncio.get_running_loop().create_future()
         self._asked.append(_Asked(share, outputs, marks, size, ends))
         if self._running is None or self._running.done():
@@ -294,9 +292,14 @@ class SharedTransactions:
     def give_up(self, share: Share) -> None:
         """See :meth:`Share.leave`."""
         if not self._open.is_set():
-            for one in [one for one in self._asked if one.share is share]:
-                self._asked.remove(one)
-                _fail([one], FencedError("the partition was given up"))
+            self._keep(self._shares - {share})
+
+    def _keep(self, shares: set[Share]) -> None:
+        """Nothing is committed for others any more, nor what they wait with."""
+        self._shares = shares
+        gone = [one for one in self._asked if one.share not in shares]
+        self._asked = deque(one for one in self._asked if one.share in shares)
+        _fail(gone, FencedError("the partition was given up"))
 
     async def _run(self) -> None:
         while self._asked:
@@ -326,11 +329,16 @@ class SharedTransactions:
                 producer = await self._sound_producer()
                 await self._claim(self._shares)
             outputs = [output for one in together for output in one.outputs]
+            for one in together:  # the producer may be another one than when this was asked for
+                # the coordinator of the group looks at offsets alone: there is always one
+                found = one.marks or dict(sorted(one.share.marks.items())[:1])
+                one.marks = {tp: (at, mark._replace(owner=self.id)) for tp, (at, mark) in found.items()}
             marks = {tp: mark for one in together for tp, mark in one.marks.items()}
             ends = await producer.commit(outputs, marks, self.bound)
         except (FencedError, TransactionError, KafkaError) as error:
             self._suspects |= inputs
-            _fail(together, error)
+            known = isinstance(error, FencedError | TransactionError)
+            _fail(together, error if known else TransactionError(f"no new producer: {error!r}"))
             await self._fail_producer()
         except BaseException as error:
             _fail(together, error)
@@ -338,6 +346,7 @@ class SharedTransactions:
         else:
             self._suspects -= inputs
             for one in together:
+                one.share.marks |= one.marks
                 if not one.ends.done():  # its partition was cancelled
                     one.ends.set_result(ends)
 

@@ -268,10 +268,11 @@ class Transactions:
     def _cause(self, error: BaseException) -> BaseException:
         """What has ended the transaction. Where the broker refuses it between two of our steps, the next
         step only says that there is none."""
+        ended = self._producer._txn_manager.wait_for_transaction_end()
+        known = ended is not None and ended.done() and not ended.cancelled()
+        refusal: BaseException | None = ended.exception() if known else None
         if isinstance(error, KafkaError | TimeoutError):
             return error
-        ended = self._producer._txn_manager.wait_for_transaction_end()
-        refusal: BaseException | None = ended.exception() if ended is not None and ended.done() else None
         if refusal is None:
             raise error
         return refusal

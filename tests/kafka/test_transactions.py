@@ -1,4 +1,4 @@
-"""One partition's transactions on real Kafka: all or nothing, one owner, batches of any size."""
+"""A producer's transactions on real Kafka: all or nothing, one owner, batches of any size."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaConnectionError, ProducerFenced
 from aiokafka.structs import RecordMetadata
@@ -317,6 +318,48 @@ def test_a_former_transaction_without_its_markers_ends_as_its_coordinator_decide
     assert ends("c", commit=True, remains=False) == ([b"next"], 7), "the danger is real: half of it is gone"
     assert ends("d", commit=True) == ([b"next", b"torn"], 7)
     assert ends("e", commit=False) == ([b"next"], None)
+
+
+async def fenced_out_by_two(settings: Settings) -> list[bytes]:
+    """What a reader sees of a committed transaction without a marker on one of its partitions, once two have
+    fenced its owner out: the second begins when the first has not ended what it found."""
+    former, first, second = producer(settings), producer(settings), producer(settings)
+    writes = [settings.topic_name("interests"), settings.topic_name("events-retry")]
+    await former.begin(writes)
+    without_marker(former, TopicPartition(writes[0], 0))
+    await former.commit([output(settings, b"torn"), output(settings, b"r", "events-retry")], {})
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    settle = first._settle
+
+    async def slowly(raw: AIOKafkaProducer, *what: Any, commit: bool) -> None:
+        end = raw.commit_transaction
+
+        async def late() -> None:
+            begun.set()
+            await go_on.wait()
+            await end()
+
+        raw.commit_transaction = late
+        await settle(raw, *what, commit=commit)
+
+    first._settle = slowly  # type: ignore[assignment]
+    one = asyncio.create_task(first.fence_out(writes))
+    await begun.wait()
+    other = asyncio.create_task(second.fence_out(writes))
+    await asyncio.wait([other], timeout=0.5)  # time to do harm; without harm it waits
+    go_on.set()
+    await asyncio.gather(one, other)
+    with pytest.raises(FencedError):
+        await former.commit([output(settings, b"zombie", partition=1)], {})
+    await former.close()
+    return values(settings)
+
+
+def test_two_that_fence_one_out_at_the_same_time_end_as_its_coordinator_decided(
+    settings: Settings, careless: str
+) -> None:
+    local = on_broker(settings, careless, "h")
+    assert asyncio.run(asyncio.wait_for(fenced_out_by_two(local), 60)) == [b"torn"]
 
 
 async def disconnected(owner: Transactions) -> None:
