@@ -42,7 +42,7 @@ class EmptyGroup:
             )
         return marks
 
-    async def check(self, member: Membership | None) -> None:
+    async def confirm(self, member: Membership | None) -> None:
         """Raise FencedError when there are members, BrokerUnavailableError."""
         assert member is None  # noqa: S101  # nobody is a member of it
         if members := await asyncio.to_thread(group_members, self._settings, self._group):

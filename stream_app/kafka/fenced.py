@@ -173,11 +173,11 @@ class FencedPartitions:
 
     async def assign(self, actives: set[int]) -> None:
         """Serve these partitions and no others; those already open and sound stay open."""
-        member = self._app.membership()
+        member, since = self._app.membership(), self._transactions.releases
         async with self._assigning:
             await self._close({p for p in self._open if p not in actives or self[p] is None})
             kept = {partition.share: number for number, partition in self._open.items()}
-            strange = await begun(self._transactions, member, kept)
+            strange = await begun(self._transactions, member, kept, since)
             await self._close({kept[share] for share in strange})
             await asyncio.gather(*(self._start(p) for p in sorted(actives - self._open.keys())))
             log.info("serving %d partitions", len(actives))

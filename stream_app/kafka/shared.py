@@ -116,7 +116,8 @@ class SharedTransactions:
         self._ours: set[str] = set()  # ids of this process
         self._producer: Transactions | None = None
         self._member: Membership | None = None
-        self._released: Membership | None = None  # the last assignment that was given up
+        self.releases = 0
+        """How often an assignment was given up"""
         self._shares: set[Share] = set()
         self._fenced: dict[str, asyncio.Task[None]] = {}
         self._asked: deque[_Asked] = deque()
@@ -127,12 +128,16 @@ class SharedTransactions:
 
     # -- assignments come and go
 
-    async def assigned(self, member: Membership | None, kept: Collection[Share] = ()) -> set[Share]:
+    async def assigned(
+        self, member: Membership | None, kept: Collection[Share] = (), since: int | None = None
+    ) -> set[Share]:
         """Begin an assignment, in which the partitions of ``kept`` stay with us; those of them that somebody
-        else has had in between are returned. Raises TransactionError, a KafkaError, FencedError when there is
-        a newer assignment."""
+        else has had in between are returned. It came when so many had been given up (``since``; None: now).
+
+        Raises TransactionError, a KafkaError, FencedError when it was given up meanwhile.
+        """
         async with self._in_work:
-            if member is not None and member == self._released:
+            if since is not None and since != self.releases:
                 raise FencedError("this assignment was given up before it was begun")
             self._member = member
             # ids of earlier versions are used again
@@ -153,8 +158,8 @@ class SharedTransactions:
     async def release(self) -> None:
         """Give the assignment up: complete what is on its way, and say so. Until there is another one
         nothing is committed."""
+        self.releases += 1
         async with self._in_work:
-            member, self._released = self._member, self._member
             if not self._open.is_set():
                 return
             self._open.clear()
@@ -167,8 +172,7 @@ class SharedTransactions:
             }
             try:
                 await self._producer.completed()
-                await self._say(marks, member)
-                self._shares = {share for share in self._shares if not share.left}
+                await self._say(marks, self._member)
             except (FencedError, TransactionError, KafkaError) as error:
                 log.info("partitions are given up without a word, their next owner fences us: %s", error)
                 await self._fail_producer()  # else what is not complete could be taken for it
@@ -186,13 +190,16 @@ class SharedTransactions:
 
     async def _sound_producer(self) -> Transactions:
         if self._producer is None:
-            self.id = self._prefix + uuid4().hex
-            producer = Transactions(self._settings, self.id, self._group)
+            if self.id:  # it failed, and may have left something open that holds up every reader
+                await self._fence_out(self.id)
+            transactional_id = self._prefix + uuid4().hex
+            producer = Transactions(self._settings, transactional_id, self._group)
             try:
                 await producer.begin(self._writes)
             except BaseException:
                 await producer.close()
                 raise
+            self.id = transactional_id
             self._ours.add(self.id)
             self._producer = producer
         self._producer.member = self._member
@@ -223,7 +230,7 @@ class SharedTransactions:
             for one in ((mark.owner,) if mark.owner.startswith(self._app) else share.earlier)
         } - {self.id}
         if former:
-            await self._check()  # or we would throw out a rightful owner
+            await self._confirm()  # who has lost them without having noticed throws nobody out
             await asyncio.gather(*(self._fence_out(one) for one in sorted(former)))
             found = await self._committed(shares)  # where they stood, now that it is decided
         for share in shares:
@@ -245,10 +252,10 @@ class SharedTransactions:
             except TimeoutError:
                 raise TransactionError("the group's coordinator takes no claim") from None
 
-    async def _check(self) -> None:
+    async def _confirm(self) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                await self._offsets().check(self._member)
+                await self._offsets().confirm(self._member)
         except TimeoutError:
             raise TransactionError("the group's coordinator does not answer") from None
 
@@ -352,13 +359,13 @@ class SharedTransactions:
 
 
 async def begun(
-    transactions: SharedTransactions, member: Membership | None, kept: Collection[Share]
+    transactions: SharedTransactions, member: Membership | None, kept: Collection[Share], since: int
 ) -> set[Share]:
     """:meth:`SharedTransactions.assigned`, for as long as that takes; whoever waits is cancelled when there
     is a newer assignment."""
     while True:
         try:
-            return await transactions.assigned(member, kept)
+            return await transactions.assigned(member, kept, since)
         except (FencedError, TransactionError, KafkaError) as error:
             log.warning("the assignment cannot be begun yet: %s", error)
             await asyncio.sleep(RETRY_S)

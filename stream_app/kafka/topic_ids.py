@@ -202,7 +202,7 @@ class GroupOffsets(Protocol):
     async def offsets(self, tps: Iterable[Partition]) -> Mapping[Partition, CommittedOffset]:
         """As the broker has them now. Raises a KafkaError."""
 
-    async def check(self, member: Membership | None) -> None:
+    async def confirm(self, member: Membership | None) -> None:
         """Raise FencedError when ``member`` is out of date: partitions may be somebody else's now; or a
         KafkaError."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.long  # seven runs of half a minute to minutes each
+from tests.chaos.variants.broken import RAN
+
+pytestmark = pytest.mark.long  # ten runs of half a minute to minutes each
 
 KILLS = ("--seed", "22", "--faults", "3", "--kinds", "kill,duplicates", "--events", "1500", "--workers", "1")
 """Kills of the one interests worker, which comes back to its own directory, and a burst of repeats."""
 ZOMBIE = ("--seed", "10", "--faults", "1", "--kinds", "zombie", "--events", "1500")
 """One of two interests workers sleeps for 7.5 s."""
+ADDED = ("--seed", "22", "--faults", "1", "--kinds", "worker_added", "--events", "1500")
+"""A third interests worker takes partitions over from two that live."""
 PATIENCE_S = 560
 
 
@@ -27,6 +32,8 @@ class Ended:
     status: int
     summary: dict[str, Any]
     said: str
+    broken: bool
+    """Whether something was done the broken way."""
 
     @property
     def wrongs(self) -> set[str]:
@@ -37,18 +44,22 @@ class Ended:
 
 
 def chaos(module: str, run: tuple[str, ...], directory: Path) -> Ended:
-    summary = directory / "summary.json"
+    summary, ran = directory / "summary.json", directory / "ran"
     command = [sys.executable, "-m", "stream_app", "chaos", *run, "--summary", str(summary)]
     workers = f"{sys.executable} -m {module}"
     done = subprocess.run(
-        [*command, "--worker-command", workers], capture_output=True, text=True, timeout=PATIENCE_S
+        [*command, "--worker-command", workers],
+        env=os.environ | {RAN: str(ran)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     said = done.stdout + done.stderr
     assert summary.exists(), said[-3000:]
-    return Ended(done.returncode, json.loads(summary.read_text()), said)
+    return Ended(done.returncode, json.loads(summary.read_text()), said, ran.exists())
 
 
-@pytest.mark.parametrize("run", [KILLS, ZOMBIE])
+@pytest.mark.parametrize("run", [KILLS, ZOMBIE, ADDED])
 def test_sound_workers_pass(run: tuple[str, ...], tmp_path: Path) -> None:
     ended = chaos("stream_app", run, tmp_path)
     assert ended.status == 0, ended.said
@@ -64,9 +75,12 @@ def test_sound_workers_pass(run: tuple[str, ...], tmp_path: Path) -> None:
         ("repeats_not_recognised", KILLS, {"doubled"}),
         ("acked_at_first_record", KILLS, {"committed_ahead"}),
         ("reads_before_fencing", ZOMBIE, {"counters", "lost"}),
+        ("claims_ignored", ZOMBIE, {"counters", "lost"}),
+        ("released_too_early", ADDED, {"counters", "lost"}),
     ],
 )
 def test_a_broken_variant_fails(variant: str, run: tuple[str, ...], wrong: set[str], tmp_path: Path) -> None:
     ended = chaos(f"tests.chaos.variants.{variant}", run, tmp_path)
+    assert ended.broken, f"it never came to what is broken:\n{ended.said}"
     assert ended.status == 1, ended.said
     assert wrong & ended.wrongs, ended.said

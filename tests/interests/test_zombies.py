@@ -1,49 +1,54 @@
-"""A zombie, stopped or cut off in the middle of its transactions, wakes after its partitions have moved.
+"""Zombies, stopped or cut off in the middle of their transactions, wake after their partitions have moved.
 
-In one run it halts at every step of a transaction at once, in each partition at another one (see
-``zombie.py``). An heir takes over and applies everything. Then the zombie wakes, goes on where it
-halted, is fenced, gets half of its partitions back, later all of them, and goes on as if nothing had been.
+In one run there is one for every step of a transaction, and each halts at its own (see ``zombie.py``), with
+several partitions in its transaction. An heir takes over all they had and applies everything. Then they wake,
+go on where they halted, are refused, get partitions back, and go on as if nothing had been.
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
+from kafka.consumer.fetcher import ConsumerRecord
 from rocksdict import AccessType, Options, Rdict
 
 from stream_app.chaos.archive import Archive
 from stream_app.chaos.archived import Archived
 from stream_app.chaos.oracle import Verdict, verdict
+from stream_app.interests.store import STANDING, STANDING_KEY
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import LocalBroker, free_port
 from stream_app.settings import Settings, build
 from tests.interests.gate import Gate
 from tests.interests.workers import Worker, history, produce, publish_contents, unit_vectors, wait_until
-from tests.interests.zombie import GO_ON, STEPS, UNFENCED
+from tests.interests.zombie import ANSWER, FLUSH, GO_ON, HALT, STEP, STEPS, WITHOUT
 
 CONTENTS = 20
-PARTITIONS = len(STEPS)
+PARTITIONS = 2 * len(STEPS)
+NOTHING_WRITTEN = STEPS[:2]
 SESSION_S = 3.0
-CHUNK = 20
+CHUNK = 40
 RESERVED = b"\x00"
+REFUSED = "another worker owns this partition now"
 
 
 @dataclass
 class Cut:
-    """A way to take a worker away from the broker, and back."""
+    """A way to take workers away from the broker, and back."""
 
     settings: Settings
-    """the worker's"""
-    away: Callable[[Worker], None]
-    back: Callable[[Worker], None]
+    """the workers'"""
+    away: Callable[[Sequence[Worker]], None]
+    back: Callable[[Sequence[Worker]], None]
 
 
 @pytest.fixture(scope="module")
@@ -94,8 +99,12 @@ def world(gated: tuple[LocalBroker, Gate], tmp_path: Path) -> Settings:
 
 
 def stopped(world: Settings, _: Gate) -> Cut:
+    def send(number: signal.Signals, zombies: Sequence[Worker]) -> None:
+        for zombie in zombies:
+            zombie.signal(number)
+
     return Cut(
-        world, lambda worker: worker.signal(signal.SIGSTOP), lambda worker: worker.signal(signal.SIGCONT)
+        world, lambda zombies: send(signal.SIGSTOP, zombies), lambda zombies: send(signal.SIGCONT, zombies)
     )
 
 
@@ -105,20 +114,26 @@ def cut_off(world: Settings, gate: Gate) -> Cut:
     return Cut(settings, lambda _: gate.shut(), lambda _: gate.open())
 
 
-def committed(world: Settings) -> list[tuple[int, int]]:
-    """Partition and offset of every committed record of the changelog."""
-    topic = world.topic_name("interests")
-    return sorted((record.partition, record.offset) for record in clients.read_topic(world, topic))
+def committed(world: Settings) -> list[ConsumerRecord]:
+    """Every committed record of the changelog."""
+    return list(clients.read_topic(world, world.topic_name("interests")))
 
 
-def on_disk(directory: Path) -> dict[bytes, bytes]:
-    """All users in the RocksDB databases of a worker that has ended."""
-    users: dict[bytes, bytes] = {}
+def unlike_the_changelog(directory: Path, changelog: Sequence[ConsumerRecord]) -> list[Path]:
+    """A worker's RocksDB databases that are not what the changelog says at their position, all of its users,
+    byte for byte. The worker has ended; partitions that it has given up are among them."""
+    different = []
     for database in directory.iterdir():
         reader = Rdict(str(database), Options(raw_mode=True), access_type=AccessType.read_only())
-        users |= {key: value for key, value in reader.items() if not key.startswith(RESERVED)}
+        held = dict(reader.items())
         reader.close()
-    return users
+        position = STANDING.unpack(held[STANDING_KEY])[0] if STANDING_KEY in held else 0
+        number = int(database.name.rpartition("-")[2])
+        before = [r for r in changelog if r.partition == number and r.offset < position]
+        expected = {r.key: r.value for r in sorted(before, key=lambda r: r.offset)}
+        if {key: value for key, value in held.items() if not key.startswith(RESERVED)} != expected:
+            different.append(database)
+    return different
 
 
 @dataclass
@@ -126,24 +141,42 @@ class Story:
     """What came of it."""
 
     before: list[tuple[int, int]]
-    """changelog before the zombie woke"""
+    """partition and offset of what the changelog had before the zombies woke"""
     after: list[tuple[int, int]]
     verdict: Verdict
-    zombies_disk: dict[bytes, bytes]
-    changelog: dict[bytes, bytes]
-    log: str
+    spoiled: list[Path]
+    """zombies' databases that are not what the changelog says"""
+    logs: dict[str, str]
+    """by the step at which the zombie halted"""
+    heirs_log: str
 
 
-def tell(world: Settings, tmp_path: Path, cut: Cut, **more: str) -> Story:
-    """The whole story."""
+def tell(
+    world: Settings,
+    tmp_path: Path,
+    cut: Cut,
+    steps: Sequence[str] = STEPS,
+    *,
+    claims_lost: bool = False,
+    without: str = "",
+) -> Story:
+    """The whole story. ``without``: layers that all workers lack."""
     sent = history(1500, 100, CONTENTS, seed=11)
     third = len(sent) // 3
-    go_on = tmp_path / "go-on"
-    zombie = Worker(
-        cut.settings, "zombie", tmp_path, module="tests.interests.zombie", more={GO_ON: str(go_on)} | more
-    )
+    halt, go_on = tmp_path / "halt", tmp_path / "go-on"
+    told = {HALT: str(halt), GO_ON: str(go_on), WITHOUT: without}
+    zombies = [
+        Worker(
+            cut.settings, f"zombie-{n}", tmp_path, module="tests.interests.zombie", more=told | {STEP: step}
+        )
+        for n, step in enumerate(steps)
+    ]
     heir = Worker(
-        world, "heir", tmp_path, module="tests.interests.hasty" if UNFENCED in more else "stream_app"
+        world,
+        "heir",
+        tmp_path,
+        module="tests.interests.unfenced" if without else "stream_app",
+        more={WITHOUT: without},
     )
     with Archive(world) as archive, contextlib.ExitStack() as ending:
 
@@ -154,59 +187,95 @@ def tell(world: Settings, tmp_path: Path, cut: Cut, **more: str) -> Story:
 
             wait_until(settled, "everything to be accounted for", log)
 
-        ending.callback(_end, zombie)
-        zombie.start()
-        zombie.wait_for(f"serving {PARTITIONS} partitions")
+        for zombie in zombies:
+            ending.callback(_end, zombie)
+            zombie.start()
+        wait_until(lambda: _shared(zombies), "the workers to share the partitions", zombies[0].log)
+        halt.touch()
         fed = iter(range(0, third, CHUNK))
 
-        def halts_everywhere() -> bool:
+        def halt_everywhere() -> bool:
             if (start := next(fed, None)) is not None:
                 produce(world, sent[start : min(start + CHUNK, third)])
-            return all(f"halts {step}" in zombie.log.read_text() for step in STEPS)
+            return all(f"halts {s}" in z.log.read_text() for s, z in zip(steps, zombies, strict=True))
 
-        wait_until(halts_everywhere, "the worker to halt at every step", zombie.log)
+        wait_until(halt_everywhere, "each worker to halt at its step", zombies[0].log)
         produce(world, sent[next(fed, third) : third])
-        cut.away(zombie)
+        cut.away(zombies)
+        if claims_lost:
+            wait_until(lambda: _forgotten(world), "the group to be empty, and forgotten")
         ending.callback(_end, heir)
         heir.start()
-        heir.wait_for(f"serving {PARTITIONS} partitions")  # the zombie's session has timed out
+        heir.wait_for(f"serving {PARTITIONS} partitions")  # the zombies' sessions have timed out
         produce(world, sent[third : 2 * third])
-        if UNFENCED not in more:  # else the zombie's open transactions hide what the heir has done
-            settle(heir.log)
+        settle(heir.log)
         before = committed(world)
+        served = [len(_served(zombie)) for zombie in zombies]
         go_on.touch()
-        cut.back(zombie)
-        wait_until(lambda: _serves(zombie, 3, 4), "the zombie to get partitions back", zombie.log)
-        if UNFENCED not in more:  # else nothing would ever be settled
+        cut.back(zombies)
+        wait_until(
+            lambda: all(len(_served(z)) > n for z, n in zip(zombies, served, strict=True)),
+            "the zombies to be in the group again",
+            zombies[0].log,
+        )
+        if not without:  # else nothing would ever be settled
             settle(heir.log)
         after = committed(world)
         assert heir.stop() == 0
-        wait_until(lambda: _serves(zombie, PARTITIONS, times=2), "all partitions to come back", zombie.log)
-        if UNFENCED not in more:
+        wait_until(lambda: _shared(zombies), "all partitions to come back", zombies[0].log)
+        if not without:
             produce(world, sent[2 * third :])
-            settle(zombie.log)
+            settle(zombies[0].log)
         archive.catch_up()
-        assert zombie.stop() == 0
+        assert [zombie.stop() for zombie in zombies] == [0] * len(zombies)
     archived: Archived = archive.archived
+    changelog = committed(world)
     return Story(
-        before,
-        after,
+        [(record.partition, record.offset) for record in before],
+        [(record.partition, record.offset) for record in after],
         verdict(archived, slates=False),
-        on_disk(tmp_path / "zombie"),
-        {user: followed.value for user, followed in archived.users.items() if followed.value is not None},
-        zombie.log.read_text(),
+        [
+            path
+            for n in range(len(zombies))
+            for path in unlike_the_changelog(tmp_path / f"zombie-{n}", changelog)
+        ],
+        {step: zombie.log.read_text() for step, zombie in zip(steps, zombies, strict=True)},
+        heir.log.read_text(),
     )
 
 
-def _serves(worker: Worker, *counts: int, times: int = 1) -> bool:
-    log = worker.log.read_text()
-    return any(log.count(f"serving {count} partitions") >= times for count in counts)
+def _served(worker: Worker) -> list[int]:
+    """How many partitions it has had in each of its assignments."""
+    return [int(count) for count in re.findall(r"serving (\d+) partitions", worker.log.read_text())]
+
+
+def _shared(workers: Sequence[Worker]) -> bool:
+    """Whether each has its part of all partitions."""
+    return all(_served(worker)[-1:] == [PARTITIONS // len(workers)] for worker in workers)
+
+
+def _forgotten(world: Settings) -> bool:
+    group = world.group("interests")
+    with contextlib.closing(clients.admin_client(world)) as admin:
+        return bool(admin.delete_groups([group])[group] == "OK")
 
 
 def _end(worker: Worker) -> None:
     with contextlib.suppress(AttributeError, ProcessLookupError):
         worker.signal(signal.SIGCONT)
         worker.kill()
+
+
+def harmless(story: Story) -> None:
+    """Nothing of what the zombies went on with counts."""
+    assert story.after == story.before, "what a zombie wrote has been committed"
+    for step in story.logs.keys() - {ANSWER, FLUSH}:  # these had nothing on its way
+        assert " is lost: " in story.logs[step], f"the one that halted {step} has committed"
+    assert any(REFUSED in log for log in story.logs.values())
+    assert "ProducerFenced" not in story.heirs_log, "a zombie has thrown the rightful owner out"
+    assert story.verdict.sound, story.verdict.differences
+    assert story.verdict.users == 100
+    assert not story.spoiled, "a zombie's directory is not what the changelog says"
 
 
 @pytest.mark.parametrize("way", [stopped, cut_off])
@@ -217,17 +286,36 @@ def test_a_zombie_harms_nothing_at_any_step(
     way: Callable[[Settings, Gate], Cut],
 ) -> None:
     story = tell(world, tmp_path, way(world, gated[1]))
-    assert story.after == story.before, "what a zombie wrote has been committed"
-    assert "another worker owns this partition now" in story.log
-    assert story.verdict.sound, story.verdict.differences
-    assert story.verdict.users == 100
-    assert story.zombies_disk == story.changelog, "its own directory is not what the changelog says"
+    harmless(story)
+    for log in (*story.logs.values(), story.heirs_log):
+        assert "the group stands at" not in log, "the group's offsets have gone back"
 
 
-def test_without_fencing_a_zombie_does_harm(
+def test_without_claims_and_generation_a_zombie_does_harm(
     world: Settings, gated: tuple[LocalBroker, Gate], tmp_path: Path
 ) -> None:
-    """The proof that the test above can fail: the same story, but nobody fences the zombie."""
-    story = tell(world, tmp_path, stopped(world, gated[1]), **{UNFENCED: "1"})
+    """The proof that the test above can fail: the same story, but no claim is read and no generation is sent.
+    Only with zombies that have written nothing yet: others would hold the heir up until they wake."""
+    story = tell(world, tmp_path, stopped(world, gated[1]), NOTHING_WRITTEN, without="claims generation")
     assert not story.verdict.sound
     assert story.verdict.lost + story.verdict.doubled
+
+
+@pytest.mark.long
+def test_the_group_refuses_a_zombie_whose_claims_are_lost(
+    world: Settings, gated: tuple[LocalBroker, Gate], tmp_path: Path
+) -> None:
+    """Nobody knows whom to fence out. Zombies that have something open hold the heir up, whatever they
+    claim; here are those that have not written anything yet."""
+    harmless(tell(world, tmp_path, stopped(world, gated[1]), NOTHING_WRITTEN, claims_lost=True))
+
+
+@pytest.mark.long
+def test_without_a_generation_a_zombie_whose_claims_are_lost_does_harm(
+    world: Settings, gated: tuple[LocalBroker, Gate], tmp_path: Path
+) -> None:
+    """The proof that the test above can fail."""
+    cut = stopped(world, gated[1])
+    story = tell(world, tmp_path, cut, NOTHING_WRITTEN, claims_lost=True, without="generation")
+    assert story.after != story.before
+    assert not story.verdict.sound

@@ -1,10 +1,10 @@
-"""An interests worker that comes to a halt in the middle of its transactions, each partition at another step.
+"""An interests worker that comes to a halt in the middle of a transaction that spans several partitions.
 
-``python -m tests.interests.zombie worker interests``. Partition p halts once at ``STEPS[p % len(STEPS)]``,
-says so on stderr, and goes on there when the file named by ``GO_ON`` exists. The flush is the last one:
-until all transactions halt, nothing is flushed. The process itself lives on; a test may stop it.
+``python -m tests.interests.zombie worker interests``. It halts once, at the step named by ``STEP``, as soon
+as the file named by ``HALT`` exists; it says so on stderr, and goes on there when the file named by ``GO_ON``
+exists. The process itself lives on; a test may stop it.
 
-With ``UNFENCED=1`` its transactional ids are its own: nobody fences it. That is broken on purpose.
+``WITHOUT`` names layers (see ``tests/kafka/layers.py``) that it lacks: that is broken on purpose.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ import aiokafka
 from aiokafka.producer.sender import EndTxnHandler
 
 from stream_app import cli
-from stream_app.interests.app import InterestsWorker
 from stream_app.interests.partition import InterestPartition
+from stream_app.kafka.marks import Mark
+from stream_app.kafka.records import Partition
 from stream_app.kafka.transactions import Transactions
+from tests.kafka.layers import take_away
 
 STEPS = (
     "before the transaction begins",
@@ -33,53 +36,66 @@ STEPS = (
     "after the commit, before its answer is handled",
     "in the flush to RocksDB",
 )
+STEP = "ZOMBIE_STEP"
+HALT = "ZOMBIE_HALT"
 GO_ON = "ZOMBIE_GO_ON"
-UNFENCED = "ZOMBIE_UNFENCED"
+WITHOUT = "ZOMBIE_WITHOUT"
 POLL_S = 0.02
+GATHER_S = 0.2
+"""While one partition's transaction takes so long, others ask for the next one."""
+
+ANSWER, FLUSH = STEPS[-2:]
+
+commit_at_once = Transactions.commit
+write_at_once = InterestPartition._write
 
 
-_open: set[int] = set()
-"""Partitions that have aborted what a former owner left: what comes now are transactions of batches."""
+class Story:
+    """How far this worker has got."""
 
-_halted: set[int] = set()
-"""Partitions that have reached their step."""
-
-
-def step_of(partition: int) -> str:
-    return STEPS[partition % len(STEPS)]
+    spanning = False
+    """Whether the transaction on its way is one to halt in."""
+    halted = False
 
 
-def halts(partition: int, step: str) -> bool:
-    """Whether this partition is to halt here, now; from then on it has."""
-    if partition not in _open or step_of(partition) != step or partition in _halted or _gone_on():
+def halts(step: str) -> bool:
+    """Whether to halt here, now; from then on it has."""
+    if os.environ[STEP] != step or Story.halted or not _exists(HALT) or _exists(GO_ON):
         return False
-    _halted.add(partition)
-    print(f"partition {partition} halts {step}", file=sys.stderr, flush=True)
+    Story.halted = True
+    print(f"halts {step}", file=sys.stderr, flush=True)
     return True
 
 
-def _gone_on() -> bool:
-    return Path(os.environ[GO_ON]).exists()
+def _exists(name: str) -> bool:
+    return Path(os.environ[name]).exists()
 
 
 async def going_on() -> None:
-    while not _gone_on():  # noqa: ASYNC110 - another process makes the file
+    while not _exists(GO_ON):  # noqa: ASYNC110 - another process makes the file
         await asyncio.sleep(POLL_S)
 
 
-class HaltingProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is untyped
-    """A transactional producer of one partition that halts at its partition's step, once."""
+async def commit(
+    self: Transactions,
+    outputs: Any,
+    offsets: Mapping[Partition, tuple[int, Mark]] = {},
+    *more: Any,
+) -> dict[Partition, int]:
+    Story.spanning = len({tp.partition for tp in offsets}) > 1
+    if not (Story.spanning or Story.halted):
+        await asyncio.sleep(GATHER_S)
+    try:
+        return await commit_at_once(self, outputs, offsets, *more)
+    finally:
+        Story.spanning = False
 
-    def __init__(self, *args: Any, **named: Any) -> None:
-        name = named.get("transactional_id") or ""
-        ours = "-interests-" in name  # not one of Faust's producers
-        self.partition = int(name.rpartition("-")[2]) if ours else -1
-        if ours and os.environ.get(UNFENCED):
-            named["transactional_id"] = f"{name}-{os.getpid()}"
-        super().__init__(*args, **named)
+
+class HaltingProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is untyped
+    """A producer that halts at the worker's step, once."""
 
     async def halt(self, step: str) -> None:
-        if halts(self.partition, step):
+        if Story.spanning and halts(step):
             await going_on()
 
     async def begin_transaction(self) -> None:
@@ -103,9 +119,9 @@ class HaltingEnd(EndTxnHandler):  # type: ignore[misc]  # aiokafka is untyped
     """The end of a transaction whose answer comes in and is not looked at for a while."""
 
     async def do(self, node_id: int) -> bool:
-        partition = int(self._sender._txn_manager.transactional_id.split("-interests-")[1].partition("-")[0])
         answer = await self._sender.client.send(node_id, self.create_request(), group=self.group)
-        if answer.error_code == 0 and halts(partition, "after the commit, before its answer is handled"):
+        told = answer.error_code == 0 and Story.spanning
+        if told and halts(ANSWER):
             await going_on()
         backoff = self.handle_response(answer)
         if backoff is not None:  # as in BaseHandler
@@ -113,26 +129,9 @@ class HaltingEnd(EndTxnHandler):  # type: ignore[misc]  # aiokafka is untyped
         return backoff is None
 
 
-abort_at_once = Transactions._settle_remains
-write_at_once = InterestPartition._write
-flush_all = InterestsWorker._flush
-
-
-async def settle_remains(self: Transactions, *args: Any) -> None:
-    await abort_at_once(self, *args)
-    _open.add(self._producer.partition)
-
-
-async def flush_last(self: InterestsWorker) -> None:
-    if _gone_on():
-        await flush_all(self)
-    elif len(_halted) == len(self._partitions) - 1:
-        await next(p for n, p in self._partitions.items() if n not in _halted).flush()
-
-
 def write_haltingly(self: InterestPartition, *args: Any, **named: Any) -> None:
-    if self._slab.dirty.any() and halts(self.partition, "in the flush to RocksDB"):
-        while not _gone_on():  # in a thread
+    if self._slab.dirty.any() and halts(FLUSH):
+        while not _exists(GO_ON):  # in a thread
             time.sleep(POLL_S)
     write_at_once(self, *args, **named)
 
@@ -140,9 +139,9 @@ def write_haltingly(self: InterestPartition, *args: Any, **named: Any) -> None:
 def main() -> None:
     aiokafka.AIOKafkaProducer = HaltingProducer  # what Transactions makes
     aiokafka.producer.sender.EndTxnHandler = HaltingEnd
-    Transactions._settle_remains = settle_remains  # type: ignore[method-assign]
+    Transactions.commit = commit  # type: ignore[method-assign,assignment]
     InterestPartition._write = write_haltingly  # type: ignore[method-assign]
-    InterestsWorker._flush = flush_last  # type: ignore[method-assign]
+    take_away(*os.environ.get(WITHOUT, "").split())
     sys.exit(cli.run(sys.argv[1:]))
 
 

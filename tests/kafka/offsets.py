@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from faust.types import TP
 
+from stream_app.errors import FencedError
 from stream_app.kafka.marks import Mark, Membership
 from stream_app.kafka.shared import Share, SharedTransactions
 from stream_app.kafka.topic_ids import Bounds, CommittedOffset
@@ -26,6 +27,8 @@ class KnownOffsets:
         self.offset, self.topic, self.first = offset, topic, first
         self.claims: dict[TP, tuple[int, Mark]] = {} if claims is None else claims
         self.asked = 0
+        self.moved_on = False
+        """Whether the group has another assignment now."""
         self.end = 1 << 62
         """Where everything is decided."""
 
@@ -38,11 +41,12 @@ class KnownOffsets:
             for tp in tps
         }
 
-    async def check(self, _member: Membership | None) -> None:
-        """Nobody else is in the group."""
-
     async def claim(self, marks: Mapping[TP, tuple[int, Mark]], _member: Membership | None) -> None:
         self.claims.update(marks)
+
+    async def confirm(self, _member: Membership) -> None:
+        if self.moved_on:
+            raise FencedError("the group has moved on")
 
     async def bounds(self, tps: Iterable[TP]) -> dict[TP, Bounds]:
         return {tp: Bounds(self.first, self.end) for tp in tps}

@@ -9,14 +9,15 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 from faust.types import TP
 from kafka import KafkaProducer
 
+from stream_app.errors import FencedError
 from stream_app.kafka import clients
 from stream_app.kafka.fenced import FencedPartition
-from stream_app.kafka.marks import Mark
+from stream_app.kafka.marks import Mark, Membership
 from stream_app.kafka.once import read_once
 from stream_app.kafka.partitions import partition_of
 from stream_app.kafka.records import Partition, RecordBatch
 from stream_app.kafka.topic_ids import PAUSE_S
-from stream_app.kafka.transactions import Output
+from stream_app.kafka.transactions import Output, Transactions
 from stream_app.settings import Settings
 from tests.kafka.offsets import KnownOffsets, share_of
 
@@ -134,6 +135,67 @@ def test_who_was_fenced_brings_no_deleted_content_back(settings: Settings) -> No
 
     asyncio.run(life())
     assert on_topic(settings) == [b"vector", None]
+
+
+def test_who_has_lost_its_partitions_without_noticing_throws_nobody_out(settings: Settings) -> None:
+    async def life() -> None:
+        claims: dict[TP, tuple[int, Mark]] = {}
+        zombie, heir = Owner(settings, claims=claims), Owner(settings, claims=claims)
+        old = await zombie.open(committed=0)
+        new = await heir.open(committed=0)
+        await old.share.transactions.assigned(Membership(1, "zombie"))
+        zombie.offsets.moved_on = True
+        with pytest.raises(FencedError):
+            await old.share.claim()
+        assert await new.commit([heir.output(b"k", b"v")], 1)
+        await zombie.close()
+        await heir.close()
+
+    asyncio.run(life())
+
+
+def test_of_partitions_that_have_gone_to_others_nothing_is_said(settings: Settings) -> None:
+    async def life() -> None:
+        claims: dict[TP, tuple[int, Mark]] = {}
+        former, owner = Owner(settings, claims=claims), Owner(settings, claims=claims)
+        given_up = await former.open(committed=0)
+        transactions = given_up.share.transactions
+        await transactions.release()
+        await given_up.close()
+        assert all(mark.left for _, mark in claims.values())
+        await owner.open(committed=5)
+        claimed = dict(claims)
+        await transactions.assigned(None)
+        await transactions.release()
+        assert claims == claimed
+        await former.close()
+        await owner.close()
+
+    asyncio.run(life())
+
+
+def test_what_the_group_refuses_does_not_stay_open(settings: Settings) -> None:
+    """Nor where the claim is lost, so that no owner comes and ends it."""
+
+    async def life() -> None:
+        claims: dict[TP, tuple[int, Mark]] = {}
+        zombie = Owner(settings, claims=claims)
+        partition = await zombie.open(committed=0)
+        transactions = partition.share.transactions
+        assert transactions._producer is not None
+        transactions._producer.member = Membership(1, "nobody's")
+        former = Transactions(settings, transactions.id, settings.group("content"))
+        claims.clear()
+        assert not await partition.commit([zombie.output(b"k", b"v")], 1)
+        await former._producer.client.bootstrap()
+        assert (await former._coordination.last()).state == "Ongoing"
+        await transactions.assigned(None)
+        assert (await former._coordination.last()).state == "CompleteAbort"
+        await former.close()
+        await zombie.close()
+
+    asyncio.run(life())
+    assert on_topic(settings) == []
 
 
 def test_keys_go_where_the_default_partitioner_puts_them(settings: Settings) -> None:

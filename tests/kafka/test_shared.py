@@ -501,7 +501,7 @@ def test_an_assignment_that_was_given_up_does_not_begin(settings: Settings, begu
         offsets.away = False
         (share,) = await worker.claimed(0)
         await worker.transactions.release()
-        stale = Membership(1, "member")
+        stale, since = Membership(1, "member"), worker.transactions.releases
         offsets.away = not begun
         if begun:
             await worker.transactions.assigned(stale, [share])
@@ -512,9 +512,10 @@ def test_an_assignment_that_was_given_up_does_not_begin(settings: Settings, begu
             offsets.away = False
         await worker.transactions.release()
         with pytest.raises(FencedError, match="given up before it was begun"):
-            await worker.transactions.assigned(stale, [share])
+            await worker.transactions.assigned(stale, [share], since)
         assert not worker.transactions._open.is_set()
-        await worker.transactions.assigned(Membership(2, "member"))
+        # a follower of the group that joins again is given the same one
+        await worker.transactions.assigned(stale, [], worker.transactions.releases)
         assert worker.transactions._open.is_set()
         await worker.transactions.close()
 

@@ -161,7 +161,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         )
         await self._as_member(request, lambda answer: {c for _, tps in answer.topics for _, c in tps})
 
-    async def check(self, member: Membership) -> None:
+    async def confirm(self, member: Membership) -> None:
         """Raise FencedError when the group has moved on from this member's assignment."""
         group = self._ensure_consumer()._coordinator.group_id
         await self._as_member(HeartbeatRequest(group, *member), lambda answer: {answer.error_code})
@@ -440,11 +440,6 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
         """Commit offsets and marks. Raises FencedError when the group has moved on since, a KafkaError."""
         await self._ask(self._thread.claim, marks, member)
 
-    async def check(self, member: Membership | None) -> None:
-        """Raise FencedError when the group has moved on from this member's assignment; or a KafkaError."""
-        if member is not None:
-            await self._ask(self._thread.check, member)
-
     async def _ask(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call into the consumer's thread. Where the thread ends meanwhile, what it had begun is cancelled
         there: that is not us."""
@@ -455,6 +450,12 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
             if task is None or task.cancelling():
                 raise
             raise KafkaConnectionError("the consumer ends") from None
+
+    async def confirm(self, member: Membership | None) -> None:
+        """Ask the group whether this is the present assignment. Raises FencedError when it has moved on, a
+        KafkaError."""
+        if member is not None:
+            await self._ask(self._thread.confirm, member)
 
     def _note_opened(self, tps: tuple[Partition, ...], offsets: dict[Partition, CommittedOffset]) -> None:
         before = self._opened.get(tps)

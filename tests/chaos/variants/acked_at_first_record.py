@@ -6,11 +6,10 @@ A crash in between leaves an offset behind that has passed inputs whose effects 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from aiokafka.structs import TopicPartition
-
-from stream_app.kafka.transactions import Output, Transactions
+from stream_app.kafka.records import Partition
+from stream_app.kafka.transactions import Output, TransactionBound, Transactions
 from tests.chaos.variants import broken
 
 commit_whole = Transactions.commit
@@ -19,14 +18,16 @@ commit_whole = Transactions.commit
 async def commit(
     self: Transactions,
     outputs: Iterable[Output],
-    offsets: Mapping[TopicPartition, int],
-    *topic_ids: Mapping[str, str],
-) -> dict[TopicPartition, int]:
-    first, *others = [*outputs] or [None]
-    ends = await commit_whole(self, [first] if first is not None else [], offsets, *topic_ids)
+    offsets: broken.Offsets = broken.NO_OFFSETS,
+    bound: TransactionBound | None = None,
+) -> dict[Partition, int]:
+    every = [*outputs]
+    others = every[1:]
+    ends = await commit_whole(self, every[:1], offsets, bound)
     if others:
+        broken.ran()
         await asyncio.sleep(broken.WINDOW_S)
-        later = await commit_whole(self, [output for output in others if output is not None], {})
+        later = await commit_whole(self, others)
         ends = {tp: max(ends.get(tp, 0), later.get(tp, 0)) for tp in {*ends, *later}}
     return ends
 

@@ -6,12 +6,11 @@ A crash between the two leaves the effects without their offset: the batch is ap
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
-
-from aiokafka.structs import TopicPartition
+from collections.abc import Iterable
 
 from stream_app.interests import partition as partition_module
-from stream_app.kafka.transactions import Output, Transactions
+from stream_app.kafka.records import Partition
+from stream_app.kafka.transactions import Output, TransactionBound, Transactions
 from tests.chaos.variants import broken
 
 commit_whole = Transactions.commit
@@ -20,12 +19,13 @@ commit_whole = Transactions.commit
 async def commit(
     self: Transactions,
     outputs: Iterable[Output],
-    offsets: Mapping[TopicPartition, int],
-    *topic_ids: Mapping[str, str],
-) -> dict[TopicPartition, int]:
-    ends = await commit_whole(self, outputs, {})
+    offsets: broken.Offsets = broken.NO_OFFSETS,
+    bound: TransactionBound | None = None,
+) -> dict[Partition, int]:
+    broken.ran()
+    ends = await commit_whole(self, outputs)
     await asyncio.sleep(broken.WINDOW_S)
-    await commit_whole(self, [], offsets, *topic_ids)
+    await commit_whole(self, [], offsets, bound)
     return ends
 
 

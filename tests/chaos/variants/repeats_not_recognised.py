@@ -13,6 +13,7 @@ from tests.chaos.variants import broken
 def nothing_known(
     _slab: Slab, _rows: NDArray[np.int64], _group: NDArray[np.int64], events: NDArray[np.uint64]
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    broken.ran()
     return np.zeros(len(events), np.bool_), np.zeros(len(events), np.int64)
 
 
