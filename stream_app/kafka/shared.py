@@ -179,8 +179,13 @@ class SharedTransactions:
 
     async def close(self) -> None:
         """Disconnect; nothing is committed any more."""
-        self._open.clear()
-        await self._fail_producer()
+        async with self._in_work:
+            self._open.clear()
+            self._keep(set())
+            await self._fail_producer()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has, as the broker says. Raises TransactionError, a KafkaError."""

@@ -6,6 +6,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,6 +38,7 @@ class Group:
     async def claim(self, offset: int, owner: str, member: Membership | None) -> None:
         """As the transport does."""
         thread: Any = SimpleNamespace(_ensure_consumer=lambda: self._consumer)
+        thread._as_member = partial(_ConsumerThread._as_member, thread)
         await _ConsumerThread.claim(thread, {self.source: (offset, Mark("", owner))}, member)
 
     async def commit(self, offset: int, value: bytes, member: Membership | None) -> None:
