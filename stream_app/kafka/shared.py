@@ -176,7 +176,8 @@ class SharedTransactions:
     async def close(self) -> None:
         """Disconnect; nothing is committed any more."""
         self._open.clear()
-        await self._fail_producer()
+        async with self._in_work:  # one that has failed may still be on its way out
+            await self._fail_producer()
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has, as the broker says. Raises TransactionError, a KafkaError."""
