@@ -64,8 +64,8 @@ class Output:
 class TransactionBound:
     """How many bytes one transaction may have, by how long the last ones took.
 
-    One that times out takes its partition with it, which is opened anew and would do the same again. So
-    the bound outlives the partition, and is raised only as long as twice as many bytes would be quick, too.
+    One that times out takes its partitions with it, which are opened anew and would do the same again. So
+    the bound outlives them, and is raised only as long as twice as many bytes would be quick, too.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -185,7 +185,8 @@ class Transactions:
         end that was decided on by an empty transaction that spans all that is ever written.
 
         Left to chance: a worker that dies between becoming the owner, when the decision is forgotten, and
-        the end of that transaction, some milliseconds later.
+        the end of that transaction, some milliseconds later. And two who have both looked before either is the
+        owner: the later one aborts the transaction by which the earlier one gives the end that was decided on.
 
         With a ``timeout_ms`` of its own others who do the same know: they leave it alone.
         """
