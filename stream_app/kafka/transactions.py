@@ -185,8 +185,9 @@ class Transactions:
         end that was decided on by an empty transaction that spans all that is ever written.
 
         Left to chance: a worker that dies between becoming the owner, when the decision is forgotten, and
-        the end of that transaction, some milliseconds later. And two who have both looked before either is the
-        owner: the later one aborts the transaction by which the earlier one gives the end that was decided on.
+        the end of that transaction, some milliseconds later. And two who have both looked before either is
+        the owner: the later one aborts the transaction by which the earlier one gives the end that was
+        decided on.
 
         With a ``timeout_ms`` of its own others who do the same know: they leave it alone.
         """
