@@ -37,7 +37,9 @@ class Group:
 
     async def claim(self, offset: int, owner: str, member: Membership | None) -> None:
         """As the transport does."""
-        thread: Any = SimpleNamespace(_ensure_consumer=lambda: self._consumer)
+        thread: Any = SimpleNamespace(
+            _ensure_consumer=lambda: self._consumer, app=SimpleNamespace(patience_s=10.0)
+        )
         thread._as_member = partial(_ConsumerThread._as_member, thread)
         await _ConsumerThread.claim(thread, {self.source: (offset, Mark("", owner))}, member)
 

@@ -65,6 +65,8 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     batch_max_bytes: int
     generation: int
     """Of the group's assignment that is being served."""
+    patience_s: float
+    """With the group's coordinator, about claims."""
     revocations: int
     """How often an assignment was taken away. Its generation does not tell two apart: a follower that joins
     again is given what it had."""
@@ -252,6 +254,7 @@ def create_faust_app(
     app.protocol = PLAIN
     app.batch_max_bytes = kafka.batch_max_bytes
     app.generation, app.revocations = -1, 0
+    app.patience_s = kafka.transaction_timeout_s / 2
     app.owner = None
     app.serving = []
     app.readers, app._background, app._crashing = [], set(), None

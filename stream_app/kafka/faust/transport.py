@@ -24,6 +24,7 @@ from aiokafka.errors import (
     InconsistentGroupProtocolError,
     KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     NotCoordinatorForGroupError,
     for_code,
 )
@@ -167,9 +168,11 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
         await self._as_member(HeartbeatRequest(group, *member), lambda answer: {answer.error_code})
 
     async def _as_member(self, request: Any, codes: Callable[[Any], set[int]]) -> None:
-        """Send what the group's coordinator takes from members alone, until it is taken or refused."""
+        """Send what the group's coordinator takes from members alone, until it is taken or refused; who
+        asked does not wait any longer than that."""
         coordinator = self._ensure_consumer()._coordinator
-        while True:
+        deadline = time.monotonic() + self.app.patience_s
+        while time.monotonic() < deadline:
             await coordinator.ensure_coordinator_known()
             try:
                 for code in codes(await coordinator._send_req(request)) - {0}:
@@ -184,6 +187,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             else:
                 return
             await asyncio.sleep(RETRY_S)
+        raise KafkaTimeoutError(f"the coordinator of {coordinator.group_id} does not take it")
 
     def member_id(self) -> str:
         """Ours in the group; empty while we are in none."""
