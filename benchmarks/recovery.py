@@ -71,6 +71,9 @@ class _NoInputs:
     async def offsets(self, _tps: Iterable[TP]) -> dict[TP, CommittedOffset]:
         return {}
 
+    async def confirm(self, _member: object) -> None:
+        raise AssertionError("there is nobody to fence")
+
     async def claim(self, _marks: object, _member: object) -> None:
         raise AssertionError("there are no inputs to claim")
 

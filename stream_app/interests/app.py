@@ -132,7 +132,7 @@ class InterestsWorker:
 
     async def assign(self, actives: set[int], standbys: set[int]) -> None:
         """Serve these partitions and no others; those already open and sound stay open."""
-        member = self._app.membership()
+        member, since = self._app.membership(), self._transactions.releases
         async with self._assigning:
             self._health.waiting_for = "recovery"
             await self._sort_inputs(actives)
@@ -146,7 +146,7 @@ class InterestsWorker:
             routed = {tp for tp in self._app.assignment() if tp.topic in self._events - inputs}
             routers = await self._routers.keep(routed)
             kept = {partition.share: p for p, partition in self._partitions.items()}
-            strange = await begun(self._transactions, member, [*kept, *routers])
+            strange = await begun(self._transactions, member, [*kept, *routers], since)
             await self._close({kept[share] for share in strange & kept.keys()}, set())
             await self._routers.close({routers[share] for share in strange & routers.keys()})
             # side by side: what the former owner of the one has left open keeps the other from reading on,

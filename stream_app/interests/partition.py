@@ -149,7 +149,7 @@ class InterestPartition:
         offsets: InputOffsets,
         moved: Callable[[], None] = lambda: None,
     ) -> None:
-        """Fence, then recover, then learn where to read ``topics`` on: in this order nothing slips in
+        """Claim, then recover, then learn where to read ``topics`` on: in this order nothing slips in
         between.
 
         ``moved`` is called as recovery goes on. Raises TransactionError or a KafkaError when the broker

@@ -42,6 +42,9 @@ COMPLETE = (COMMITTED, "CompleteAbort")
 COMPLETING = ("PrepareCommit", "PrepareAbort")
 NOT_FOUND = 105
 """TRANSACTIONAL_ID_NOT_FOUND, which aiokafka has no name for"""
+PRODUCER_FENCED = 90
+"""Likewise"""
+CHANGED = (errors.ConcurrentTransactions, errors.CoordinatorLoadInProgressError, errors.InvalidProducerEpoch)
 LATER = (
     errors.CoordinatorLoadInProgressError,
     errors.CoordinatorNotAvailableError,
@@ -56,6 +59,8 @@ class Last(NamedTuple):
     """As Kafka names it; empty where there is none, or where that cannot be known."""
     timeout_ms: int = 0
     """Of the producer that uses the id."""
+    producer_id: int = -1
+    epoch: int = -1
 
 
 class _Transactions_v0(Response):  # type: ignore[misc]  # noqa: N801 - untyped base; as aiokafka names them
@@ -106,6 +111,44 @@ class _TransactionsRequest(Request[_TransactionsRequest_v0]):  # type: ignore[mi
 
     def build(self, request_struct_class: type[_TransactionsRequest_v0]) -> _TransactionsRequest_v0:
         return request_struct_class([self._id], {})
+
+
+class _InitProducerId_v3(Response):  # type: ignore[misc]  # noqa: N801 - as above
+    API_KEY = 22
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class _InitProducerIdRequest_v3(RequestStruct):  # type: ignore[misc]  # noqa: N801 - as above
+    """The first one that says which owner is expected (KIP-360, Apache Kafka 2.5)."""
+
+    FLEXIBLE_VERSION = True
+    API_KEY = 22
+    API_VERSION = 3
+    RESPONSE_TYPE = _InitProducerId_v3
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("timeout_ms", Int32),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class _InitProducerIdRequest(Request[_InitProducerIdRequest_v3]):  # type: ignore[misc]  # untyped base
+    API_KEY = 22
+
+    def __init__(self, *fields: Any) -> None:
+        self._fields = fields
+
+    def build(self, request_struct_class: type[_InitProducerIdRequest_v3]) -> _InitProducerIdRequest_v3:
+        return request_struct_class(*self._fields, {})
 
 
 class Coordination:
@@ -160,10 +203,30 @@ class Coordination:
                 if found["error_code"] == NOT_FOUND:
                     return Last()
                 if error is errors.NoError and found["state"] not in COMPLETING:
-                    return Last(found["state"], found["timeout_ms"])
+                    owner = found["producer_id"], found["producer_epoch"]
+                    return Last(found["state"], found["timeout_ms"], *owner)
                 if error is not errors.NoError and error not in LATER:
                     raise error(f"the coordinator does not describe {self._id}")
             await asyncio.sleep(LOOK_S)
+
+    async def follow(self, last: Last, timeout_ms: int) -> bool:
+        """Become the id's owner after the one of ``last``; False when that has changed meanwhile, or an open
+        transaction is being aborted first. Who follows the same one before anything is begun shares the
+        ownership. Raises a KafkaError."""
+        sender, state = self._producer._sender, self._producer._txn_manager
+        node = await sender._find_coordinator(CoordinationType.TRANSACTION, self._id)
+        request = _InitProducerIdRequest(self._id, timeout_ms, last.producer_id, last.epoch)
+        answer: Any = await self._producer.client.send(node, request, group=ConnectionGroup.COORDINATION)
+        error = errors.for_code(answer.error_code)
+        if error is errors.NoError:
+            state.set_pid_and_epoch(answer.producer_id, answer.producer_epoch)
+            return True
+        if error in (errors.CoordinatorNotAvailableError, errors.NotCoordinatorError):
+            sender._coordinator_dead(CoordinationType.TRANSACTION)
+        elif error not in CHANGED and answer.error_code != PRODUCER_FENCED:
+            raise error(f"nobody may become the owner of {self._id}")
+        await asyncio.sleep(LOOK_S)
+        return False
 
     async def _described(self) -> dict[str, Any]:
         sender, client = self._producer._sender, self._producer.client

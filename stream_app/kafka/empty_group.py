@@ -10,6 +10,7 @@ from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata, TopicPartition
 
 from stream_app.errors import FencedError
+from stream_app.kafka.admin import group_members
 from stream_app.kafka.clients import admin_client, naming_the_broker
 from stream_app.kafka.inputs import inputs
 from stream_app.kafka.marks import Mark, Membership, decode_mark
@@ -41,14 +42,16 @@ class EmptyGroup:
             )
         return marks
 
+    async def confirm(self, member: Membership | None) -> None:
+        """Raise FencedError when there are members, BrokerUnavailableError."""
+        assert member is None  # noqa: S101  # nobody is a member of it
+        if members := await asyncio.to_thread(group_members, self._settings, self._group):
+            raise FencedError(f"the group {self._group} has {members} members")
+
     async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         """Set offsets. Raises FencedError when there are members, BrokerUnavailableError."""
         assert member is None  # noqa: S101  # nobody is a member of it
         await asyncio.to_thread(self._set, marks)
-
-    async def confirm(self, member: Membership) -> None:
-        """Raises FencedError: nobody is a member of it."""
-        raise FencedError(f"the group {self._group} has no members, and not {member.member_id}")
 
     def _committed(self, tps: Iterable[Partition]) -> dict[Partition, tuple[int, Mark]]:
         with closing(admin_client(self._settings)) as admin, naming_the_broker(self._settings):

@@ -1,12 +1,11 @@
 """Partitions of an input of which their owner keeps no state: what a batch causes, and the batch's
-offset, go out in one transaction of the partition's own.
+offset, go out in one transaction, with those of the worker's other partitions (see ``shared.py``).
 
-On an assignment a partition is *fenced* (nothing that a former owner still sends for it counts, see
-``shared.py``), and only then is the committed offset asked for: batches are
-accepted exactly from there on. A transaction that fails *loses* the partition: its batches are dropped,
-since their offsets were not committed, and the group is asked for a new assignment, which opens it anew.
-(Not at once: only the group coordinator knows whether the partition is still ours, and fencing it
-without asking would throw out a rightful new owner.)
+On an assignment a partition is *claimed* (nothing that a former owner still sends for it counts), and only
+then is the committed offset asked for: batches are accepted exactly from there on. A transaction that fails
+*loses* the partition: its batches are dropped, since their offsets were not committed, and the group is asked
+for a new assignment, which opens it anew. (Not at once: only the group coordinator knows whether the
+partition is still ours, and fencing it without asking would throw out a rightful new owner.)
 
 State that is recovered from a changelog needs more than this: see ``interests/partition.py``.
 """
@@ -55,7 +54,7 @@ class FencedPartition:
         self._busy = asyncio.Lock()
 
     async def open(self, offsets: InputOffsets) -> None:
-        """Fence, then learn where to read on. Raises FencedError, TransactionError or a KafkaError."""
+        """Claim, then learn where to read on. Raises FencedError, TransactionError or a KafkaError."""
         await self.share.claim()
         for topic in self._writes:
             self._partitions[topic] = await self.share.transactions.partitions(topic)
@@ -174,11 +173,11 @@ class FencedPartitions:
 
     async def assign(self, actives: set[int]) -> None:
         """Serve these partitions and no others; those already open and sound stay open."""
-        member = self._app.membership()
+        member, since = self._app.membership(), self._transactions.releases
         async with self._assigning:
             await self._close({p for p in self._open if p not in actives or self[p] is None})
             kept = {partition.share: number for number, partition in self._open.items()}
-            strange = await begun(self._transactions, member, kept)
+            strange = await begun(self._transactions, member, kept, since)
             await self._close({kept[share] for share in strange})
             await asyncio.gather(*(self._start(p) for p in sorted(actives - self._open.keys())))
             log.info("serving %d partitions", len(actives))

@@ -74,13 +74,8 @@ class Share:
         Returns the end of each partition written, by others as well. Raises as ``Transactions.commit``;
         the caller must forget what it holds of the partition then.
         """
-        marks = {
-            tp: (offset, Mark(topic_ids.get(tp.topic, ""), self.transactions.id))
-            for tp, offset in offsets.items()
-        }
-        ends = await self.transactions.commit(self, outputs, marks, size or sum(o.size for o in outputs))
-        self.marks |= marks
-        return ends
+        marks = {tp: (offset, Mark(topic_ids.get(tp.topic, ""))) for tp, offset in offsets.items()}
+        return await self.transactions.commit(self, outputs, marks, size or sum(o.size for o in outputs))
 
     def leave(self) -> None:
         """Its partition is being closed. Between two assignments what waits to be committed is given up."""
@@ -111,7 +106,8 @@ class SharedTransactions:
         """``name`` begins the transactional ids: ``{app_id}-{name}-{random}``; ``writes`` are the topics that
         workers of the group write to; ``offsets`` gives the group's, once there is an assignment."""
         self._settings, self._group, self._writes, self._offsets = settings, group, writes, offsets
-        self._prefix = f"{settings.kafka.app_id}-{name}-"
+        self._app = f"{settings.kafka.app_id}-"  # whatever else stands in a claim is none
+        self._prefix = f"{self._app}{name}-"
         self._timeout = settings.kafka.transaction_timeout_s
         self.bound = TransactionBound(settings)
         """Of one transaction; it outlives partitions and producers."""
@@ -120,7 +116,8 @@ class SharedTransactions:
         self._ours: set[str] = set()  # ids of this process
         self._producer: Transactions | None = None
         self._member: Membership | None = None
-        self._released: Membership | None = None  # the last assignment that was given up
+        self.releases = 0
+        """How often an assignment was given up"""
         self._shares: set[Share] = set()
         self._fenced: dict[str, asyncio.Task[None]] = {}
         self._asked: deque[_Asked] = deque()
@@ -131,14 +128,20 @@ class SharedTransactions:
 
     # -- assignments come and go
 
-    async def assigned(self, member: Membership | None, kept: Collection[Share] = ()) -> set[Share]:
+    async def assigned(
+        self, member: Membership | None, kept: Collection[Share] = (), since: int | None = None
+    ) -> set[Share]:
         """Begin an assignment, in which the partitions of ``kept`` stay with us; those of them that somebody
-        else has had in between are returned. Raises TransactionError, a KafkaError, FencedError when there is
-        a newer assignment."""
+        else has had in between are returned. It came when so many had been given up (``since``; None: now).
+
+        Raises TransactionError, a KafkaError, FencedError when it was given up meanwhile.
+        """
         async with self._in_work:
-            if member is not None and member == self._released:
+            if since is not None and since != self.releases:
                 raise FencedError("this assignment was given up before it was begun")
             self._member = member
+            # ids of earlier versions are used again
+            self._fenced = {one: task for one, task in self._fenced.items() if not task.done()}
             await self._sound_producer()
             found = await self._committed(kept)
             strange = {
@@ -146,19 +149,20 @@ class SharedTransactions:
                 for share in kept
                 if any(mark is None or mark.owner not in self._ours for mark in _marks(share, found))
             }
-            self._shares.clear()  # of what has gone to others there is nothing left to say
-            await self._claim([share for share in kept if share not in strange])
+            ours = set(kept) - strange
+            await self._claim(ours)
+            self._keep(ours)
             self._open.set()
         return strange
 
     async def release(self) -> None:
         """Give the assignment up: complete what is on its way, and say so. Until there is another one
         nothing is committed."""
+        self.releases += 1
         async with self._in_work:
             if not self._open.is_set():
                 return
             self._open.clear()
-            member, self._released = self._member, self._member
             if self._producer is None:
                 return
             marks = {
@@ -168,15 +172,20 @@ class SharedTransactions:
             }
             try:
                 await self._producer.completed()
-                await self._say(marks, member)
+                await self._say(marks, self._member)
             except (FencedError, TransactionError, KafkaError) as error:
                 log.info("partitions are given up without a word, their next owner fences us: %s", error)
                 await self._fail_producer()  # else what is not complete could be taken for it
 
     async def close(self) -> None:
         """Disconnect; nothing is committed any more."""
-        self._open.clear()
-        await self._fail_producer()
+        async with self._in_work:
+            self._open.clear()
+            self._keep(set())
+            await self._fail_producer()
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
 
     async def partitions(self, topic: str) -> int:
         """How many partitions a topic has, as the broker says. Raises TransactionError, a KafkaError."""
@@ -223,7 +232,7 @@ class SharedTransactions:
             for share in shares
             for mark in _marks(share, found)
             if mark is not None and not mark.left
-            for one in ((mark.owner,) if mark.owner else share.earlier)
+            for one in ((mark.owner,) if mark.owner.startswith(self._app) else share.earlier)
         } - {self.id}
         if former:
             await self._confirm()  # who has lost them without having noticed throws nobody out
@@ -238,7 +247,7 @@ class SharedTransactions:
         marks = {tp: mark for share in shares for tp, mark in share.marks.items()}
         await self._say(marks, self._member)
         ours = {tp for share in shares for tp in share.inputs}
-        self._shares = {share for share in self._shares if ours.isdisjoint(share.inputs)} | set(shares)
+        self._keep({share for share in self._shares if ours.isdisjoint(share.inputs)} | set(shares))
 
     async def _say(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         if marks:
@@ -249,12 +258,11 @@ class SharedTransactions:
                 raise TransactionError("the group's coordinator takes no claim") from None
 
     async def _confirm(self) -> None:
-        if self._member is not None:
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await self._offsets().confirm(self._member)
-            except TimeoutError:
-                raise TransactionError("the group's coordinator does not answer") from None
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._offsets().confirm(self._member)
+        except TimeoutError:
+            raise TransactionError("the group's coordinator does not answer") from None
 
     async def _committed(self, shares: Iterable[Share]) -> Mapping[Partition, CommittedOffset]:
         tps = [tp for share in shares for tp in share.inputs]
@@ -285,10 +293,8 @@ class SharedTransactions:
         size: int,
     ) -> dict[Partition, int]:
         """See :meth:`Share.commit`."""
-        if share.left and not self._open.is_set():
+        if share not in self._shares:
             raise FencedError("the partition was given up")
-        if not marks:  # the coordinator of the group looks at offsets alone
-            marks = dict(sorted(share.marks.items())[:1])
         ends: asyncio.Future[dict[Partition, int]] = asyncio.get_running_loop().create_future()
         self._asked.append(_Asked(share, outputs, marks, size, ends))
         if self._running is None or self._running.done():
@@ -298,9 +304,14 @@ class SharedTransactions:
     def give_up(self, share: Share) -> None:
         """See :meth:`Share.leave`."""
         if not self._open.is_set():
-            for one in [one for one in self._asked if one.share is share]:
-                self._asked.remove(one)
-                _fail([one], FencedError("the partition was given up"))
+            self._keep(self._shares - {share})
+
+    def _keep(self, shares: set[Share]) -> None:
+        """Nothing is committed for others any more, nor what they wait with."""
+        self._shares = shares
+        gone = [one for one in self._asked if one.share not in shares]
+        self._asked = deque(one for one in self._asked if one.share in shares)
+        _fail(gone, FencedError("the partition was given up"))
 
     async def _run(self) -> None:
         while self._asked:
@@ -330,11 +341,16 @@ class SharedTransactions:
                 producer = await self._sound_producer()
                 await self._claim(self._shares)
             outputs = [output for one in together for output in one.outputs]
+            for one in together:  # the producer may be another one than when this was asked for
+                # the coordinator of the group looks at offsets alone: there is always one
+                found = one.marks or dict(sorted(one.share.marks.items())[:1])
+                one.marks = {tp: (at, mark._replace(owner=self.id)) for tp, (at, mark) in found.items()}
             marks = {tp: mark for one in together for tp, mark in one.marks.items()}
             ends = await producer.commit(outputs, marks, self.bound)
         except (FencedError, TransactionError, KafkaError) as error:
             self._suspects |= inputs
-            _fail(together, error)
+            known = isinstance(error, FencedError | TransactionError)
+            _fail(together, error if known else TransactionError(f"no new producer: {error!r}"))
             await self._fail_producer()
         except BaseException as error:
             _fail(together, error)
@@ -342,18 +358,19 @@ class SharedTransactions:
         else:
             self._suspects -= inputs
             for one in together:
+                one.share.marks |= one.marks
                 if not one.ends.done():  # its partition was cancelled
                     one.ends.set_result(ends)
 
 
 async def begun(
-    transactions: SharedTransactions, member: Membership | None, kept: Collection[Share]
+    transactions: SharedTransactions, member: Membership | None, kept: Collection[Share], since: int
 ) -> set[Share]:
     """:meth:`SharedTransactions.assigned`, for as long as that takes; whoever waits is cancelled when there
     is a newer assignment."""
     while True:
         try:
-            return await transactions.assigned(member, kept)
+            return await transactions.assigned(member, kept, since)
         except (FencedError, TransactionError, KafkaError) as error:
             log.warning("the assignment cannot be begun yet: %s", error)
             await asyncio.sleep(RETRY_S)

@@ -202,12 +202,13 @@ class GroupOffsets(Protocol):
     async def offsets(self, tps: Iterable[Partition]) -> Mapping[Partition, CommittedOffset]:
         """As the broker has them now. Raises a KafkaError."""
 
+    async def confirm(self, member: Membership | None) -> None:
+        """Raise FencedError when ``member`` is out of date: partitions may be somebody else's now; or a
+        KafkaError."""
+
     async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         """Commit offsets with their marks. Raises FencedError when ``member`` is out of date, a KafkaError.
         None: in nobody's name, which no group with members takes."""
-
-    async def confirm(self, member: Membership) -> None:
-        """Return if ``member`` is up to date. Raises FencedError when it is not, a KafkaError."""
 
 
 class InputOffsets(GroupOffsets, Protocol):

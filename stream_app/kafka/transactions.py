@@ -23,7 +23,7 @@ from aiokafka.structs import OffsetAndMetadata
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.connection import aiokafka_options
-from stream_app.kafka.coordination import COMMITTED, COMPLETE, LOOK_S, Coordination
+from stream_app.kafka.coordination import COMMITTED, COMPLETE, LOOK_S, Coordination, Last
 from stream_app.kafka.errors import OUT_OF_DATE
 from stream_app.kafka.marks import Mark, Membership
 from stream_app.kafka.member_offsets import MemberOffsetsHandler
@@ -42,6 +42,9 @@ SETTLING_MS = 15_001
 """Transaction timeout of whoever ends what another one has left, by which it is known."""
 SETTLING_S = 2.0
 """It takes a tenth of that; then others take it for dead."""
+TOGETHER_S = 0.1
+"""Within it all who have looked at the same time have become its owners: later, one would abort what another
+has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +67,8 @@ class Output:
 class TransactionBound:
     """How many bytes one transaction may have, by how long the last ones took.
 
-    One that times out takes its partition with it, which is opened anew and would do the same again. So
-    the bound outlives the partition, and is raised only as long as twice as many bytes would be quick, too.
+    One that times out takes its partitions with it, which are opened anew and would do the same again. So
+    the bound outlives them, and is raised only as long as twice as many bytes would be quick, too.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -187,20 +190,18 @@ class Transactions:
         Left to chance: a worker that dies between becoming the owner, when the decision is forgotten, and
         the end of that transaction, some milliseconds later.
 
-        With a ``timeout_ms`` of its own others who do the same know: they leave it alone.
+        With a ``timeout_ms`` of its own others who do the same know: they leave it alone. Those who begin at
+        the same time do it side by side.
         """
         producer, coordination = self._made(timeout_ms)
         try:
             await producer.client.bootstrap()
-            last = await coordination.last()
-            patience = time.monotonic() + SETTLING_S
-            while timeout_ms is not None and last.timeout_ms == timeout_ms:
-                if last.state in COMPLETE:
-                    return
-                if time.monotonic() > patience:
-                    break  # whoever began it has died
-                await asyncio.sleep(LOOK_S)
+            if timeout_ms is None:
                 last = await coordination.last()
+            elif (found := await self._follow(coordination, timeout_ms)) is not None:
+                last = found
+            else:
+                return
             await producer.start()
             self._written = [tp for topic in writes for tp in await _partitions_of(producer, topic)]
             await coordination.renewed()
@@ -209,6 +210,24 @@ class Transactions:
                 await coordination.last()  # which waits until it is complete
         finally:
             await _close(producer)
+
+    async def _follow(self, coordination: Coordination, timeout_ms: int) -> Last | None:
+        """Become the owner after the one of the transaction that is returned; None when somebody else has
+        given it its end."""
+        patience = time.monotonic() + SETTLING_S
+        while True:
+            looked = time.monotonic()
+            last = await coordination.last()
+            taken = last.timeout_ms == timeout_ms
+            if taken and last.state in COMPLETE:
+                return None
+            if taken and looked < patience:  # then whoever began it has died
+                await asyncio.sleep(LOOK_S)
+            elif last.producer_id < 0:  # the broker tells nothing
+                return last
+            elif time.monotonic() - looked < TOGETHER_S / 2 and await coordination.follow(last, timeout_ms):
+                await asyncio.sleep(TOGETHER_S)
+                return last
 
     async def _settle(
         self,
@@ -268,10 +287,11 @@ class Transactions:
     def _cause(self, error: BaseException) -> BaseException:
         """What has ended the transaction. Where the broker refuses it between two of our steps, the next
         step only says that there is none."""
+        ended = self._producer._txn_manager.wait_for_transaction_end()
+        known = ended is not None and ended.done() and not ended.cancelled()
+        refusal: BaseException | None = ended.exception() if known else None
         if isinstance(error, KafkaError | TimeoutError):
             return error
-        ended = self._producer._txn_manager.wait_for_transaction_end()
-        refusal: BaseException | None = ended.exception() if ended is not None and ended.done() else None
         if refusal is None:
             raise error
         return refusal

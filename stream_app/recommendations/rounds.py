@@ -89,7 +89,7 @@ class Rounds(Generic[T]):
             if self._sound:
                 await self._work([batch for batch, _ in taken], ranked.set)
                 if before is not None:
-                    pass  # batches are done in their order
+                    await asyncio.wait([before])  # batches are done in their order
             if self._sound:
                 for _, done in taken:
                     await done()

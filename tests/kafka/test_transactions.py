@@ -1,4 +1,4 @@
-"""One partition's transactions on real Kafka: all or nothing, one owner, batches of any size."""
+"""A producer's transactions on real Kafka: all or nothing, one owner, batches of any size."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaConnectionError, ProducerFenced
 from aiokafka.structs import RecordMetadata
@@ -21,6 +22,7 @@ from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka import clients
 from stream_app.kafka.admin import create_topics
 from stream_app.kafka.broker import LocalBroker
+from stream_app.kafka.coordination import Coordination, Last
 from stream_app.kafka.marks import Mark
 from stream_app.kafka.records import Partition
 from stream_app.kafka.transactions import Output, Transactions
@@ -317,6 +319,129 @@ def test_a_former_transaction_without_its_markers_ends_as_its_coordinator_decide
     assert ends("c", commit=True, remains=False) == ([b"next"], 7), "the danger is real: half of it is gone"
     assert ends("d", commit=True) == ([b"next", b"torn"], 7)
     assert ends("e", commit=False) == ([b"next"], None)
+
+
+async def fenced_out_by_two(settings: Settings) -> list[bytes]:
+    """What a reader sees of a committed transaction without a marker on one of its partitions, once two have
+    fenced its owner out: the second begins when the first has not ended what it found."""
+    former, first, second = producer(settings), producer(settings), producer(settings)
+    writes = [settings.topic_name("interests"), settings.topic_name("events-retry")]
+    await former.begin(writes)
+    without_marker(former, TopicPartition(writes[0], 0))
+    await former.commit([output(settings, b"torn"), output(settings, b"r", "events-retry")], {})
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    settle = first._settle
+
+    async def slowly(raw: AIOKafkaProducer, *what: Any, commit: bool) -> None:
+        end = raw.commit_transaction
+
+        async def late() -> None:
+            begun.set()
+            await go_on.wait()
+            await end()
+
+        raw.commit_transaction = late
+        await settle(raw, *what, commit=commit)
+
+    first._settle = slowly  # type: ignore[assignment]
+    one = asyncio.create_task(first.fence_out(writes))
+    await begun.wait()
+    other = asyncio.create_task(second.fence_out(writes))
+    await asyncio.wait([other], timeout=0.5)  # time to do harm; without harm it waits
+    go_on.set()
+    await asyncio.gather(one, other)
+    with pytest.raises(FencedError):
+        await former.commit([output(settings, b"zombie", partition=1)], {})
+    await former.close()
+    return values(settings)
+
+
+def test_two_that_fence_one_out_at_the_same_time_end_as_its_coordinator_decided(
+    settings: Settings, careless: str
+) -> None:
+    local = on_broker(settings, careless, "h")
+    assert asyncio.run(asyncio.wait_for(fenced_out_by_two(local), 60)) == [b"torn"]
+
+
+@pytest.mark.parametrize("looks_again", [True, False])
+def test_who_has_looked_too_long_ago_aborts_nothing_of_who_was_faster(
+    settings: Settings, careless: str, looks_again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have seen the decision before either is the owner."""
+
+    async def both(settings: Settings) -> list[bytes]:
+        former, first, second = producer(settings), producer(settings), producer(settings)
+        writes = [settings.topic_name("interests"), settings.topic_name("events-retry")]
+        await former.begin(writes)
+        without_marker(former, TopicPartition(writes[0], 0))
+        await former.commit([output(settings, b"torn"), output(settings, b"r", "events-retry")], {})
+        looked, open_, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        settle, made = first._settle, second._made
+
+        async def slowly(raw: AIOKafkaProducer, *what: Any, commit: bool) -> None:
+            end = raw.commit_transaction
+
+            async def late() -> None:
+                open_.set()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), 1)
+                await end()
+
+            raw.commit_transaction = late
+            await settle(raw, *what, commit=commit)
+
+        def late_owner(timeout_ms: int | None = None) -> tuple[AIOKafkaProducer, Coordination]:
+            raw, coordination = made(timeout_ms)
+            look = coordination.last
+
+            async def then_sleep() -> Last:
+                last = await look()
+                if not looked.is_set():
+                    looked.set()
+                    await open_.wait()
+                return last
+
+            coordination.last = then_sleep  # type: ignore[method-assign]
+            return raw, coordination
+
+        first._settle = slowly  # type: ignore[assignment]
+        second._made = late_owner  # type: ignore[method-assign]
+        other = asyncio.create_task(second.fence_out(writes))
+        await looked.wait()
+        await asyncio.gather(first.fence_out(writes), other, return_exceptions=True)
+        ended.set()
+        await former.close()
+        return values(settings)
+
+    if not looks_again:
+        monkeypatch.setattr(Transactions, "_follow", follow_at_once)
+    found = asyncio.run(asyncio.wait_for(both(on_broker(settings, careless, f"z{looks_again}")), 60))
+    assert found == ([b"torn"] if looks_again else []), "without it the danger is real"
+
+
+async def follow_at_once(_self: Transactions, coordination: Coordination, timeout_ms: int) -> Last | None:
+    """As if no time had passed."""
+    last = await coordination.last()
+    while not await coordination.follow(last, timeout_ms):
+        last = (await coordination.last())._replace(state=last.state)
+    return last
+
+
+def test_any_number_may_fence_one_out_at_once(settings: Settings, careless: str) -> None:
+    async def all_of_them(settings: Settings) -> list[bytes]:
+        former = producer(settings)
+        writes = [settings.topic_name("interests"), settings.topic_name("events-retry")]
+        await former.begin(writes)
+        without_marker(former, TopicPartition(writes[0], 0))
+        await former.commit([output(settings, b"torn"), output(settings, b"r", "events-retry")], {})
+        await asyncio.gather(*(producer(settings).fence_out(writes) for _ in range(6)))
+        with pytest.raises(FencedError):
+            await former.commit([output(settings, b"zombie", partition=1)], {})
+        await former.close()
+        return values(settings)
+
+    local = on_broker(settings, careless, "many")
+    assert asyncio.run(asyncio.wait_for(all_of_them(local), 60)) == [b"torn"]
 
 
 async def disconnected(owner: Transactions) -> None:

@@ -65,6 +65,11 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
     batch_max_bytes: int
     generation: int
     """Of the group's assignment that is being served."""
+    patience_s: float
+    """With the group's coordinator, about claims."""
+    revocations: int
+    """How often an assignment was taken away. Its generation does not tell two apart: a follower that joins
+    again is given what it had."""
     owner: Stage | None
     readers: list[TopicReader]
     """Topics that are followed whole."""
@@ -163,6 +168,7 @@ class RoleApp(faust.App):  # type: ignore[misc]  # untyped base
         await super().on_start()
 
     async def _on_partitions_revoked(self, revoked: set[Any]) -> None:
+        self.revocations += 1
         for tell in self.serving:
             tell(False)
         await super()._on_partitions_revoked(revoked)  # the streams come to rest here
@@ -247,7 +253,8 @@ def create_faust_app(
     app.fetch_max_wait_ms = kafka.fetch_max_wait_ms
     app.protocol = PLAIN
     app.batch_max_bytes = kafka.batch_max_bytes
-    app.generation = -1
+    app.generation, app.revocations = -1, 0
+    app.patience_s = kafka.transaction_timeout_s / 2
     app.owner = None
     app.serving = []
     app.readers, app._background, app._crashing = [], set(), None

@@ -30,6 +30,12 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
 
     logger = FAUST_LOG
 
+    _revocations = -1
+
+    async def on_rebalance(self, *args: Any, **named: Any) -> None:
+        await super().on_rebalance(*args, **named)
+        self._revocations = self.app.revocations
+
     @Service.task  # type: ignore[untyped-decorator]  # mode is untyped
     async def _restart_recovery(self) -> None:
         while not self.should_stop:
@@ -37,6 +43,8 @@ class PartitionRecovery(Recovery):  # type: ignore[misc]  # untyped base
                 return
             self.signal_recovery_start.clear()
             generation = self._generation_id
+            if self._revocations != self.app.revocations:
+                continue  # given up before it was begun; the next assignment is on its way
             try:
                 # a role without a table owns partitions of its input
                 own = self.active_tps if self.tables.changelog_topics else self.app.consumer.assignment()

@@ -22,7 +22,9 @@ import aiokafka
 from aiokafka.errors import (
     GroupCoordinatorNotAvailableError,
     InconsistentGroupProtocolError,
+    KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     NotCoordinatorForGroupError,
     for_code,
 )
@@ -158,20 +160,23 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             OffsetCommitRequest.DEFAULT_RETENTION_TIME,
             list(by_topic.items()),
         )
-        await self._ask(request, lambda answer: {code for _, tps in answer.topics for _, code in tps})
+        await self._as_member(request, lambda answer: {c for _, tps in answer.topics for _, c in tps})
 
     async def confirm(self, member: Membership) -> None:
-        """Ask the group whether this is a member of its present generation."""
-        request = HeartbeatRequest(self._ensure_consumer()._coordinator.group_id, *member)
-        await self._ask(request, lambda answer: {answer.error_code})
+        """Raise FencedError when the group has moved on from this member's assignment."""
+        group = self._ensure_consumer()._coordinator.group_id
+        await self._as_member(HeartbeatRequest(group, *member), lambda answer: {answer.error_code})
 
-    async def _ask(self, request: Any, codes: Callable[[Any], set[int]]) -> None:
+    async def _as_member(self, request: Any, codes: Callable[[Any], set[int]]) -> None:
+        """Send what the group's coordinator takes from members alone, until it is taken or refused; who
+        asked does not wait any longer than that."""
         coordinator = self._ensure_consumer()._coordinator
-        while True:
+        deadline = time.monotonic() + self.app.patience_s
+        while time.monotonic() < deadline:
             await coordinator.ensure_coordinator_known()
             try:
                 for code in codes(await coordinator._send_req(request)) - {0}:
-                    raise for_code(code)(f"the group is {coordinator.group_id}")
+                    raise for_code(code)(coordinator.group_id)
             except (NotCoordinatorForGroupError, GroupCoordinatorNotAvailableError):
                 coordinator.coordinator_dead()
             except OUT_OF_DATE as error:
@@ -182,6 +187,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # u
             else:
                 return
             await asyncio.sleep(RETRY_S)
+        raise KafkaTimeoutError(f"the coordinator of {coordinator.group_id} does not take it")
 
     def member_id(self) -> str:
         """Ours in the group; empty while we are in none."""
@@ -431,19 +437,29 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     async def offsets(self, tps: Iterable[Partition]) -> dict[Partition, CommittedOffset]:
         """The same for whoever only wants to know."""
-        found: dict[Partition, CommittedOffset] = await self._thread.call_thread(
-            self._thread.committed, list(tps)
-        )
+        found: dict[Partition, CommittedOffset] = await self._ask(self._thread.committed, list(tps))
         return found
 
     async def claim(self, marks: Mapping[Partition, tuple[int, Mark]], member: Membership | None) -> None:
         """Commit offsets and marks. Raises FencedError when the group has moved on since, a KafkaError."""
-        await self._thread.call_thread(self._thread.claim, marks, member)
+        await self._ask(self._thread.claim, marks, member)
 
-    async def confirm(self, member: Membership) -> None:
+    async def _ask(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call into the consumer's thread. Where the thread ends meanwhile, what it had begun is cancelled
+        there: that is not us."""
+        try:
+            return await self._thread.call_thread(call, *args)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise KafkaConnectionError("the consumer ends") from None
+
+    async def confirm(self, member: Membership | None) -> None:
         """Ask the group whether this is the present assignment. Raises FencedError when it has moved on, a
         KafkaError."""
-        await self._thread.call_thread(self._thread.confirm, member)
+        if member is not None:
+            await self._ask(self._thread.confirm, member)
 
     def _note_opened(self, tps: tuple[Partition, ...], offsets: dict[Partition, CommittedOffset]) -> None:
         before = self._opened.get(tps)
