@@ -17,7 +17,7 @@ from stream_app.kafka.transactions import Output, TransactionBound, Transactions
 from tests.chaos.variants import broken
 from tests.kafka.layers import take_away
 
-WINDOW_S = 1.0
+WINDOW_S = 0.6
 """So long that every partition has something on its way when it is given up."""
 LATE_S = 6.0
 """The new owner has begun by then."""
@@ -36,6 +36,7 @@ async def release_at_once(self: SharedTransactions) -> None:
     if self._running is None or self._running.done():
         await release_completed(self)
         return
+    self.releases += 1
     Worker.left = True
     marks = {
         tp: (at, mark._replace(left=True)) for share in self._shares for tp, (at, mark) in share.marks.items()
