@@ -123,10 +123,11 @@ class InterestsWorker:
             await self.settle()
             await self._routers.close_all()
             await self._close(set(self._partitions), set(self._standbys))
-            await self._transactions.close()
         except StateDirectoryError as error:
             # raised, it would keep the app from coming to rest; nothing is lost, the changelog has it
             log.critical("state could not be written out at the end: %s", error)
+        finally:
+            await self._transactions.close()
 
     # -- partitions come and go
 
