@@ -55,7 +55,7 @@ def live(
         try:
             await life(owner)
         finally:
-            await owner.partition.close()
+            await owner.close()
 
     asyncio.run(whole())
 
@@ -283,11 +283,12 @@ def test_a_fenced_owner_erases_nothing(world: Settings, tmp_path: Path) -> None:
         await old.open(committed=0)
         await old.partition.handle(old.batch(0, VICTIM))
         await old.partition.settle()
+        new.claims = old.claims
         await new.open(committed=1)
         await erase(old, request(0, VICTIM), raw_request(1, b"u", None))
         assert old.partition.lost
-        await old.partition.close()
-        await new.partition.close()
+        await old.close()
+        await new.close()
 
     asyncio.run(life())
     assert states(world).keys() == {VICTIM.encode()}

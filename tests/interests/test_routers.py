@@ -8,24 +8,33 @@ import json
 from pathlib import Path
 
 import msgspec
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import ConsumerRecord
 from kafka.admin import NewPartitions
 
+from stream_app.interests.owners import written_topics
 from stream_app.interests.routers import RoutedInput, Router, Standings
 from stream_app.interests.statistics_record import NOT_ROUTED, RouterStanding, router_key
 from stream_app.kafka import clients
 from stream_app.kafka.admin import admin_client
-from stream_app.kafka.records import RecordBatch
+from stream_app.kafka.records import Partition, RecordBatch
 from stream_app.replay.accounting import read_outcomes
 from stream_app.settings import Settings
 from tests.interests.test_partition import NOW_MS, Owner, small
 from tests.interests.workers import states
-from tests.kafka.offsets import KnownOffsets
+from tests.kafka.offsets import KnownOffsets, share_of
 
 
-def routed(settings: Settings, number: int = 0) -> RoutedInput:
-    source = TopicPartition(settings.topic_name("likes"), number)
-    return RoutedInput(settings, source, Router(settings), Standings(settings, 0), lambda: None)
+async def opened(settings: Settings, offsets: KnownOffsets, number: int = 0) -> RoutedInput:
+    source, writes = Partition(settings.topic_name("likes"), number), written_topics(settings)
+    share = await share_of(settings, "interests", "interests", writes, [source], lambda: offsets)
+    reader = RoutedInput(settings, source, Router(settings), Standings(settings, 0), share, lambda: None)
+    await reader.open(offsets)
+    return reader
+
+
+async def close(reader: RoutedInput) -> None:
+    await reader.close()
+    await reader.share.transactions.close()
 
 
 def copies(settings: Settings) -> list[ConsumerRecord]:
@@ -57,17 +66,16 @@ def test_a_router_that_takes_over_fences_the_tables_partition(
     owner = Owner(settings, tmp_path / "a")
 
     async def life() -> None:
-        reader = routed(settings)
         await owner.open(committed=0)
         await owner.partition.handle(owner.batch(0, "ana"))
         await owner.partition.settle()
-        await reader.open(KnownOffsets(1))
+        reader = await opened(settings, KnownOffsets(1, claims=owner.claims))
         await owner.partition.handle(owner.batch(1, "ben"))  # a zombie: its topic has grown
         await owner.partition.settle()
         assert owner.partition.lost
         await take(reader, owner.batch(1, "ben"))
-        await owner.partition.close()
-        await reader.close()
+        await owner.close()
+        await close(reader)
 
     asyncio.run(life())
     assert states(settings).keys() == {b"ana"}
@@ -86,16 +94,15 @@ def test_the_tables_partition_that_takes_over_fences_the_router_and_goes_on_wher
     owner = Owner(settings, tmp_path / "a")
 
     async def life() -> None:
-        reader = routed(settings)
-        await reader.open(KnownOffsets(0))
+        reader = await opened(settings, KnownOffsets(0, claims=owner.claims))
         await take(reader, owner.batch(0, "ana"))
         await owner.open(committed=0)  # the group's offset is of before
         assert owner.partition.positions[reader_place(settings)] == 1
         await take(reader, owner.batch(1, "ben"))
         assert reader.lost
         await owner.partition.handle(owner.batch(1, "ben"))
-        await owner.partition.close()
-        await reader.close()
+        await owner.close()
+        await close(reader)
 
     asyncio.run(life())
     assert states(settings).keys() == {b"ben"}
@@ -115,11 +122,10 @@ def test_a_routers_own_position_counts_before_the_groups_unless_the_topic_is_ano
     grow(settings, 8)
 
     async def position(offsets: KnownOffsets) -> int | None:
-        reader = routed(settings, 7)
-        await reader.open(offsets)
+        reader = await opened(settings, offsets, 7)
         at = reader.position
         await take(reader, batch(settings, at or 0, 3))
-        await reader.close()
+        await close(reader)
         return at
 
     async def life() -> None:
@@ -140,14 +146,13 @@ def test_what_names_nobody_is_a_dead_letter_where_it_stands(settings: Settings, 
     records = [b"", b"{", b'{"user_id": 5}', b'{"user_id": "\xff"}', b'{"user_id": "ana"}']
 
     async def life() -> None:
-        reader = routed(settings, 7)
-        await reader.open(KnownOffsets(0))
+        reader = await opened(settings, KnownOffsets(0), 7)
         topic = settings.topic_name("likes")
         made = [
             ConsumerRecord(topic, 7, n, NOW_MS, 1, None, v, None, 0, 0, ()) for n, v in enumerate(records)
         ]
         await take(reader, RecordBatch(topic, 7, 0, made))
-        await reader.close()
+        await close(reader)
 
     asyncio.run(life())
     letters = list(clients.read_topic(settings, settings.topic_name("events-dlq")))

@@ -44,7 +44,7 @@ def take(settings: Settings, directory: Path, start: int, *users: str) -> None:
         await owner.open(committed=start)
         if users:
             await owner.partition.handle(owner.batch(start, *users))
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(life())
 
@@ -132,11 +132,11 @@ def test_what_cannot_be_read_is_rebuilt_without_a_stop(world: Settings, tmp_path
         await owner.partition.handle(owner.batch(40, *(f"user{n}" for n in range(40))))
         assert owner.partition.lost
         assert owner.rejoins == 1
-        await owner.partition.close()
+        await owner.close()
         await owner.open(committed=40)
         await owner.partition.handle(owner.batch(40, *(f"user{n}" for n in range(40))))
         assert not owner.partition.lost
-        await owner.partition.close()
+        await owner.close()
 
     asyncio.run(life())
     found = states(world)
