@@ -152,6 +152,7 @@ class Ranker:
             # nobody the cheap list
             self._rank,
             max(settings.ranking.queue_users // 2, 1),
+            settings.ranking.batch_users,
         )
         self._refresh = SlateRefresh(
             settings, active, self._pipeline, self._refreshable, lambda: self._rounds.idle

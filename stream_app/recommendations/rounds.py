@@ -2,7 +2,8 @@
 
 Batches come one a partition. Done one after the other, each would wait for a ranking and an
 acknowledgement of every batch before it; in rounds it waits for one of each, and a user with records
-in several batches is ranked once. The next round is ranked while the last one is on its way to the topic.
+in several batches is ranked once. Under load the next round is ranked while the last one is on its way to the
+topic.
 """
 
 from __future__ import annotations
@@ -25,19 +26,23 @@ T = TypeVar("T", bound=Batch)
 
 Done = Callable[[], Awaitable[object]]
 
-AT_ONCE = 2
-"""One is ranked, one published."""
-
 
 class Rounds(Generic[T]):
     """Hands batches on in rounds, in the order of their arrival."""
 
     def __init__(
-        self, work: Callable[[Sequence[T], Callable[[], object]], Awaitable[None]], limit: int
+        self,
+        work: Callable[[Sequence[T], Callable[[], object]], Awaitable[None]],
+        limit: int,
+        enough: int = 1,
     ) -> None:
         """``work`` does one round, and calls what it is given as soon as the next one may begin. With
-        ``limit`` records waiting for the next round, no more batches are taken."""
-        self._work, self._limit = work, limit
+        ``limit`` records waiting for the next round, no more batches are taken.
+
+        With ``enough`` records waiting a round is begun while the last one is published. With fewer, ranking
+        and transaction cost less a record if more may gather meanwhile.
+        """
+        self._work, self._limit, self._enough = work, limit, enough
         self._waiting: deque[tuple[T, Done]] = deque()
         self._records = 0
         self._in_work: list[asyncio.Task[None]] = []
@@ -66,7 +71,7 @@ class Rounds(Generic[T]):
         try:
             while True:
                 async with self._changed:
-                    await self._changed.wait_for(lambda: self._waiting and len(self._in_work) < AT_ONCE)
+                    await self._changed.wait_for(self._due)
                     taken, self._records = list(self._waiting), 0
                     self._waiting.clear()
                     ranked = asyncio.Event()
@@ -77,6 +82,11 @@ class Rounds(Generic[T]):
         finally:
             for task in self._in_work:
                 task.cancel()
+
+    def _due(self) -> bool:
+        """Whether a round may begin: one is ranked and one published at a time."""
+        at_once = 2 if self._records >= self._enough else 1
+        return bool(self._waiting) and len(self._in_work) < at_once
 
     async def _round(
         self,

@@ -21,8 +21,8 @@ class Batch:
 class Bench:
     """Rounds whose work waits for the test to let it end."""
 
-    def __init__(self, limit: int = 3) -> None:
-        self.rounds: Rounds[Batch] = Rounds(self._work, limit)
+    def __init__(self, limit: int = 3, enough: int = 1) -> None:
+        self.rounds: Rounds[Batch] = Rounds(self._work, limit, enough)
         self.began: list[list[int]] = []
         self.done: list[int] = []
         self.errors: list[Exception] = []
@@ -51,9 +51,9 @@ class Bench:
             await asyncio.sleep(0)
 
 
-def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]]) -> None:
+def run(scenario: Callable[[Bench], Coroutine[Any, Any, None]], **bounds: int) -> None:
     async def running() -> None:
-        bench = Bench()
+        bench = Bench(**bounds)
         task = asyncio.create_task(bench.rounds.run(bench.errors.append))
         await asyncio.wait_for(scenario(bench), 30)
         task.cancel()
@@ -158,3 +158,25 @@ def test_batches_are_done_in_their_order_whichever_is_published_first() -> None:
         assert bench.done == [0, 1]
 
     run(scenario)
+
+
+def test_a_few_records_wait_until_the_last_round_is_published() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.published = asyncio.Semaphore(0)
+        await bench.add(0)
+        await bench.until(lambda: bench.began == [[0]])
+        bench.gate.release()
+        await bench.add(1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert bench.began == [[0]]
+        await bench.add(2)  # they are enough
+        await bench.until(lambda: bench.began == [[0], [1, 2]])
+        assert bench.done == []
+        for _ in range(2):
+            bench.gate.release()
+            bench.published.release()
+        await bench.rounds.settle()
+        assert bench.done == [0, 1, 2]
+
+    run(scenario, enough=2)
