@@ -352,8 +352,9 @@ class SharedTransactions:
             known = isinstance(error, FencedError | TransactionError)
             _fail(together, error if known else TransactionError(f"no new producer: {error!r}"))
             await self._fail_producer()
-        except BaseException as error:
-            _fail(together, error)
+        except BaseException as error:  # a mistake of ours, or the end: nobody is to wait for ever
+            _fail([*together, *self._asked], error)
+            self._asked.clear()
             raise
         else:
             self._suspects -= inputs
