@@ -185,6 +185,8 @@ def test_state_is_not_rebuilt_without_what_cannot_be_read(
     with workers(world, tmp_path, "one") as (worker,):
         events(world, "first", 5)
         wait_for_outcomes(world, 5, worker.log)
+        events(world, "later", 5)  # in a batch of its own
+        wait_for_outcomes(world, 10, worker.log)
         assert worker.stop() == 0
     topic = world.topic_name("interests")
     made.change(made.on_disk(disk.directory, topic, 0), 0, made.flipped)

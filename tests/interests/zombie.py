@@ -24,6 +24,7 @@ from stream_app import cli
 from stream_app.interests.partition import InterestPartition
 from stream_app.kafka.marks import Mark
 from stream_app.kafka.records import Partition
+from stream_app.kafka.shared import SharedTransactions
 from stream_app.kafka.transactions import Transactions
 from tests.kafka.layers import take_away
 
@@ -41,8 +42,8 @@ HALT = "ZOMBIE_HALT"
 GO_ON = "ZOMBIE_GO_ON"
 WITHOUT = "ZOMBIE_WITHOUT"
 POLL_S = 0.02
-GATHER_S = 0.2
-"""While one partition's transaction takes so long, others ask for the next one."""
+GATHER_S = 1.0
+"""So long the first one that asks for a transaction waits for another one."""
 
 ANSWER, FLUSH = STEPS[-2:]
 
@@ -83,12 +84,22 @@ async def commit(
     *more: Any,
 ) -> dict[Partition, int]:
     Story.spanning = len({tp.partition for tp in offsets}) > 1
-    if not (Story.spanning or Story.halted):
-        await asyncio.sleep(GATHER_S)
     try:
         return await commit_at_once(self, outputs, offsets, *more)
     finally:
         Story.spanning = False
+
+
+async def run_together(self: SharedTransactions) -> None:
+    """As it is, but for the wait: partitions that keep the same pace may else take turns for ever."""
+    while self._asked:
+        await self._open.wait()
+        deadline = time.monotonic() + GATHER_S
+        while not Story.halted and len(self._asked) < 2 and time.monotonic() < deadline:
+            await asyncio.sleep(POLL_S)
+        async with self._in_work:
+            if self._asked and self._open.is_set():
+                await self._carry_out(self._next())
 
 
 class HaltingProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is untyped
@@ -140,6 +151,7 @@ def main() -> None:
     aiokafka.AIOKafkaProducer = HaltingProducer  # what Transactions makes
     aiokafka.producer.sender.EndTxnHandler = HaltingEnd
     Transactions.commit = commit  # type: ignore[method-assign,assignment]
+    SharedTransactions._run = run_together  # type: ignore[method-assign]
     InterestPartition._write = write_haltingly  # type: ignore[method-assign]
     take_away(*os.environ.get(WITHOUT, "").split())
     sys.exit(cli.run(sys.argv[1:]))

@@ -446,14 +446,17 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
 
     async def _ask(self, call: Callable[..., Any], *args: Any) -> Any:
         """Call into the consumer's thread. Where the thread ends meanwhile, what it had begun is cancelled
-        there: that is not us."""
+        there: that is not us. Where it has ended its loop is closed."""
         try:
             return await self._thread.call_thread(call, *args)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise KafkaConnectionError("the consumer ends") from None
+        except RuntimeError:
+            if not self.thread_loop.is_closed():
+                raise
+        raise KafkaConnectionError("the consumer has ended")
 
     async def confirm(self, member: Membership | None) -> None:
         """Ask the group whether this is the present assignment. Raises FencedError when it has moved on, a
@@ -462,6 +465,8 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # untyped base
             await self._ask(self._thread.confirm, member)
 
     def _note_opened(self, tps: tuple[Partition, ...], offsets: dict[Partition, CommittedOffset]) -> None:
+        # whoever has claimed them: that may be another producer of ours each time
+        offsets = {tp: found._replace(mark=None) for tp, found in offsets.items()}
         before = self._opened.get(tps)
         if before is None or before.offsets != offsets:
             self._opened[tps] = _Opened(offsets, time.monotonic(), self._rejoins)
