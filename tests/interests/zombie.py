@@ -95,7 +95,7 @@ async def run_together(self: SharedTransactions) -> None:
     while self._asked:
         await self._open.wait()
         deadline = time.monotonic() + GATHER_S
-        while not Story.halted and len(self._asked) < 2 and time.monotonic() < deadline:
+        while not Story.halted and len(self._asked) < 2 and time.monotonic() < deadline:  # noqa: ASYNC110 - a passing look
             await asyncio.sleep(POLL_S)
         async with self._in_work:
             if self._asked and self._open.is_set():
