@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Mapping
+from uuid import UUID
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
@@ -14,6 +15,7 @@ from stream_app.chaos.background import Background
 from stream_app.chaos.world import World
 from stream_app.errors import BrokerUnavailableError
 from stream_app.kafka import clients
+from stream_app.kafka.marks import decode_mark
 
 LOOK_S = 0.25
 RETRY_S = 0.5
@@ -60,9 +62,11 @@ class Positions(Background):
 
     def _look(self, admin: KafkaAdminClient) -> None:
         begun, lives = time.monotonic(), dict(self._world.lives)
+        topics = admin.describe_topics(self._topics)
+        ids = {topic["name"]: UUID(str(topic["topic_id"])).hex for topic in topics}
         inputs = [
             TopicPartition(topic["name"], partition["partition_index"])
-            for topic in admin.describe_topics(self._topics)
+            for topic in topics
             for partition in topic["partitions"]
         ]
         ends = admin.list_partition_offsets(dict.fromkeys(inputs, OffsetSpec.LATEST))
@@ -73,6 +77,9 @@ class Positions(Background):
         self._ends = {life[tp]: found.offset for tp, found in ends.items()}
         # what was once committed was done, also when the group has been deleted since
         self._committed |= {
-            life[tp]: max(self._committed.get(life[tp], 0), found.offset) for tp, found in committed.items()
+            life[tp]: max(self._committed.get(life[tp], 0), found.offset)
+            for tp, found in committed.items()
+            # the offset of an earlier life may be told for a moment after its end
+            if decode_mark(found.metadata or "").topic_id in ("", ids[tp.topic])
         }
         self._looked = begun

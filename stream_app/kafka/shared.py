@@ -165,13 +165,15 @@ class SharedTransactions:
             self._open.clear()
             if self._producer is None:
                 return
-            marks = {
-                tp: (at, mark._replace(left=True))
-                for share in self._shares
-                for tp, (at, mark) in share.marks.items()
-            }
             try:
                 await self._producer.completed()
+                # as they stand, and not as we remember them: a topic may have been created again meanwhile
+                found = await self._committed(self._shares)
+                marks = {
+                    tp: (at.offset or 0, at.mark._replace(left=True))
+                    for tp, at in found.items()
+                    if at.mark is not None and at.mark.owner in self._ours
+                }
                 await self._say(marks, self._member)
             except (FencedError, TransactionError, KafkaError) as error:
                 log.info("partitions are given up without a word, their next owner fences us: %s", error)

@@ -536,3 +536,19 @@ def test_a_producer_that_was_fenced_is_not_taken_into_the_next_assignment(settin
         await asyncio.gather(sleeper.transactions.close(), other.transactions.close())
 
     run(steps())
+
+
+def test_what_the_group_has_forgotten_is_not_said_again(settings: Settings) -> None:
+    """A topic was deleted and created again: its offsets of before would pass for those of the new one."""
+
+    async def steps() -> None:
+        offsets = KnownOffsets(0)
+        worker = Worker(settings, offsets)
+        await worker.claimed(0)
+        assert offsets.claims
+        offsets.claims.clear()
+        await worker.transactions.release()
+        assert not offsets.claims
+        await worker.transactions.close()
+
+    run(steps())
