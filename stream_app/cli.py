@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -94,6 +95,9 @@ def build_parser(*, summaries: bool = False) -> argparse.ArgumentParser:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command. Errors made on purpose end in one line on stderr and their exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # ids may be of any script, a terminal of few
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser(summaries=list(arguments[:1]) in ([], ["-h"], ["--help"]))
     if not arguments:
         parser.print_help(sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print state and slate; 1 when the user has no state."""
-    user = args.user.encode()
+    user = os.fsencode(args.user)  # as it was typed, whatever the locale
+    name = user.decode(errors="replace")
     value = newest_value(settings, settings.topic_name("interests"), user)
     slate_value = newest_value(settings, settings.topic_name("recommendations"), user)
     slate = None if slate_value is None else slates.decode(slate_value)
@@ -45,16 +47,16 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
         )
     state = None if record is None else describe(record, ids, settings)
     if args.json:
-        shown = {"user_id": args.user, "state": state, "slate": slate}
+        shown = {"user_id": name, "state": state, "slate": slate}
         print(msgspec.json.format(msgspec.json.encode(shown)).decode())
     else:
         if state is not None:
-            print("\n".join(_state_lines(args.user, state, titles)))
+            print("\n".join(_state_lines(name, state, titles)))
         if slate is not None:
             print("\n".join(("", "Slate: " + heading(slate), *lines(slate, titles))))
     if state is None:
         print(
-            f"user {printable(args.user)} has no state on {settings.topic_name('interests')}: no event of "
+            f"user {printable(name)} has no state on {settings.topic_name('interests')}: no event of "
             "theirs has been applied, or it has faded or been erased",
             file=sys.stderr,
         )

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import subprocess
+import sys
 
 import pytest
 
 from stream_app.commands import show
+from stream_app.demo.roles import environment
 from stream_app.kafka import clients
 from stream_app.settings import Settings
 from tests.commands.records import VECTOR, interest_record, slate
@@ -99,3 +102,20 @@ def test_control_characters_of_others_do_not_reach_the_terminal(
     write(settings, ("content", "c1", b'{"title": "red \\u001b[31m alert"}'))
     assert run(settings, "ana", as_json=False) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_a_terminal_of_few_letters_is_shown_any_user(settings: Settings, locale: dict[str, str]) -> None:
+    user = "usér😀"
+    write(settings, ("interests", user, interest_record()))
+    done = subprocess.run(
+        [sys.executable, "-m", "stream_app", "show", user],
+        env=environment(settings) | locale,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"us\\xe9r\\U0001f600" in done.stdout
