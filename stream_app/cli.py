@@ -8,8 +8,10 @@ so that help comes at once and torch is loaded by nothing that does not need it.
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib
 import io
+import json
 import logging
 import os
 import sys
@@ -45,6 +47,7 @@ COMMANDS = {
 LOG_LEVELS = ("debug", "info", "warning", "error")
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+ESCAPED = "stream-app-escaped"  # how output treats what its encoding lacks
 
 # packages that come with an extra: naming the extra helps more than the package's name
 EXTRAS = {
@@ -93,11 +96,17 @@ def build_parser(*, summaries: bool = False) -> argparse.ArgumentParser:
     return parser
 
 
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """What cannot be written as JSON escapes it, so that JSON stays JSON."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101  # for the type checker: it is for writing
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command. Errors made on purpose end in one line on stderr and their exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # ids may be of any script, a terminal of few
-            stream.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # ids may be of any script, a terminal of few
+        codecs.register_error(ESCAPED, _escaped)
+        sys.stdout.reconfigure(errors=ESCAPED)
     parser = build_parser(summaries=list(arguments[:1]) in ([], ["-h"], ["--help"]))
     if not arguments:
         parser.print_help(sys.stderr)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from typing import Any
 
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print state and slate; 1 when the user has no state."""
-    user = os.fsencode(args.user)  # as it was typed, whatever the locale
+    user = args.user.encode(errors="surrogateescape")  # bytes that the locale does not know stay as typed
     name = user.decode(errors="replace")
     value = newest_value(settings, settings.topic_name("interests"), user)
     slate_value = newest_value(settings, settings.topic_name("recommendations"), user)

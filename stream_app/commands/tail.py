@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, settings: Settings) -> int:
     """Print slates until ``--limit`` or Ctrl-C."""
     titles = Titles()
-    wanted = None if args.user is None else os.fsencode(args.user)
+    wanted = None if args.user is None else args.user.encode(errors="surrogateescape")
     printed = 0
     if args.limit is not None and args.limit < 1:
         return 0

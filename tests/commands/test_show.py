@@ -110,12 +110,17 @@ def test_control_characters_of_others_do_not_reach_the_terminal(
 def test_a_terminal_of_few_letters_is_shown_any_user(settings: Settings, locale: dict[str, str]) -> None:
     user = "usér😀"
     write(settings, ("interests", user, interest_record()))
-    done = subprocess.run(
-        [sys.executable, "-m", "stream_app", "show", user],
-        env=environment(settings) | locale,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"us\\xe9r\\U0001f600" in done.stdout
+
+    def shown(*options: str) -> bytes:
+        done = subprocess.run(
+            [sys.executable, "-m", "stream_app", "show", user, *options],
+            env=environment(settings) | locale,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    assert b"us\\u00e9r\\ud83d\\ude00" in shown()
+    assert json.loads(shown("--json"))["user_id"] == user
