@@ -60,7 +60,6 @@ class Archive(Background):
         self._ends: dict[TopicPartition, int] = {}
         self._looks = self._ends_seen = self._reached = 0  # numbers of looks
         self._progress = threading.Condition()
-        self._failure: Exception | None = None
 
     # -- any thread
 
@@ -68,10 +67,9 @@ class Archive(Background):
         """Return once all that stands on the topics now has been read. Raises StreamAppError."""
         with self._progress:
             begun = self._looks + 1  # the one in hand may have begun before this call
-            self._progress.wait_for(lambda: self._reached >= begun or self._failure is not None, timeout_s)
+            self._progress.wait_for(lambda: self._reached >= begun or self._error is not None, timeout_s)
             reached = self._reached >= begun
-        if self._failure is not None:
-            raise StreamAppError(f"the archive has ended: {self._failure!r}") from self._failure
+        self.check()
         if not reached:
             places = {tp: (self._positions.get(tp, 0), end) for tp, end in self._ends.items()}
             behind = [
@@ -102,7 +100,7 @@ class Archive(Background):
                 self._ending.wait(RETRY_S)
             except Exception as error:  # noqa: BLE001 - whoever waits is told
                 with self._progress:
-                    self._failure = error
+                    self._error = error
                     self._progress.notify_all()
                 return
 

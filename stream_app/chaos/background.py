@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, Self
 
+from stream_app.errors import StreamAppError
+
 
 class Background(ABC):
     """Works in a thread of its own, from ``start`` to ``stop``, or as a context. The thread ends with the
@@ -17,7 +19,8 @@ class Background(ABC):
 
     def __init__(self) -> None:
         self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=type(self).__name__.lower(), daemon=True)
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name=type(self).__name__.lower(), daemon=True)
 
     def __enter__(self) -> Self:
         self.start()
@@ -37,6 +40,18 @@ class Background(ABC):
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join(self.patience_s)
+
+    def check(self) -> None:
+        """Raise StreamAppError when the work has failed: the run cannot go on without it."""
+        if self._error is not None:
+            name = type(self).__name__.lower()
+            raise StreamAppError(f"{name} of the run failed: {self._error!r}") from self._error
+
+    def _work(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the run must end on it
+            self._error = error
 
     @abstractmethod
     def _run(self) -> None:

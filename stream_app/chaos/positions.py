@@ -62,7 +62,8 @@ class Positions(Background):
 
     def _look(self, admin: KafkaAdminClient) -> None:
         begun, lives = time.monotonic(), dict(self._world.lives)
-        topics = admin.describe_topics(self._topics)
+        # one that is being created again has neither an id nor partitions
+        topics = [one for one in admin.describe_topics(self._topics) if not one["error_code"]]
         ids = {topic["name"]: UUID(str(topic["topic_id"])).hex for topic in topics}
         inputs = [
             TopicPartition(topic["name"], partition["partition_index"])

@@ -58,6 +58,7 @@ class Run:
     recovered: list[Recovered] = field(default_factory=list)
     crew: Crew = field(init=False)
     feed: Feed = field(init=False)
+    positions: Positions = field(init=False)
     unclean: list[str] = field(default_factory=list)
     how_full: str = TMPFS
     _numbers: int = 0
@@ -79,7 +80,8 @@ class Run:
         await self.crew.wait_until_ready(START_TIMEOUT_S)
         self.say(f"{len(self.crew.slots)} workers are ready; {rate:.0f} events a second from now on")
         self.feed.start()
-        with Positions(self.world) as positions:
+        self.positions = Positions(self.world)
+        with self.positions as positions:
             await self._all_faults(positions)
             self.feed.rate = FLUSH_RATE
             while self.feed.events < self.events:
@@ -154,7 +156,8 @@ class Run:
 
     def _check(self) -> None:
         self.crew.check()
-        self.feed.check()
+        for thread in (self.feed, self.archive, self.positions):
+            thread.check()
 
     # -- workers
 
