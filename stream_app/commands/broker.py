@@ -37,7 +37,8 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: signals.append(received))
-    with LocalBroker(directory and directory.resolve(), port=args.port or None) as broker:
+    # whoever starts it by hand keeps it running
+    with LocalBroker(directory and directory.resolve(), port=args.port or None, full_jit=True) as broker:
         print(broker.address, flush=True)
         while not signals:
             if not broker.running:

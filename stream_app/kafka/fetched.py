@@ -270,10 +270,24 @@ class Fetcher(fetcher.Fetcher):  # type: ignore[misc]  # untyped base
     ``fetch_max_wait_ms``.
     """
 
+    _fetch_min_bytes: int
+    gather_ms = 0
+    """Where nobody waits for what comes: after a fetch that has brought something the next one is held for so
+    long, and brings whatever has come by then. Asked for one by one, records cost a fetch each."""
+
     def __init__(self, *args: Any, fetch_max_wait_ms: int = IDLE_WAIT_MS, **kwargs: Any) -> None:
         super().__init__(*args, fetch_max_wait_ms=fetch_max_wait_ms, **kwargs)
         self._short_wait_ms, self._long_wait_ms = fetch_max_wait_ms, max(fetch_max_wait_ms, IDLE_WAIT_MS)
+        self._least_bytes, self._brought = self._fetch_min_bytes, False
 
     def _get_actions_per_node(self, assignment: Any) -> Any:
-        self._fetch_max_wait_ms = self._short_wait_ms if self._records else self._long_wait_ms
+        if self.gather_ms and self._brought:
+            self._fetch_max_wait_ms, self._fetch_min_bytes = self.gather_ms, self._max_partition_fetch_bytes
+        else:
+            self._fetch_max_wait_ms = self._short_wait_ms if self._records else self._long_wait_ms
+            self._fetch_min_bytes = self._least_bytes
         return super()._get_actions_per_node(assignment)
+
+    async def _proc_fetch_request(self, assignment: Any, node_id: Any, request: Any) -> Any:
+        self._brought = await super()._proc_fetch_request(assignment, node_id, request)
+        return self._brought

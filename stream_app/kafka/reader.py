@@ -32,6 +32,7 @@ BATCH_RECORDS = 4_000  # applied in one go: some 40 ms in which the event loop d
 POLL_MS = 200  # a fetch that holds nothing but transaction markers is noticed after this long
 PROGRESS_S = 5.0
 REACH_S = 0.005  # looks for what has just been committed
+GATHER_MS = 200
 
 
 class TopicReader:
@@ -45,16 +46,19 @@ class TopicReader:
         *,
         label: str,
         read_committed: bool = True,
+        prompt: bool = True,
     ) -> None:
         """``topic`` is the full name on the broker; ``label`` says in the log what is being read.
 
-        Where ``apply`` returns something to wait for, nothing more is read until it is done.
+        Where ``apply`` returns something to wait for, nothing more is read until it is done. Unless
+        ``prompt``, what comes after the start may come ``GATHER_MS`` late, and many records at a time.
         """
         self._settings, self._kafka = settings, settings.kafka
         self._topic = topic
         self._apply = apply
         self._label = label
         self._isolation = "read_committed" if read_committed else "read_uncommitted"
+        self._gather_ms = 0 if prompt else GATHER_MS
         self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
         self.records = 0
@@ -104,6 +108,7 @@ class TopicReader:
             await self.stop()
             raise
         self.caught_up = True
+        consumer._fetcher.gather_ms = self._gather_ms
         self._task = asyncio.create_task(self.run(), name=f"reader of {self._topic}")
 
     async def run(self) -> None:

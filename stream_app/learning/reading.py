@@ -32,7 +32,7 @@ class InterestsReader(TopicReader):
     ) -> None:
         """Where ``positions`` says nothing of a partition, or what the topic does not reach to, reading
         begins at the partition's end."""
-        super().__init__(settings, settings.topic_name("interests"), apply, label="interests")
+        super().__init__(settings, settings.topic_name("interests"), apply, label="interests", prompt=False)
         self._begin = positions
         self._most = settings.learning.max_backlog
 

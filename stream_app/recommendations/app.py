@@ -126,7 +126,9 @@ class Ranker:
         self._readers = [
             self._impressions,
             TopicReader(settings, settings.topic_name("content-vectors"), learn, label="contents"),
-            TopicReader(settings, settings.topic_name("content-stats"), count, label="statistics"),
+            TopicReader(
+                settings, settings.topic_name("content-stats"), count, label="statistics", prompt=False
+            ),
         ]
         if (neighbours := engine.neighbours) is not None:
 
@@ -139,7 +141,13 @@ class Ranker:
                 published.apply((record.key, record.value, record.headers) for record in records)
 
             self._readers += [
-                TopicReader(settings, settings.topic_name("co-engagement"), associate, label="co-engagement"),
+                TopicReader(
+                    settings,
+                    settings.topic_name("co-engagement"),
+                    associate,
+                    label="co-engagement",
+                    prompt=False,
+                ),
                 TopicReader(settings, settings.topic_name("models"), follow, label="the learned ranker"),
             ]
         if self._inspection is not None:

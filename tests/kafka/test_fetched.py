@@ -14,6 +14,7 @@ from stream_app.kafka.fetched import IDLE_WAIT_MS, FetchedRecords
 from stream_app.settings import Settings
 
 PATIENCE_S = 30.0
+GATHER_MS = 1_000
 SHORT_MS = 20
 
 
@@ -94,6 +95,47 @@ async def waits_of_fetches(settings: Settings, asked: asyncio.Queue[tuple[int, i
         while (fetch := await asked.get()) == (1, SHORT_MS):
             pass
         assert fetch == (2, IDLE_WAIT_MS)
+
+
+async def fetches_that_gather(settings: Settings, asked: asyncio.Queue[tuple[int, int, int]]) -> None:
+    """(partitions, longest wait ms, least bytes) of each fetch are ``asked``."""
+    tp = TopicPartition(settings.topic_name("likes"), 0)
+    writer = AIOKafkaProducer(**aiokafka_options(settings, "writer"))
+    reader = AIOKafkaConsumer(
+        **aiokafka_options(settings, "reader"), enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    async with asyncio.timeout(PATIENCE_S), writer, reader:
+        reader._fetcher.gather_ms = GATHER_MS
+        reader.assign([tp])
+        assert await asked.get() == (1, IDLE_WAIT_MS, 1)  # what comes first comes at once
+        await writer.send_and_wait(tp.topic, b"first", partition=0)
+        await taken(reader, tp, 9)
+        while (fetch := await asked.get()) == (1, IDLE_WAIT_MS, 1):
+            pass
+        assert fetch[:2] == (1, GATHER_MS)
+        assert fetch[2] > 100_000
+        # a few records do not end it, and it brings them all
+        for value in (b"second", b"third"):
+            await writer.send_and_wait(tp.topic, value, partition=0)
+        found = await taken(reader, tp, 9)
+        assert [record.value for record in found] == [b"second", b"third"]
+        while (fetch := await asked.get())[1] == GATHER_MS:
+            pass
+        assert fetch == (1, IDLE_WAIT_MS, 1)  # nothing has come
+
+
+def test_fetches_gather_where_nobody_waits(
+    settings: Settings, topics: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: asyncio.Queue[tuple[int, int, int]] = asyncio.Queue()
+    request = fetcher.FetchRequest
+
+    def noted(wait_ms: int, least: int, *args: Any, **kwargs: Any) -> Any:
+        asked.put_nowait((sum(len(partitions) for _, partitions in args[2]), wait_ms, least))
+        return request(wait_ms, least, *args, **kwargs)
+
+    monkeypatch.setattr(fetcher, "FetchRequest", noted)
+    asyncio.run(fetches_that_gather(settings, asked))
 
 
 def test_only_fetches_that_leave_a_partition_out_are_short(
