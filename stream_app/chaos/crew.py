@@ -216,9 +216,10 @@ class Crew:
             if process.returncode and process is not slot.doomed:
                 self.failures[slot.role] += 1
                 self._count_failure(slot)
+            await asyncio.sleep(RESTART_DELAY_S)
             while not slot.wanted:  # noqa: ASYNC110 - faults are short, a poll is simple
                 await asyncio.sleep(POLL_S)
-            await asyncio.sleep(RESTART_DELAY_S)
+            # not a moment passes from here to the start: a fault that keeps a worker away may change its settings
             self.restarts[slot.role] += 1
 
     def _count_failure(self, slot: Slot) -> None:

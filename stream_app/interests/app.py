@@ -22,7 +22,7 @@ from stream_app.interests.partition import InterestPartition
 from stream_app.interests.record import most_bytes
 from stream_app.interests.routers import Routers
 from stream_app.interests.shaping import shaping
-from stream_app.interests.standby import StandbyPartition, finish, store_directory
+from stream_app.interests.standby import StandbyPartition, finish, opened
 from stream_app.interests.store import PartitionStore
 from stream_app.interests.sweep import LATER, CopySweep
 from stream_app.kafka.admin import check_partitions, delete_records, topic_states
@@ -189,42 +189,42 @@ class InterestsWorker:
 
     async def _open(self, number: int) -> None:
         standby = self._standbys.pop(number, None)
-        directory = store_directory(self._settings, number)
-        store = (
-            await standby.release()
-            if standby is not None
-            else await asyncio.to_thread(
-                PartitionStore, directory, self._settings.interests.write_buffer_bytes
-            )
-        )
-        while True:
-            inputs = tuple(Partition(topic, number) for topic in self._inputs)
-            partition = InterestPartition(
-                self._settings,
-                number,
-                Share(self._transactions, inputs, earlier_owners(self._settings, inputs)),
-                self._preparation,
-                model=self._model,
-                on_lost=self._rejoin,
-                on_broken=self._app.stop_loudly,
-                computing=self._computing,
-                pace=self._pace,
-                tracing=self._tracing,
-            )
-            try:
-                await partition.open(store, self._inputs, consumer_of(self._app), self._health.nearer)
-            except (FencedError, TransactionError, BrokerUnavailableError, KafkaError) as error:
-                # the broker is away: try again for as long as the partition is ours
-                log.warning("partition %d cannot be opened yet: %s", number, error)
-                await partition.close()
+        store = await (opened(self._settings, number) if standby is None else standby.release())
+        try:
+            while True:
+                if await self._opened(number, store):
+                    return
                 await asyncio.sleep(OPEN_RETRY_S)
-            except BaseException:
-                await partition.close()
-                await asyncio.to_thread(store.close)
-                raise
-            else:
-                self._partitions[number] = partition
-                return
+        except BaseException:
+            await finish(store.close)  # left open, it would be locked for whoever has the partition next
+            raise
+
+    async def _opened(self, number: int, store: PartitionStore) -> bool:
+        """False when the broker is away: it is to be tried again for as long as the partition is ours."""
+        inputs = tuple(Partition(topic, number) for topic in self._inputs)
+        partition = InterestPartition(
+            self._settings,
+            number,
+            Share(self._transactions, inputs, earlier_owners(self._settings, inputs)),
+            self._preparation,
+            model=self._model,
+            on_lost=self._rejoin,
+            on_broken=self._app.stop_loudly,
+            computing=self._computing,
+            pace=self._pace,
+            tracing=self._tracing,
+        )
+        try:
+            await partition.open(store, self._inputs, consumer_of(self._app), self._health.nearer)
+        except (FencedError, TransactionError, BrokerUnavailableError, KafkaError) as error:
+            log.warning("partition %d cannot be opened yet: %s", number, error)
+            await partition.close()
+            return False
+        except BaseException:
+            await partition.close()
+            raise
+        self._partitions[number] = partition
+        return True
 
     async def _close(self, partitions: set[int], standbys: set[int]) -> None:
         closing = asyncio.gather(

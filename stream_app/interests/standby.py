@@ -48,6 +48,22 @@ async def finish(work: Callable[..., T], *arguments: object) -> T:
         raise
 
 
+async def opened(settings: Settings, partition: int) -> PartitionStore:
+    """A partition's store, opened in a thread. Who is cancelled meanwhile leaves none open.
+
+    Raises StateDirectoryError.
+    """
+    directory, buffer_bytes = store_directory(settings, partition), settings.interests.write_buffer_bytes
+    opening = asyncio.ensure_future(asyncio.to_thread(PartitionStore, directory, buffer_bytes))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening])
+        if opening.exception() is None:
+            await finish(opening.result().close)
+        raise
+
+
 async def resume(store: PartitionStore, settings: Settings) -> int:
     """Where to read the changelog on from; the store is empty if it cannot be trusted.
 
@@ -114,12 +130,17 @@ class StandbyPartition:
         return Partition(self._settings.topic_name("interests"), self._partition), self.store.position
 
     async def release(self) -> PartitionStore:
-        """Stop following and hand the store over."""
+        """Stop following and hand the store over; where nobody is left to take it, it is closed."""
         self._task.cancel()
-        await asyncio.wait([self._task])
+        try:
+            await asyncio.wait([self._task])
+        except asyncio.CancelledError:
+            await asyncio.wait([self._task])
+            await finish(self.store.close)
+            raise
         return self.store
 
     async def close(self) -> None:
         """Stop following and close the store."""
         store = await self.release()
-        await asyncio.to_thread(store.close)
+        await finish(store.close)
