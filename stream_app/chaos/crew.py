@@ -219,7 +219,7 @@ class Crew:
             await asyncio.sleep(RESTART_DELAY_S)
             while not slot.wanted:  # noqa: ASYNC110 - faults are short, a poll is simple
                 await asyncio.sleep(POLL_S)
-            # not a moment passes from here to the start: a fault that keeps a worker away may change its settings
+            # no moment passes until the start: who keeps a worker away may change its settings
             self.restarts[slot.role] += 1
 
     def _count_failure(self, slot: Slot) -> None:
