@@ -211,7 +211,7 @@ class Ranking(Section, frozen=True):
     refresh_after_s: Annotated[Positive, Meta(description="How old such a slate must be.")] = 900.0
     refresh_active_h: Annotated[Positive, Meta(description="Users whose last event is longer ago get no new slate before their next one.")] = 24.0
     refresh_users: Annotated[Count, Meta(description="Users whose interest records a ranker keeps for that, 1.5 to 5 kB each; those whose last event is longest ago give way. To reach everybody it takes as many as act within `refresh_after_s`.")] = 20_000
-    queue_users: Annotated[Count, Meta(description="Users waiting to be ranked beyond which the cheap fallback list is published.")] = 20_000
+    queue_users: Annotated[Count, Meta(description="Users waiting to be ranked beyond which the cheap fallback list is published. While half as many wait no more records are taken.")] = 20_000
 
 
 class Learning(Section, frozen=True):

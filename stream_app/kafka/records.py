@@ -86,6 +86,14 @@ def emptied(record: Record) -> Record:
     return empty
 
 
+def headed(record: Record, headers: Sequence[tuple[str, bytes | None]]) -> Record:
+    """The record with these headers."""
+    if not headers:
+        return record
+    other: Record = replace(cast(Any, record), headers=headers)
+    return other
+
+
 @dataclass(frozen=True, slots=True)
 class RecordBatch:
     """Consecutive records of one partition.

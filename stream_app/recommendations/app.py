@@ -32,6 +32,7 @@ from stream_app.recommendations.publish import SlatePublisher
 from stream_app.recommendations.refresh import SlateRefresh
 from stream_app.recommendations.rounds import Rounds
 from stream_app.recommendations.traces import SlateTraces
+from stream_app.recommendations.waiting import Round, Waiting
 from stream_app.settings import Settings
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
@@ -155,13 +156,7 @@ class Ranker:
             self._readers.append(
                 TopicReader(settings, settings.topic_name("content"), titles, label="titles")
             )
-        self._rounds: Rounds[RecordBatch] = Rounds(
-            # with one more batch (8 MiB by default) fewer users than the queue takes: a backlog alone gives
-            # nobody the cheap list
-            self._rank,
-            max(settings.ranking.queue_users // 2, 1),
-            settings.ranking.batch_users,
-        )
+        self._rounds = Rounds(self._rank, Waiting(settings.ranking.queue_users, settings.ranking.batch_users))
         self._refresh = SlateRefresh(
             settings, active, self._pipeline, self._refreshable, lambda: self._rounds.idle
         )
@@ -219,19 +214,22 @@ class Ranker:
         if not self._partitions.accepts(batch):
             await done()
             return
+        metrics.BATCH_RECORDS.labels(ROLE).observe(len(batch.records))
         self._health.expect(WATCH)
         await self._rounds.add(batch, done)
 
-    async def _rank(self, batches: Sequence[RecordBatch], ranked: Callable[[], object]) -> None:
+    async def _rank(self, round_: Round, ranked: Callable[[], object]) -> None:
         self._health.expect(WATCH)  # those of this round may have been added before the last one ended
         if self._inspection is not None:
-            self._inspection.received(batches)
+            self._inspection.received(round_.records)
         if self._traces is None:
-            await self._pipeline.handle(batches, ranked)
+            await self._pipeline.handle(round_, ranked)
         else:
-            with self._traces.round(batches):  # of one round at a time
-                await self._pipeline.handle(batches)
+            with self._traces.round(round_.records):  # of one round at a time
+                await self._pipeline.handle(round_)
         self._health.progress(WATCH)
+        if self._rounds.more:
+            self._health.expect(WATCH)
 
     def _progress(self) -> None:
         self._health.progress(WATCH)

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from stream_app.errors import RecordFormatError
 from stream_app.interests import record as interest_record
 from stream_app.interests.record import InterestRecord, by_arrival
-from stream_app.kafka.records import RecordBatch
+from stream_app.kafka.records import KeyedRecord
 from stream_app.learning.shown import ShownContents
 from stream_app.observability import metrics
 from stream_app.ranking.engine import RankingEngine
@@ -21,6 +21,7 @@ from stream_app.ranking.published import Published
 from stream_app.ranking.ranked import Ranked, User
 from stream_app.recommendations.active import ActiveUsers
 from stream_app.recommendations.slate import COLD_START_USER, Slate, SlateMaker
+from stream_app.recommendations.waiting import Round
 from stream_app.settings import Settings
 
 T = TypeVar("T")
@@ -58,10 +59,10 @@ class Traces(Protocol):
 
 
 class RankerPipeline:
-    """Coalesces records to one a user, ranks in a thread, publishes.
+    """Ranks in a thread, publishes.
 
     Everything that changes the engine runs on the event loop; only the ranking itself is in the
-    thread, so that the loop goes on answering heartbeats. One round is in work at a time.
+    thread, so that the loop goes on answering heartbeats. One round is ranked at a time.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class RankerPipeline:
         active: ActiveUsers | None = None,
         traces: Traces | None = None,
     ) -> None:
-        """``progress`` is called after each micro-batch; ``newest`` says at the beginning of each round
+        """``progress`` is called after each ranking; ``newest`` says at the beginning of each round
         which model its users are ranked with, all of them; ``shows`` is :meth:`SlateLedger.shows`;
         ``shown`` what users were really shown, where that is known; ``active`` is told of everybody who
         acts; ``traces`` of how far the users of a round are."""
@@ -90,78 +91,46 @@ class RankerPipeline:
         self._active = ActiveUsers(settings) if active is None else active
         self._traces = traces
         self._batch_users = settings.ranking.batch_users
-        self._queue_users = settings.ranking.queue_users
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ranking")
         self._work = asyncio.Lock()
         """Held while anything is ranked, and until it has its place among what is published."""
         self._publishing = asyncio.Lock()
         """What is ranked first is published first."""
 
-    def coalesce(self, batches: Iterable[RecordBatch]) -> tuple[list[User], list[bytes], dict[bytes, int]]:
-        """The newest record of each user, oldest first; the users who have gone; and everybody's partition.
-
-        Records that cannot be read, and keys that can be no user's (empty, or beginning with the zero
-        byte of reserved keys), are counted and skipped.
-        """
-        newest: dict[bytes, bytes | None] = {}
-        places: dict[bytes, int] = {}
-        for batch in batches:
-            for record in batch.records:
-                user = record.key
-                if not user or user.startswith(b"\x00"):
-                    metrics.RANKER_REJECTED.labels("interests").inc()
-                    continue
-                newest.pop(user, None)  # so that the order is that of the newest records
-                newest[user] = record.value
-                places[user] = batch.partition
-        users: list[User] = []
-        gone = []
-        for user, value in newest.items():
-            if value is None:
-                gone.append(user)
-            elif (record_ := _decoded(value)) is not None:
-                users.append((user, record_))
-        return users, gone, places
-
-    async def handle(
-        self, batches: Sequence[RecordBatch], ranked: Callable[[], object] = lambda: None
-    ) -> None:
-        """Return once every user of these batches has a slate on the topic (or has been withdrawn);
+    async def handle(self, round_: Round, ranked: Callable[[], object] = lambda: None) -> None:
+        """Return once every user of this round has a slate on the topic (or has been withdrawn);
         ``ranked`` is called when the next round may be.
 
-        1. coalesce; 2. withdraw those who have gone; 3. where more users wait than
-        ``ranking.queue_users``, the ones that waited longest get the cheap list; 4. rank the others,
-        each micro-batch published while the next one is ranked; 5. the input's positions go with the last,
-        which is published while the next round is ranked.
+        1. withdraw those who have gone; 2. those who are overdue get the cheap list; 3. rank the others;
+        4. all that goes out together with the input's positions, while the next round is ranked.
         """
-        metrics.BATCH_RECORDS.labels("ranker").observe(sum(len(batch.records) for batch in batches))
-        users, gone, places = self.coalesce(batches)  # 1.
+        places = {record.key: record.partition for record in round_.records}
+        gone = [record.key for record in round_.gone]
+        cheap, users = _users(round_.overdue), _users(round_.users)
         async with self._work:
             self._engine.adopt(self._newest())
-            self._engine.observe(users)
-            self._count_engagements(users, places)
-            self._active.ranked(users, places)
+            self._engine.observe(cheap + users)
+            self._count_engagements(cheap + users, places)
+            self._active.ranked(cheap + users, places)
             self._active.gone(gone)
-            made = [Change(places[user], user, None) for user in gone]  # 2.
+            made = [Change(places[user], user, None) for user in gone]  # 1.
             if self._shown is not None:
                 for user in gone:
                     self._shown.forget(user)
-            overfull = max(len(users) - self._queue_users, 0)
-            cheap, users = users[:overfull], users[overfull:]
-            if cheap:  # 3.
+            if cheap:  # 2.
                 self._engine.refresh()
                 if self._traces is not None:
                     self._traces.step("queue", (user for user, _ in cheap))
                 made += self._current(self._engine.fallback(cheap, "queue_full"), places, True)
-            made = await self._rank(users, places, made)  # 4.
-            publishing = self._publish(made, {batch.partition: batch.end for batch in batches})  # 5.
+            made += await self._rank(users, places)  # 3.
+            publishing = self._publish(made, round_.ends)  # 4.
         ranked()
         await publishing
 
     async def renew(self, found: Mapping[bytes, tuple[int, bytes | None]], wanted: Container[bytes]) -> None:
-        """Make slates anew, from (partition, interest record) that were looked up; users without a record
-        lose theirs, and those whose record cannot be read are as good as unknown.
-        Those who are no longer ``wanted`` when their turn comes have a newer one."""
+        """Make slates anew, of no more users than are ranked at a time, from (partition, interest record)
+        that were looked up; users without a record lose theirs, and those whose record cannot be read are as
+        good as unknown. Those who are no longer ``wanted`` when their turn comes have a newer one."""
         async with self._work:
             self._engine.adopt(self._newest())
             users: list[User] = []
@@ -175,7 +144,7 @@ class RankerPipeline:
                     users.append((user, _decoded(value)))
             self._engine.observe(users)
             places = {user: partition for user, (partition, _) in found.items()}
-            await self._publish(await self._rank(users, places, made, timely=False))
+            await self._publish(made + await self._rank(users, places, timely=False))
 
     async def refresh(self, count: int, partitions: Collection[int]) -> int:
         """Rank at most ``count`` users of these partitions again, those who are due when their turn comes,
@@ -187,7 +156,7 @@ class RankerPipeline:
             places = {user: one.partition for user, one in due.items()}
             users: list[User] = [(user, one.record) for user, one in due.items()]
             self._engine.observe(users)
-            made = await self._rank(users, places, [], timely=False)
+            made = await self._rank(users, places, timely=False)
             news = await self._publish([one for one in made if _better(one)])
         metrics.SLATES_REFRESHED.labels("changed").inc(news)
         metrics.SLATES_REFRESHED.labels("unchanged").inc(len(due) - news)
@@ -213,29 +182,20 @@ class RankerPipeline:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _rank(
-        self, users: list[User], places: Mapping[bytes, int], made: list[Change], *, timely: bool = True
+        self, users: list[User], places: Mapping[bytes, int], *, timely: bool = True
     ) -> list[Change]:
-        """Rank in micro-batches, and publish what was ``made`` before each; the last one's is returned."""
-        depth = metrics.QUEUE_DEPTH.labels("ranking")
-        try:
-            for start in range(0, len(users), self._batch_users):
-                depth.set(len(users) - start)
-                batch = users[start : start + self._batch_users]
-                self._engine.refresh()
-                traces = self._traces if timely else None
-                if traces is not None:
-                    traces.step("queue", (user for user, _ in batch))
-                publishing = self._publish(made)
-                try:
-                    ranked = await self._in_thread(partial(self._engine.rank_prepared, batch))
-                    if traces is not None:
-                        traces.step("ranking", (user for user, _ in batch))
-                finally:
-                    await publishing
-                made = self._current(ranked, places, timely)
-                self._progress()
-        finally:
-            depth.set(0)
+        """The slates of users who are ranked at a time."""
+        if not users:
+            return []
+        self._engine.refresh()
+        traces = self._traces if timely else None
+        if traces is not None:
+            traces.step("queue", (user for user, _ in users))
+        ranked = await self._in_thread(partial(self._engine.rank_prepared, users))
+        if traces is not None:
+            traces.step("ranking", (user for user, _ in users))
+        made = self._current(ranked, places, timely)
+        self._progress()
         return made
 
     def _publish(
@@ -281,6 +241,11 @@ class RankerPipeline:
 def _better(change: Change) -> bool:
     """Whether this may take the place of a slate that no event has called in question."""
     return change.slate is not None and change.slate.kind != "fallback"
+
+
+def _users(records: Iterable[KeyedRecord]) -> list[User]:
+    """Those whose record can be read."""
+    return [(r.key, record) for r in records if (record := _decoded(r.value or b"")) is not None]
 
 
 def _decoded(value: bytes) -> InterestRecord | None:

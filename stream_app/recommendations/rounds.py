@@ -1,50 +1,32 @@
-"""Rounds: whatever arrives while one is in work makes up the next.
+"""Rounds: whoever waits when one begins makes up the next, as far as there is room.
 
 Batches come one a partition. Done one after the other, each would wait for a ranking and an
 acknowledgement of every batch before it; in rounds it waits for one of each, and a user with records
 in several batches is ranked once. Under load the next round is ranked while the last one is on its way to the
-topic.
+topic, and reading goes on meanwhile (:mod:`stream_app.recommendations.waiting`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+
+from stream_app.kafka.records import RecordBatch
+from stream_app.recommendations.waiting import Done, Round, Waiting
 
 
-class Batch(Protocol):
-    """What rounds are made of."""
-
-    @property
-    def records(self) -> Sequence[object]:
-        """At least one"""
-
-
-T = TypeVar("T", bound=Batch)
-
-Done = Callable[[], Awaitable[object]]
-
-
-class Rounds(Generic[T]):
-    """Hands batches on in rounds, in the order of their arrival."""
+class Rounds:
+    """Has those who wait ranked in rounds, which are done in their order."""
 
     def __init__(
-        self,
-        work: Callable[[Sequence[T], Callable[[], object]], Awaitable[None]],
-        limit: int,
-        enough: int = 1,
+        self, work: Callable[[Round, Callable[[], object]], Awaitable[None]], waiting: Waiting
     ) -> None:
-        """``work`` does one round, and calls what it is given as soon as the next one may begin. With
-        ``limit`` records waiting for the next round, no more batches are taken.
+        """``work`` does one round, and calls what it is given as soon as the next one may begin.
 
-        With ``enough`` records waiting a round is begun while the last one is published. With fewer, ranking
+        With enough users waiting a round is begun while the last one is published. With fewer, ranking
         and transaction cost less a record if more may gather meanwhile.
         """
-        self._work, self._limit, self._enough = work, limit, enough
-        self._waiting: deque[tuple[T, Done]] = deque()
-        self._records = 0
+        self._work, self._waiting = work, waiting
         self._in_work: list[asyncio.Task[None]] = []
         self._sound = True
         self._changed = asyncio.Condition()
@@ -52,14 +34,19 @@ class Rounds(Generic[T]):
     @property
     def idle(self) -> bool:
         """Whether nothing waits and no round is in work."""
-        return not self._in_work and not self._waiting
+        return not self._in_work and self._waiting.empty
 
-    async def add(self, batch: T, done: Done) -> None:
-        """Return once the batch waits for its round; ``done`` is awaited after it."""
+    @property
+    def more(self) -> bool:
+        """Whether there is anything beside one round in work."""
+        return len(self._in_work) > 1 or not self._waiting.empty
+
+    async def add(self, batch: RecordBatch, done: Done) -> None:
+        """Return once the batch's users wait; ``done`` is awaited when all of them are done, the batches of a
+        partition in their order."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._records < self._limit)
-            self._waiting.append((batch, done))
-            self._records += len(batch.records)
+            await self._changed.wait_for(lambda: not self._waiting.full)
+            self._waiting.add(batch, done)
             self._changed.notify_all()
 
     async def run(self, failed: Callable[[Exception], None]) -> None:
@@ -72,8 +59,7 @@ class Rounds(Generic[T]):
             while True:
                 async with self._changed:
                     await self._changed.wait_for(self._due)
-                    taken, self._records = list(self._waiting), 0
-                    self._waiting.clear()
+                    taken = self._waiting.take()
                     ranked = asyncio.Event()
                     before = self._in_work[-1] if self._in_work else None
                     self._in_work.append(asyncio.create_task(self._round(taken, ranked, before, failed)))
@@ -85,23 +71,23 @@ class Rounds(Generic[T]):
 
     def _due(self) -> bool:
         """Whether a round may begin: one is ranked and one published at a time."""
-        at_once = 2 if self._records >= self._enough else 1
-        return bool(self._waiting) and len(self._in_work) < at_once
+        at_once = 2 if self._waiting.enough else 1
+        return not self._waiting.empty and len(self._in_work) < at_once
 
     async def _round(
         self,
-        taken: list[tuple[T, Done]],
+        taken: Round,
         ranked: asyncio.Event,
         before: asyncio.Task[None] | None,
         failed: Callable[[Exception], None],
     ) -> None:
         try:
             if self._sound:
-                await self._work([batch for batch, _ in taken], ranked.set)
+                await self._work(taken, ranked.set)
                 if before is not None:
-                    await asyncio.wait([before])  # batches are done in their order
+                    await asyncio.wait([before])  # rounds are done in their order
             if self._sound:
-                for _, done in taken:
+                for done in taken.dones:
                     await done()
         except Exception as error:  # noqa: BLE001  # whatever it is, it must not end unnoticed
             if self._sound:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from stream_app.kafka.records import RecordBatch
+from stream_app.kafka.records import Record
 from stream_app.recommendations.pipeline import Change
 
 if TYPE_CHECKING:  # OpenTelemetry is an extra
@@ -22,10 +22,9 @@ class SlateTraces:
         self._contexts: dict[bytes, Context] = {}
 
     @contextmanager
-    def round(self, batches: Sequence[RecordBatch]) -> Iterator[None]:
+    def round(self, records: Iterable[Record]) -> Iterator[None]:
         """While these are ranked. Whoever is not published by its end had a slate already that shows the
         same, or a partition that was lost."""
-        records = (record for batch in batches for record in batch.records)
         self._passages, self._contexts = self._tracing.slates(records)
         try:
             yield

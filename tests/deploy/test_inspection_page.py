@@ -27,7 +27,7 @@ from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.slate import Cause, Slate
 from stream_app.settings import Settings, build
 from tests.deploy.tools import tool
-from tests.recommendations.inspect.test_inspect_server import Fetched, Read
+from tests.recommendations.inspect.test_inspect_server import Read
 
 pytestmark = pytest.mark.deploy
 
@@ -75,7 +75,7 @@ def filled(settings: Settings) -> Inspection:
     for content_id, title in titles.items():
         value = json.dumps({"title": title}).encode()
         inspection.learn_titles([Read(content_id.encode(), value)])  # type: ignore[list-item]
-    inspection.received([Fetched([Read(USER.encode(), record(contents))])])
+    inspection.received([Read(USER.encode(), record(contents))])  # type: ignore[list-item]
     for names in (("post-3", "post-1", "post-9"), ("post-1", ATTACK, "post-3", "post-4")):
         inspection.published([Change(0, USER.encode(), slate(*names))])
     return inspection

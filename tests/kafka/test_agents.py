@@ -16,9 +16,16 @@ from stream_app.kafka.stage import Done, Input, OpenInput
 FIRST, SECOND = (RecordBatch("likes", 0, at, [arrived("likes", 0, at, 0, b"k", b"v")]) for at in (0, 1))
 
 
-@dataclass(frozen=True)
+@dataclass
+class Message:
+    value: RecordBatch | None
+
+
 class Event:
-    value: RecordBatch
+    def __init__(self, batch: RecordBatch) -> None:
+        self.value: RecordBatch | None = batch
+        self.message = Message(batch)
+        self.start = batch.start
 
 
 @dataclass
@@ -30,7 +37,7 @@ class Stream:
 
     async def __aiter__(self) -> AsyncIterator[RecordBatch]:
         async for event in self.events():
-            yield event.value
+            yield event.value  # type: ignore[misc]  # only handed on, open batches are taken from it
 
     async def events(self) -> AsyncIterator[Event]:
         for batch in (FIRST, SECOND):
@@ -45,7 +52,7 @@ class Stream:
         return self
 
     async def ack(self, event: Event) -> bool:
-        self.acked.append(event.value)
+        self.acked.append((FIRST, SECOND)[event.start])
         return True
 
 
@@ -87,6 +94,23 @@ def test_an_open_batch_is_done_when_its_handler_says_so() -> None:
         assert stream.acked == [FIRST, SECOND]
 
     asyncio.run(life())
+
+
+def test_an_open_batch_is_kept_by_its_handler_alone() -> None:
+    events = list[Event]()
+
+    class Watched(Stream):
+        async def events(self) -> AsyncIterator[Event]:
+            async for event in super().events():
+                events.append(event)
+                yield event
+
+    async def take(batch: RecordBatch, _done: Done) -> None:
+        assert batch is (FIRST, SECOND)[len(events) - 1]
+        assert events[-1].value is events[-1].message.value is None
+
+    asyncio.run(_run(OpenInput(["likes"], take), Watched(), []))
+    assert len(events) == 2
 
 
 async def _run(source: Input | OpenInput, stream: Any, stopped: list[BaseException]) -> None:

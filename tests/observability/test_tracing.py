@@ -33,6 +33,7 @@ from stream_app.observability.tracing import FLUSH_S, ROOM, Tracing, context_of
 from stream_app.recommendations import app as ranker
 from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.traces import SlateTraces
+from stream_app.recommendations.waiting import Waiting
 from stream_app.settings import Settings, build
 from stream_app.worker import run_worker
 from tests.ranking import ranking_world as world
@@ -269,13 +270,16 @@ def test_a_backlog_is_traced_in_part_and_handed_on_whole() -> None:
 
 def test_a_user_who_waited_with_several_events_has_the_newest_one_s_trace() -> None:
     newest = ("traceparent", SAMPLED[1].replace(TRACE.encode(), TRACE[::-1].encode()))
-    batches = [
-        RecordBatch("interests", 0, 0, [event([SAMPLED], 0), event([SAMPLED], 1)]),
-        RecordBatch("interests", 0, 2, [event([newest], 2), event([], 3)]),
-    ]
+
+    async def nothing() -> None:
+        """Of no interest here"""
+
+    waiting = Waiting(10, 10)
+    waiting.add(RecordBatch("interests", 0, 0, [event([SAMPLED], 0), event([SAMPLED], 1)]), nothing)
+    waiting.add(RecordBatch("interests", 0, 2, [event([newest], 2), event([], 3)]), nothing)
     with tracing_of(traced(Settings(), "http://127.0.0.1:1")) as tracing:
         traces = SlateTraces(tracing)
-        with traces.round(batches):
+        with traces.round(waiting.take().records):
             sent = traces.headers(Change(0, b"u", None))
             assert TRACE[::-1].encode() in sent[0][1]
             assert traces.headers(Change(0, b"u", None, timely=False)) == ()

@@ -1,15 +1,17 @@
-"""The pipeline alone: coalescing, withdrawing, falling back when the queue is overfull."""
+"""The pipeline alone: ranking, withdrawing, falling back when the queue is overfull."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pytest
 from prometheus_client import REGISTRY
 
 from stream_app.content.index import ContentIndex
+from stream_app.kafka.records import RecordBatch, arrived
 from stream_app.ranking.engine import RankingEngine
 from stream_app.ranking.popularity import ContentStatistics
 from stream_app.ranking.published import Published
@@ -17,30 +19,39 @@ from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import COLD_START_PARTITION, Change, RankerPipeline
 from stream_app.recommendations.publish import NO_OFFSETS
 from stream_app.recommendations.slate import COLD_START_USER, Slate
+from stream_app.recommendations.waiting import Round, Waiting
 from stream_app.settings import Settings
 from tests.ranking import learned_world
 from tests.ranking import ranking_world as world
 from tests.ranking.ranking_world import Engagement
 
 
-@dataclass(frozen=True)
-class Arrived:
-    """A Kafka record as far as the pipeline reads it."""
+class Arrived(NamedTuple):
+    """Key and value of a record."""
 
     key: bytes | None
     value: bytes | None
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """A batch as far as the pipeline reads it."""
+def batch(records: Sequence[Arrived], partition: int = 0) -> RecordBatch:
+    """Of ``interests``, from the beginning."""
+    return RecordBatch(
+        "interests",
+        partition,
+        0,
+        [arrived("interests", partition, at, at, *record) for at, record in enumerate(records)],
+    )
 
-    partition: int
-    records: list[Arrived]
 
-    @property
-    def end(self) -> int:
-        return len(self.records)
+async def nothing() -> None:
+    """A batch is done."""
+
+
+def round_of(records: Sequence[Arrived], partition: int = 0, queue_users: int = 1_000) -> Round:
+    """Everybody's of one batch."""
+    waiting = Waiting(queue_users, 1_000)
+    waiting.add(batch(records, partition), nothing)
+    return waiting.take()
 
 
 @dataclass
@@ -73,10 +84,6 @@ class Shelf:
         return len(changes)
 
 
-def batch(records: Sequence[Arrived], partition: int = 0) -> list[Fetched]:
-    return [Fetched(partition, list(records))]
-
-
 def built(**ranking: object) -> tuple[Settings, ContentIndex, RankerPipeline, Shelf]:
     config = world.settings(ranking=ranking)
     index = world.filled_index(config, 120)
@@ -99,7 +106,7 @@ def test_all_users_of_a_round_are_ranked_with_the_model_that_was_newest_when_it_
     pipeline = RankerPipeline(config, learned_world.engine_over(config, index, None), shelf, newest=newest)
     records = [Arrived(b"user-%d" % i, liked(config, index, i)) for i in range(11)]
     for version in (1, 2):
-        asyncio.run(pipeline.handle(batch(records)))
+        asyncio.run(pipeline.handle(round_of(records)))
         assert {slate.ranker for slate in shelf.slates.values()} == {f"learned-{version}"}
     asyncio.run(pipeline.renew_cold_start())
     assert shelf.slates[COLD_START_USER.decode()].ranker == "learned-3"
@@ -120,7 +127,7 @@ def test_engagements_with_what_the_last_slate_named_are_counted_by_arm() -> None
         )
 
     def arrives(i: int) -> None:
-        asyncio.run(pipeline.handle(batch([Arrived(b"u", liked(config, index, i))], 3)))
+        asyncio.run(pipeline.handle(round_of([Arrived(b"u", liked(config, index, i))], 3)))
 
     begin = counted()
     arrives(1)
@@ -146,55 +153,42 @@ def rejected() -> float:
     return REGISTRY.get_sample_value("stream_app_ranker_rejected_total", {"topic": "interests"}) or 0.0
 
 
-def test_coalesce_keeps_the_newest_record_of_each_user() -> None:
-    config, index, pipeline, _ = built()
-    old, new = liked(config, index, 1), liked(config, index, 2)
+def test_a_record_that_cannot_be_read_is_counted_and_skipped() -> None:
+    config, index, pipeline, shelf = built()
     before = rejected()
-    first = [Arrived(b"a", old), Arrived(b"b", old), Arrived(b"c", old), Arrived(b"a", new)]
-    second = [
-        Arrived(b"b", None),
-        Arrived(b"d", None),
-        Arrived(b"d", new),
-        Arrived(b"e", b"no record"),
-        Arrived(None, new),
-        Arrived(COLD_START_USER, new),
-    ]
-    users, gone, places = pipeline.coalesce([Fetched(3, first), Fetched(1, second)])
-    assert places == {b"a": 3, b"b": 1, b"c": 3, b"d": 1, b"e": 1}
-    assert [u for u, _ in users] == [b"c", b"a", b"d"]
-    assert users[1][1] is not None
-    assert users[1][1].interactions["content"] == [index.keys[2]]
-    assert gone == [b"b"]
-    assert rejected() - before == 3
+    broken = [Arrived(b"a", b"no record"), Arrived(b"b", b""), Arrived(b"c", liked(config, index, 1))]
+    asyncio.run(pipeline.handle(round_of(broken)))
+    assert shelf.slates.keys() == {"c"}
+    assert shelf.calls == [(1, {0: 3})]
+    assert rejected() - before == 2
 
 
 def test_every_user_of_a_batch_gets_a_slate_and_who_has_gone_loses_it() -> None:
-    config, index, pipeline, shelf = built(batch_users=4)
+    config, index, pipeline, shelf = built()
     records = [Arrived(b"user-%d" % i, liked(config, index, i)) for i in range(11)]
-    asyncio.run(pipeline.handle(batch(records, 2)))
+    asyncio.run(pipeline.handle(round_of(records, 2)))
     assert sorted(shelf.slates) == sorted(f"user-{i}" for i in range(11))
     assert all(s.kind == "personal" and len(s.items) == 10 for s in shelf.slates.values())
     assert set(shelf.places.values()) == {2}
-    # micro-batch after micro-batch, and the position with the last one
-    assert [call for call in shelf.calls if call[0]] == [(4, {}), (4, {}), (3, {2: 11})]
+    assert shelf.calls == [(11, {2: 11})]  # together with the position
     for i in range(11):
         assert f"content-{i}" not in [item.content_id for item in shelf.slates[f"user-{i}"].items]
-    asyncio.run(pipeline.handle(batch([Arrived(b"user-3", None)])))
+    asyncio.run(pipeline.handle(round_of([Arrived(b"user-3", None)])))
     assert shelf.withdrawn == [b"user-3"]
     assert "user-3" not in shelf.slates
 
 
 def test_a_backlog_costs_one_ranking_a_user() -> None:
     config, index, pipeline, shelf = built()
-    asyncio.run(pipeline.handle(batch([Arrived(b"u", liked(config, index, i)) for i in range(50)])))
+    asyncio.run(pipeline.handle(round_of([Arrived(b"u", liked(config, index, i)) for i in range(50)])))
     assert shelf.published == 1
     assert shelf.slates["u"].items[0].reasons[0].content_id == "content-49"
 
 
 def test_beyond_the_queue_the_longest_waiting_get_the_cheap_list() -> None:
-    config, index, pipeline, shelf = built(queue_users=3)
+    config, index, pipeline, shelf = built()
     records = [Arrived(b"user-%d" % i, liked(config, index, i)) for i in range(8)]
-    asyncio.run(pipeline.handle(batch(records)))
+    asyncio.run(pipeline.handle(round_of(records, queue_users=3)))
     kinds = [shelf.slates[f"user-{i}"].kind for i in range(8)]
     assert kinds == ["fallback"] * 5 + ["personal"] * 3
 
@@ -208,46 +202,45 @@ def test_slates_stand_at_the_stream_time_of_their_batch() -> None:
         shown = shelf.slates["u"].items[0].content_id.encode()
         return int(index.created_at[index.rows[shown]])
 
-    asyncio.run(pipeline.handle(batch([record])))
+    asyncio.run(pipeline.handle(round_of([record])))
     assert world.NOW - 2 * ago < newest() <= world.NOW - ago + 300_000  # not what was yet to come
-    asyncio.run(pipeline.handle(batch([Arrived(b"v", liked(config, index, 2)), record])))
+    asyncio.run(pipeline.handle(round_of([Arrived(b"v", liked(config, index, 2)), record])))
     assert newest() > world.NOW - ago
 
 
 def test_contents_deleted_between_batches_are_gone() -> None:
     config, index, pipeline, shelf = built()
     record = Arrived(b"u", liked(config, index, 1))
-    asyncio.run(pipeline.handle(batch([record])))
+    asyncio.run(pipeline.handle(round_of([record])))
     shown = {item.content_id.encode() for item in shelf.slates["u"].items}
     for id_ in shown:
         index.delete(id_)
-    asyncio.run(pipeline.handle(batch([record])))
+    asyncio.run(pipeline.handle(round_of([record])))
     assert not shown & {item.content_id.encode() for item in shelf.slates["u"].items}
 
 
 @pytest.mark.parametrize("queue_users", [1, 0])
 def test_who_would_be_shown_nothing_has_an_empty_slate_and_is_not_withdrawn(queue_users: int) -> None:
     config, index, pipeline, shelf = built()
-    pipeline._queue_users = queue_users
     record = Arrived(b"u", liked(config, index, 1))
-    asyncio.run(pipeline.handle(batch([record])))
+    asyncio.run(pipeline.handle(round_of([record], queue_users=queue_users)))
     for id_ in list(index.rows):
         index.delete(id_)
-    asyncio.run(pipeline.handle(batch([record])))
+    asyncio.run(pipeline.handle(round_of([record], queue_users=queue_users)))
     slate = shelf.slates["u"]
     assert slate.items == []
     assert slate.caused_by is not None
     asyncio.run(pipeline.renew({b"u": (0, record.value)}, wanted={b"u"}))
     assert shelf.slates["u"].items == []
     assert shelf.withdrawn == []
-    asyncio.run(pipeline.handle(batch([Arrived(b"u", None)])))
+    asyncio.run(pipeline.handle(round_of([Arrived(b"u", None)])))
     assert shelf.withdrawn == [b"u"]
 
 
 def test_slates_are_made_anew_from_records_that_were_looked_up() -> None:
     config, index, pipeline, shelf = built()
     record = liked(config, index, 1)
-    asyncio.run(pipeline.handle(batch([Arrived(b"ranked since", record)])))
+    asyncio.run(pipeline.handle(round_of([Arrived(b"ranked since", record)])))
     made = shelf.slates["ranked since"]
     found = {
         b"there": (3, record),
@@ -281,7 +274,9 @@ def test_what_cannot_be_published_is_not_finished() -> None:
     config, index, pipeline, shelf = built(batch_users=2)
     shelf.refuses = True
     with pytest.raises(ConnectionError):
-        asyncio.run(pipeline.handle(batch([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)])))
+        asyncio.run(
+            pipeline.handle(round_of([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)]))
+        )
     shelf.refuses = False
-    asyncio.run(pipeline.handle(batch([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)])))
+    asyncio.run(pipeline.handle(round_of([Arrived(b"u%d" % i, liked(config, index, i)) for i in range(5)])))
     assert len(shelf.slates) == 5

@@ -18,10 +18,11 @@ from stream_app.recommendations.ledger import SlateLedger
 from stream_app.recommendations.pipeline import RankerPipeline
 from stream_app.recommendations.refresh import AT_ONCE, TURN_S, SlateRefresh
 from stream_app.recommendations.rounds import Rounds
+from stream_app.recommendations.waiting import Waiting
 from stream_app.settings import Settings
 from tests.ranking import ranking_world as world
 from tests.recommendations.test_active import Clock
-from tests.recommendations.test_ranker_pipeline import Arrived, Fetched, Shelf, liked
+from tests.recommendations.test_ranker_pipeline import Arrived, Shelf, batch, liked
 
 OWNED = {0}
 
@@ -113,7 +114,7 @@ class Desk:
         self.pipeline = RankerPipeline(
             self.config, engine, self.shelf, shows=self.ledger.shows, active=self.active
         )
-        self.rounds: Rounds[Fetched] = Rounds(self.pipeline.handle, 4)
+        self.rounds = Rounds(self.pipeline.handle, Waiting(8, 4))
         self.refresh = SlateRefresh(
             self.config, self.active, self.pipeline, lambda: OWNED, lambda: self.rounds.idle, self.clock
         )
@@ -146,7 +147,7 @@ def test_an_event_waits_for_one_small_batch_at_most() -> None:
         async def ranked() -> None:
             done.set()
 
-        await desk.rounds.add(Fetched(0, [Arrived(b"acts", liked(desk.config, desk.index, 3))]), ranked)
+        await desk.rounds.add(batch([Arrived(b"acts", liked(desk.config, desk.index, 3))]), ranked)
         await asyncio.wait_for(done.wait(), 30)
         order = list(desk.shelf.places)
         assert order.index(b"acts") - before <= AT_ONCE

@@ -123,13 +123,14 @@ def erase(config: Settings) -> None:
 def test_a_ranker_that_was_taken_for_dead_shows_erased_users_nothing(
     config: Settings, tmp_path: Path
 ) -> None:
-    # every record its own batch, and published whether or not it is news: a long backlog
+    # every user a round, and published whether or not it is news: a long backlog
     short = msgspec.structs.replace(
         config, kafka=msgspec.structs.replace(config.kafka, session_timeout_s=3.0)
     )
     crawling = msgspec.structs.replace(
         short,
         kafka=msgspec.structs.replace(short.kafka, batch_records=1),
+        ranking=msgspec.structs.replace(short.ranking, batch_users=1),
         recommendations=msgspec.structs.replace(config.recommendations, skip_unchanged=False),
     )
     with rankers(tmp_path, zombie=crawling, heir=short) as (zombie, heir):

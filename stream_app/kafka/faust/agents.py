@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from stream_app.kafka.records import RecordBatch
 from stream_app.kafka.stage import Input, OpenInput
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,14 @@ def _open(source: OpenInput) -> Agent:
         # Faust acks a batch once its agent goes on; here one counts as in hand until it is done
         acked_here = stream.noack()
         async for event in acked_here.events():
-            await source.take(event.value, partial(acked_here.ack, event))
+            await source.take(_taken(event), partial(acked_here.ack, event))
 
     return take
+
+
+def _taken(event: Any) -> RecordBatch:
+    """The event's batch, which neither it nor its message keeps: long before a batch is done, few of its
+    records may be needed."""
+    batch: RecordBatch = event.value
+    event.value = event.message.value = None
+    return batch

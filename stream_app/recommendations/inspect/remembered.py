@@ -9,13 +9,13 @@ from __future__ import annotations
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from stream_app.kafka import clients
-from stream_app.kafka.records import RecordBatch
+from stream_app.kafka.records import Record
 from stream_app.recommendations import slate as slates
 from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.slate import COLD_START_USER, Slate
@@ -50,16 +50,15 @@ class Remembered:
     def __len__(self) -> int:
         return len(self._users)
 
-    def received(self, batches: Sequence[RecordBatch]) -> None:
-        """Records of ``interests``; who has gone is forgotten at once."""
-        for batch in batches:
-            for record in batch.records:
-                if record.key is None or record.key.startswith(b"\x00"):
-                    continue
-                if record.value is None:
-                    self._users.pop(record.key, None)
-                else:
-                    self._user(record.key).record = record.value
+    def received(self, records: Iterable[Record]) -> None:
+        """Records of ``interests``, of users; who has gone is forgotten at once."""
+        for record in records:
+            if record.key is None:
+                continue
+            if record.value is None:
+                self._users.pop(record.key, None)
+            else:
+                self._user(record.key).record = record.value
 
     def published(self, changes: Sequence[Change]) -> None:
         """Slates that stand on the topic now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -17,7 +17,7 @@ from stream_app.errors import RecordFormatError, StreamAppError
 from stream_app.hashing import action_code
 from stream_app.interests import record as interest_record
 from stream_app.interests.record import APPLIED, AWAITING, STATE, UNDONE
-from stream_app.kafka.records import Record, RecordBatch
+from stream_app.kafka.records import Record
 from stream_app.observability.access import Access
 from stream_app.observability.web import listening
 from stream_app.recommendations.inspect import page
@@ -65,9 +65,9 @@ class Inspection:
         for record in records:
             self._titles.learn(record.key, record.value)
 
-    def received(self, batches: Sequence[RecordBatch]) -> None:
+    def received(self, records: Iterable[Record]) -> None:
         """Records of ``interests`` that are about to be ranked."""
-        self.remembered.received(batches)
+        self.remembered.received(records)
 
     def published(self, changes: Sequence[Change]) -> None:
         """Slates that were committed."""
