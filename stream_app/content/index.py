@@ -81,6 +81,8 @@ class ContentIndex:
         """[N], key64(author); 0 = unknown or free"""
         self.live: NDArray[np.bool_] = np.zeros(n + f, np.bool_)
         """[N + F], whether a content stands in the row"""
+        self.departures = 0
+        """How many contents have left so far."""
         self._code = model_code(model)
         self._capacity = n
         self._max_age_ms = int(settings.content.max_age_days * DAY_MS)
@@ -264,6 +266,7 @@ class ContentIndex:
         content_id = self.ids[row]
         if content_id is None:
             return
+        self.departures += 1
         self._keep_former(content_id, int(self.versions[row]), self.vectors[row])
         del self.rows[content_id]
         self._release_key(int(self.keys[row]), row)

@@ -20,6 +20,7 @@ are left out. Version 1 knew neither flags nor marks; :func:`current` is the onl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -194,7 +195,7 @@ def decode(value: bytes | memoryview) -> InterestRecord:
         np.frombuffer(value, "<f4", count=d, offset=HEADER.itemsize),
         np.frombuffer(value, INTERACTION, count=n, offset=ring),
         np.frombuffer(value, "<u8", count=m, offset=seen),
-        *(() if more is None else more.parts()),
+        *(_NO_MORE if more is None else more.parts()),
     )
 
 
@@ -223,10 +224,28 @@ class _More:
         )
 
 
+_NO_MORE = (
+    np.frombuffer(bytes(EXTRA.itemsize), EXTRA)[0],
+    np.zeros(0, INTERACTION),
+    np.zeros(0, np.int64),
+    np.zeros(0, np.uint32),
+)
+"""What a record has in place of these parts without them; nobody may write it."""
+
+
 def turned(slots: NDArray[_T], total: int, size: int) -> NDArray[_T]:
     """Places that were filled in turn, ``total`` times, ``size`` of them at most: oldest first."""
     n = len(slots)
-    return slots if total <= n or n < size else np.roll(slots, -(total % size))
+    if total <= n or n < size:
+        return slots
+    first = total % size
+    return slots[np.arange(first, first + n) % n]
+
+
+def joined(several: Iterable[NDArray[np.void]]) -> NDArray[np.void]:
+    """Interactions of several records one after the other, read-only. np.concatenate compares all the fields
+    of every array first."""
+    return np.frombuffer(b"".join([one.tobytes() for one in several]), INTERACTION)
 
 
 def by_arrival(record: InterestRecord) -> NDArray[np.void]:

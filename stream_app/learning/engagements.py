@@ -82,13 +82,14 @@ def _check(record: InterestRecord) -> None:
         raise RecordFormatError("interest record whose header does not fit its contents")
 
 
-def standing(ring: NDArray[np.void], t_ref: int) -> NDArray[np.bool_]:
-    """[n], interactions that were applied, not taken back since, and whose numbers can be."""
+def standing(ring: NDArray[np.void], t_ref: int | NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[n], interactions that were applied, not taken back since, and whose numbers can be; ``t_ref`` is their
+    record's, or [n] those of several records."""
     stands: NDArray[np.bool_] = (states(ring) == APPLIED) & _possible(ring, t_ref)
     return stands
 
 
-def _possible(ring: NDArray[np.void], t_ref: int) -> NDArray[np.bool_]:
+def _possible(ring: NDArray[np.void], t_ref: int | NDArray[np.int64]) -> NDArray[np.bool_]:
     """[n], whether an interaction's time and weight can be; a weight that is no number cannot."""
     possible: NDArray[np.bool_] = np.abs(ring["weight"]) <= LARGEST_WEIGHT
     possible &= (ring["time"] > 0) & (ring["time"] <= t_ref)

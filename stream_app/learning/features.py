@@ -46,6 +46,7 @@ HISTORY_BANDS = (1, 5, 20)
 """Contents engaged with from which on the next band begins: nothing, few, some, many."""
 AWAY_BANDS_MS = (SESSION_MS, DAY_MS)
 """Time since the last interaction from which on the next band begins: in session, today, returning."""
+NEVER_MS = np.iinfo(np.int64).max
 BANDS = len(HISTORY_BANDS) + 1 + len(AWAY_BANDS_MS) + 1
 """Groups of users that may have weights of their own; everybody is in two of them."""
 
@@ -62,10 +63,16 @@ NOTHING: NDArray[np.int64] = np.zeros(0, np.int64)
 
 def bands(history: UserHistory, now: int) -> tuple[int, int]:
     """The user's two groups, each below BANDS: how much is known, and how long the user was away."""
-    known = int(np.searchsorted(HISTORY_BANDS, history.contents, side="right"))
-    away = len(AWAY_BANDS_MS)
-    if history.last is not None:
-        away = int(np.searchsorted(AWAY_BANDS_MS, now - history.last, side="right"))
+    away = NEVER_MS if history.last is None else now - history.last
+    known, since = bands_of(np.array(history.contents), np.array(away))
+    return int(known), int(since)
+
+
+def bands_of(contents: NDArray[np.int64], away_ms: NDArray[np.int64]) -> tuple[NDArray[np.intp], ...]:
+    """The two groups of users by how many contents each has engaged with, and how long ago; NEVER_MS
+    without any."""
+    known = np.searchsorted(HISTORY_BANDS, contents, side="right")
+    away = np.searchsorted(AWAY_BANDS_MS, away_ms, side="right")
     return known, len(HISTORY_BANDS) + 1 + away
 
 

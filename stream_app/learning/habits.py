@@ -39,7 +39,11 @@ class AgeHabits:
     def lifts(self, ages: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """[BANDS], ``log((n[b] + PRIOR g[b]) / (Σ n + PRIOR) / g[b])``: how much more often than everybody
         (shares g) a user engages with contents of that age; n are the sums of ``weights`` [m]."""
+        return self.lifted(np.bincount(age_bands(ages), weights, BANDS))
+
+    def lifted(self, own: NDArray[np.floating | np.integer]) -> NDArray[np.float32]:
+        """:meth:`lifts`, from the sums n [..., BANDS] of users."""
         shares = self.counts / self.counts.sum()
-        own = np.bincount(age_bands(ages), weights, BANDS)
-        lifts: NDArray[np.float32] = np.log((own / shares + PRIOR) / (own.sum() + PRIOR)).astype(np.float32)
+        whole = own.sum(axis=-1, keepdims=True)
+        lifts: NDArray[np.float32] = np.log((own / shares + PRIOR) / (whole + PRIOR)).astype(np.float32)
         return lifts

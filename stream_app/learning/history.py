@@ -76,10 +76,16 @@ class UserHistory:
         return self.last is not None and now - self.last < SESSION_MS
 
     def session_weights(self) -> NDArray[np.float32]:
-        """[m], weights that fall with every interaction and with every end of a session."""
-        ended = np.cumsum(np.diff(self.times, prepend=self.times[:1]) <= -SESSION_MS)
-        weights: NDArray[np.float32] = SESSION_DECAY ** np.arange(len(self.times)) * BREAK_DECAY**ended
-        return weights.astype(np.float32)
+        """[m], see :func:`session_weights`."""
+        return session_weights(self.times)
+
+
+def session_weights(times: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[..., m], weights that fall with every interaction and with every end of a session; ``times`` [..., m]
+    ms, newest first."""
+    ended = np.cumsum(np.diff(times, prepend=times[..., :1]) <= -SESSION_MS, axis=-1)
+    weights: NDArray[np.float32] = SESSION_DECAY ** np.arange(times.shape[-1]) * BREAK_DECAY**ended
+    return weights.astype(np.float32)
 
 
 NOBODY = UserHistory(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.bool_), 0)

@@ -124,8 +124,9 @@ class ShownContents:
             if row is None:
                 return 0
             keys, _, engaged = self._entries(row)
-            fresh = np.flatnonzero(np.isin(contents, keys[~engaged]))
-        found = [self.answered(user, int(contents[i]), int(times[i])) for i in fresh.tolist()]
+            waiting = set(keys[~engaged].tolist())
+        several = zip(contents.tolist(), times.tolist(), strict=True)
+        found = [self.answered(user, key, time) for key, time in several if key in waiting]
         return sum(one is not None and one.of_slate for one in found)
 
     def forget(self, user: bytes) -> None:

@@ -49,43 +49,54 @@ def diversify(
     ``scores``, ``valid``, ``authors`` [B, K], ``vectors`` [B, K, D].
     """
     b, k = scores.shape
-    users = torch.arange(b, device=scores.device)
-    taken = ~valid  # [B, K]: chosen, or no candidate
-    capped = torch.zeros_like(valid)  # [B, K]: of an author who has as many places as may be
-    merit = on_grid(scores) * (1.0 - diversity)
+    merit = (on_grid(scores) * (1.0 - diversity)).masked_fill_(~valid, -torch.inf)  # of what may yet be taken
     volume = torch.ones_like(scores)  # [B, K], d²
     along: list[
         Tensor
     ] = []  # [B, K] each, the candidates' coordinates in an orthonormal basis of those above
-    by_author = torch.zeros_like(scores)  # [B, K]: how often the candidate's author stands in the slate
     by_side = torch.zeros_like(sides.shares) if sides else None  # [B, S]: places of the slate so far
-    chosen = torch.full((b, places), -1, dtype=torch.int64, device=scores.device)
+    known = authors != 0
+    written: list[Tensor] = []  # [B, 1] each, authors of the slate so far
+    chosen, values = [], []  # [B, 1] each
+    first = torch.arange(b, device=scores.device).unsqueeze(1) * k  # [B, 1], of each user's vectors
     for place in range(min(places, k)):
         value = merit
         if diversity:
-            value = value + diversity * on_grid(volume.clamp(min=LEAST_VOLUME).log())
+            value = value + diversity * on_grid(volume.clamp(min=LEAST_VOLUME).log_())
         if sides is not None and by_side is not None:
             gain = on_grid(calibration * balance(sides.shares, by_side, place + 1))  # [B, S]
             value = value + (1.0 - diversity) * gain.gather(1, sides.of)
-        others = (~taken & ~capped).any(dim=1, keepdim=True)  # [B, 1]
-        closed = taken | (capped & others)
-        best = value.masked_fill(closed, -torch.inf).argmax(dim=1)  # [B], the first of equals
-        chosen[:, place] = torch.where(closed[users, best], -1, best)
-        taken[users, best] = True
+        if cap and place >= cap:
+            # closed: of an author who has as many places as may be, while there are others
+            by_author = (authors.unsqueeze(1) == torch.stack(written, dim=1)).sum(dim=1)  # [B, K]
+            capped = known & (by_author >= cap)
+            closed = value.masked_fill(capped, -torch.inf)
+            others = (closed > -torch.inf).any(dim=1, keepdim=True)
+            value = torch.where(others, closed, value)
+        most, best = value.max(dim=1, keepdim=True)  # [B, 1], the first of equals
+        chosen.append(best)
+        values.append(most)
+        if place + 1 == places:
+            break
+        merit = merit.scatter(1, best, -torch.inf)
         if sides is not None and by_side is not None:
-            by_side[users, sides.of[users, best]] += 1.0
+            own = sides.of.gather(1, best)
+            by_side.scatter_add_(1, own, torch.ones_like(most))
         if cap:
-            author = authors[users, best].unsqueeze(1)  # [B, 1]
-            by_author += (authors == author) & (author != 0)
-            capped = by_author >= cap
-        if diversity and place + 1 < places:
-            step = on_grid(products(vectors[users, best], vectors))  # [B, K], cosines
+            written.append(authors.gather(1, best))
+        if diversity:
+            vector = vectors.flatten(0, 1).index_select(0, (first + best).flatten())
+            step = on_grid(products(vector, vectors))  # [B, K], cosines
             for one in along:
-                step = step - one[users, best].unsqueeze(1) * one
-            step = step / volume[users, best].clamp(min=LEAST_VOLUME).sqrt().unsqueeze(1)
+                step = step - one.gather(1, best) * one
+            step = step / volume.gather(1, best).clamp(min=LEAST_VOLUME).sqrt()
             along.append(step)
             volume = volume - step.square()
-    return chosen
+    slate = torch.full((b, places), -1, dtype=torch.int64, device=scores.device)
+    if chosen:
+        found = torch.cat(chosen, dim=1)
+        slate[:, : len(chosen)] = torch.where(torch.cat(values, dim=1) > -torch.inf, found, -1)
+    return slate
 
 
 def balance(shares: Tensor, by_side: Tensor, places: int) -> Tensor:

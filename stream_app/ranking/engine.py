@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -37,7 +38,7 @@ from stream_app.ranking.device import DeviceIndex, choose_device, failure_cause,
 from stream_app.ranking.excluded import Excluded, excluded
 from stream_app.ranking.explore import Drawn, Explorable, draw, explorable, places
 from stream_app.ranking.fatigue import Tired
-from stream_app.ranking.histories import gather, histories
+from stream_app.ranking.histories import Histories, gather
 from stream_app.ranking.largest import largest
 from stream_app.ranking.learned import LearnedModel
 from stream_app.ranking.neighbours import NeighbourTable
@@ -101,6 +102,7 @@ class RankingEngine:
         self._priors_at = 0.0
         self._uploaded: UploadedPriors | None = None
         self._explorable: Explorable | None = None
+        self._departures = 0  # from the index, as of the last refresh
         self._broken: str | None = None  # why the mirror could not be refreshed
         self._failures = 0  # of the device, in a row
 
@@ -143,7 +145,7 @@ class RankingEngine:
         DeviceError when it fails again and again.
         """
         self.index.evict(self.now)
-        changed = self._mirror.refresh()
+        changed, self._departures = self._mirror.refresh(), self.index.departures
         self.statistics.adopt(changed)
         self._broken = None
         try:
@@ -194,9 +196,11 @@ class RankingEngine:
             for start in range(0, len(places), size):
                 some = places[start : start + size]
                 found.update(zip(some, self._micro_batch([users[i] for i in some], learned), strict=True))
-        ranked = [replace(found[i], arm=arm.name) for i, arm in enumerate(arms)]
-        for one in ranked:
-            metrics.ARM_USERS.labels(one.arm, one.ranker.partition("-")[0]).inc()
+        ranked = [found[i] for i in range(len(users))]
+        for one, arm in zip(ranked, arms, strict=True):
+            one.arm = arm.name
+        for (name, ranker), count in Counter((one.arm, one.ranker) for one in ranked).items():
+            metrics.ARM_USERS.labels(name, ranker.partition("-")[0]).inc(count)
         return ranked
 
     def _micro_batch(self, users: Sequence[User], learned: Learned | None) -> list[Ranked]:
@@ -210,9 +214,14 @@ class RankingEngine:
         self._failures = 0
         return found
 
-    def without_deleted(self, ranked: Ranked) -> Ranked:
-        """The ranking less what has left the index since it was made, as items and as reasons; on the
+    def without_deleted(self, ranked: Iterable[Ranked]) -> Iterable[Ranked]:
+        """Rankings of the last refresh less what has left the index since, as items and as reasons; on the
         index's thread."""
+        if self.index.departures == self._departures:
+            return ranked
+        return map(self._less_deleted, ranked)
+
+    def _less_deleted(self, ranked: Ranked) -> Ranked:
         named = {i.content_id for i in ranked.items} | {r.content_id for i in ranked.items for r in i.reasons}
         gone = {content_id for content_id in named if content_id.encode() not in self.index.rows}
         if not gone:
@@ -246,7 +255,10 @@ class RankingEngine:
                 parts = np.zeros((len(chosen), 4))
                 parts[:, 1] = ranking.weight_recency * known.recency[chosen]
                 parts[:, 2] = ranking.weight_popularity * known.popularity[chosen]
-                items = self._items(chosen.tolist(), np.round(parts, 6))
+                parts = np.round(parts, 6)
+                scores = np.round(parts.sum(axis=1), 6).tolist()
+                nothing: list[list[Reason]] = [[] for _ in scores]
+                items = self._items(chosen.tolist(), scores, parts.tolist(), [0.0] * len(scores), nothing)
                 found.append(Ranked(user_id, record, "fallback", items))
         return found
 
@@ -307,7 +319,7 @@ class RankingEngine:
             if learned is not None:
                 known = learned.catalogue
                 read = gather(
-                    histories(records, mirror.rows_of),
+                    Histories.of(records, mirror.rows_of),
                     known.now,
                     known.created_at,
                     known.authors,
@@ -392,31 +404,36 @@ class RankingEngine:
         if chosen is not None and self._explorable is not None:
             names, now = [user_id for user_id, _ in users], self._known_priors().now
             drawn = draw(self.settings.ranking, self._explorable, names, batch.excluded, chosen.rows, now)
-        found = []
-        for i, (user_id, record) in enumerate(users):
-            items: list[Item] = []
-            if chosen is not None:
-                rows = chosen.rows[i]
-                reasons = self._reasons(batch, chosen, i) if batch.personal[i] else None
-                items = self._items(rows[rows >= 0].tolist(), chosen.parts[i], reasons, chosen.fatigue[i])
-            if drawn is not None:
-                items = self._with_drawn(items, drawn, i)
-            found.append(Ranked(user_id, record, kinds[i], items, ranker=ranker))
-        return found
+        items: list[list[Item]] = [[] for _ in users]
+        if chosen is not None:
+            scores = np.round(chosen.parts.sum(axis=2) - chosen.fatigue, 6)
+            columns = (chosen.rows, scores, chosen.parts, chosen.fatigue)
+            reasons = self._reasons(batch, chosen)
+            items = list(map(self._items, *(column.tolist() for column in columns), reasons))
+        if drawn is not None:
+            items = [self._with_drawn(own, drawn, i) for i, own in enumerate(items)]
+        return [
+            Ranked(user_id, record, kind, own, ranker=ranker)
+            for (user_id, record), kind, own in zip(users, kinds, items, strict=True)
+        ]
 
-    def _reasons(self, batch: UserBatch, chosen: Chosen, user: int) -> list[list[Reason]]:
-        """The reasons of each place of one user's slate."""
-        ids, rows, actions = self._mirror.ids, batch.recent_rows[user], batch.recent_actions[user]
-        reasons = []
-        for shares_, slots in zip(chosen.shares[user].tolist(), chosen.reasons[user].tolist(), strict=True):
-            place = []
-            for share, slot in zip(shares_, slots, strict=True):
-                action = self._actions.get(int(actions[slot]))
-                content_id = ids[rows[slot]]
-                if share > 0 and action is not None and content_id is not None:
-                    place.append(Reason(_text(content_id), action.name, share))
-            reasons.append(place)
-        return reasons
+    def _reasons(self, batch: UserBatch, chosen: Chosen) -> list[list[list[Reason]]]:
+        """The reasons of each place of each user's slate; none for cold start."""
+        ids, actions_of = self._mirror.ids, self._actions
+        columns = (batch.recent_rows, batch.recent_actions, chosen.shares, chosen.reasons)
+        found = []
+        for rows, actions, shares_, slots in zip(*(column.tolist() for column in columns), strict=True):
+            said: list[list[Reason]] = []
+            for place in zip(shares_, slots, strict=True):
+                why = []
+                for share, slot in zip(*place, strict=True):
+                    if share > 0:
+                        action, content_id = actions_of.get(actions[slot]), ids[rows[slot]]
+                        if action is not None and content_id is not None:
+                            why.append(Reason(_text(content_id), action.name, share))
+                said.append(why)
+            found.append(said)
+        return found
 
     def _with_drawn(self, items: list[Item], drawn: Drawn, user: int) -> list[Item]:
         """The slate with what is explored in its last places."""
@@ -435,23 +452,18 @@ class RankingEngine:
     def _items(
         self,
         rows: list[int],
-        parts: NDArray[np.float64],
-        reasons: list[list[Reason]] | None = None,
-        fatigue: NDArray[np.float64] | None = None,
+        scores: list[float],
+        parts: list[list[float]],
+        fatigue: list[float],
+        reasons: list[list[Reason]],
     ) -> list[Item]:
-        """Items of one slate; ``parts`` [≥ k, P] and ``fatigue`` [≥ k], rounded already, in the order of
-        ``rows``."""
-        own = parts.sum(axis=1)
-        lost = np.zeros(len(own)) if fatigue is None else fatigue
-        scores = np.round(own - lost, 6).tolist()
-        items = []
-        for place, (row, score, part) in enumerate(zip(rows, scores, parts.tolist(), strict=False)):
-            content_id = self._mirror.ids[row]
-            if content_id is not None:
-                why = reasons[place] if reasons is not None else []
+        """Items of one slate, whose ``rows`` [k] are -1 where there is none; ``parts`` [k, P]."""
+        ids, items = self._mirror.ids, []
+        for row, score, part, lost, why in zip(rows, scores, parts, fatigue, reasons, strict=True):
+            if row >= 0 and (content_id := ids[row]) is not None:
                 known = Parts(*part)
-                if lost[place]:
-                    known = msgspec.structs.replace(known, fatigue=-float(lost[place]))
+                if lost:
+                    known = msgspec.structs.replace(known, fatigue=-lost)
                 items.append(Item(_text(content_id), score, known, why))
         return items
 

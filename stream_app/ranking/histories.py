@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stream_app.interests.record import InterestRecord, by_arrival, seen_by_arrival
+from stream_app.interests.record import InterestRecord, by_arrival, joined, seen_by_arrival
 from stream_app.learning.activity import log_minutes
-from stream_app.learning.engagements import history_of, standing
-from stream_app.learning.features import LONG, MIDDLE, SHORT, SHRINK, STRONG_DECAY, bands
-from stream_app.learning.habits import BANDS, AgeHabits
-from stream_app.learning.history import NOBODY, UserHistory
+from stream_app.learning.engagements import standing
+from stream_app.learning.features import LONG, MIDDLE, NEVER_MS, SHORT, SHRINK, STRONG_DECAY, bands_of
+from stream_app.learning.habits import BANDS, AgeHabits, age_bands
+from stream_app.learning.history import LONGEST, SESSION_MS, STRONG_WEIGHT, session_weights
 from stream_app.ranking.users import RowsOf
 
 _LAST = np.iinfo(np.int64).max  # no author's key; what stands after the user's authors, in order
@@ -49,33 +49,88 @@ class HistoryBatch:
     """[B, 2], see :func:`stream_app.learning.features.bands`"""
 
 
-def histories(records: Sequence[InterestRecord | None], rows_of: RowsOf) -> list[UserHistory]:
-    """Each user's history by the record; NOBODY where there is none."""
-    rings = [by_arrival(r) if r is not None else None for r in records]
-    seen = [seen_by_arrival(r) if r is not None else None for r in records]
-    keys = [ring["content"] for ring in rings if ring is not None] + [s for s in seen if s is not None]
-    rows = rows_of(np.concatenate(keys)) if keys else np.zeros(0, np.int64)
-    place, later = 0, sum(len(ring) for ring in rings if ring is not None)
-    found = []
-    for record, ring, seen_keys in zip(records, rings, seen, strict=True):
-        if record is None or ring is None or seen_keys is None:
-            found.append(NOBODY)
-            continue
-        found.append(
-            history_of(
-                ring,
-                rows[place : place + len(ring)],
-                standing(ring, record.t_ref),
-                rows[later : later + len(seen_keys)],
-                int(record.header["seen_total"]),
-            )
+@dataclass(frozen=True)
+class Histories:
+    """:class:`stream_app.learning.history.UserHistory` of B users, padded."""
+
+    rows: NDArray[np.int64]
+    """[B, M], rows of the index, newest contents first; 0 where padded"""
+    times: NDArray[np.int64]
+    """[B, M], ms; 0 where padded"""
+    strong: NDArray[np.bool_]
+    """[B, M]"""
+    present: NDArray[np.bool_]
+    """[B, M], False where padded"""
+    lengths: NDArray[np.int64]
+    """[B], contents of each history"""
+    contents: NDArray[np.int64]
+    """[B], how many contents each user has engaged with"""
+
+    @classmethod
+    def of(cls, records: Sequence[InterestRecord | None], rows_of: RowsOf) -> Histories:
+        """What :func:`stream_app.learning.engagements.history_of` makes of each record, all at once; nothing
+        where there is none."""
+        b, several = len(records), [(user, one) for user, one in enumerate(records) if one is not None]
+        users = np.array([user for user, _ in several], np.int64)
+        contents, t_refs = np.zeros(b, np.int64), np.array([one.t_ref for _, one in several], np.int64)
+        contents[users] = [int(one.header["seen_total"]) for _, one in several]
+        rings, seen = [by_arrival(one) for _, one in several], [seen_by_arrival(one) for _, one in several]
+        of_ring, of_seen = (np.array([len(one) for one in own], np.int64) for own in (rings, seen))
+        ring = joined([own[::-1] for own in rings])
+        keys = [ring["content"], *(own[::-1] for own in seen)]
+        rows, who = rows_of(np.concatenate(keys)), np.repeat(np.tile(users, 2), np.append(of_ring, of_seen))
+        # what was taken back, or waits for its original, is as if it had been disliked: no history
+        weights = np.where(standing(ring, np.repeat(t_refs, of_ring)), ring["weight"], np.float32(-1))
+
+        known = np.flatnonzero(rows >= 0)
+        pairs = who[known] * (rows.max(initial=0) + 1) + rows[known]
+        own = np.searchsorted(known, len(ring))  # interactions come first, then what is seen alone
+        engaged, first, inverse = np.unique(pairs[:own], return_index=True, return_inverse=True)
+        times = ring["time"][known[:own]]
+        most = np.full(len(engaged), -np.inf, np.float32)
+        np.maximum.at(most, inverse, weights[known[:own]])
+        oldest = np.zeros(b, np.int64)
+        oldest[who[known[:own]]] = times  # the last one of each user stays
+        liked = first[most >= 0]
+        order = np.argsort(liked)
+        older = known[own:][~np.isin(pairs[own:], engaged)]
+        chosen = np.concatenate([known[liked[order]], older])
+        at = np.concatenate([times[liked[order]], oldest[who[older]]])
+        strong = np.zeros(len(chosen), np.bool_)
+        strong[: len(liked)] = (most[most >= 0] >= STRONG_WEIGHT)[order]
+        return cls._padded(who[chosen], rows[chosen], at, strong, contents)
+
+    @classmethod
+    def _padded(
+        cls,
+        users: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        times: NDArray[np.int64],
+        strong: NDArray[np.bool_],
+        contents: NDArray[np.int64],
+    ) -> Histories:
+        """[X] each, of every user the newest first, LONGEST of them at most."""
+        counts = np.bincount(users, minlength=len(contents))
+        lengths = np.minimum(counts, LONGEST)
+        place = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+        order = np.argsort(users, kind="stable")[place < LONGEST]
+        present = np.arange(max(int(lengths.max(initial=0)), 1)) < lengths[:, None]
+        found = cls(
+            rows=np.zeros(present.shape, np.int64),
+            times=np.zeros(present.shape, np.int64),
+            strong=np.zeros(present.shape, np.bool_),
+            present=present,
+            lengths=lengths,
+            contents=contents,
         )
-        place, later = place + len(ring), later + len(seen_keys)
-    return found
+        # True by True in the order of the users: each user's places from the first on
+        found.rows[present], found.times[present] = rows[order], times[order]
+        found.strong[present] = strong[order]
+        return found
 
 
 def gather(
-    users: Sequence[UserHistory],
+    users: Histories,
     now: int,
     created_at: NDArray[np.int64],
     authors: NDArray[np.uint64],
@@ -84,36 +139,24 @@ def gather(
 ) -> HistoryBatch:
     """The batch of these users at ``now`` (ms). ``created_at`` [N] ms, ``authors`` [N] and ``readers``
     [2, N] (all, strong ones) are the catalogue's."""
-    b = len(users)
-    lengths = np.array([len(user.rows) for user in users], np.int64)
-    m = max(int(lengths.max(initial=0)), 1)
-    rows, strong = np.zeros((b, m), np.int64), np.zeros((b, m), np.bool_)
-    author_keys = np.full((b, m), _LAST)
-    author_values = np.zeros((b, m), np.float32)
-    lifts, ages = np.zeros((b, BANDS), np.float32), np.zeros((b, 2), np.float32)
-    session = np.zeros(b, np.float32)
-    for i, user in enumerate(users):
-        n = len(user.rows)
-        if not n:
-            continue
-        rows[i, :n], strong[i, :n] = user.rows, user.strong
-        user_ages = log_minutes(user.times - created_at[user.rows])
-        lifts[i] = habits.lifts(user_ages, user.session_weights())
-        ages[i] = user_ages[0], 0.1 * (user_ages[0] - habits.usual)
-        session[i] = user.in_session(now)
-        keys, values = _authors(authors[user.rows])
-        author_keys[i, : len(keys)], author_values[i, : len(keys)] = keys, values
+    rows, present, some = users.rows, users.present, users.lengths > 0
+    ages = log_minutes(users.times - created_at[rows])  # [B, M]
+    weights = session_weights(users.times) * present
+    places = age_bands(ages) + BANDS * np.arange(len(rows))[:, None]
+    in_bands = np.bincount(places.ravel(), weights.ravel(), BANDS * len(rows)).reshape(-1, BANDS)
+    author_keys, author_values = _authors(np.where(present, authors[rows], np.uint64(0)))
+    away = now - users.times[:, 0]
     return HistoryBatch(
         rows=rows,
-        lengths=lengths,
-        coefficients=_coefficients(rows, strong, lengths, readers),
+        lengths=users.lengths,
+        coefficients=_coefficients(rows, users.strong, users.lengths, readers),
         authors=author_keys,
         author_values=author_values,
-        lifts=lifts,
-        last_age=ages[:, 0],
-        follows=ages[:, 1],
-        session=session,
-        groups=np.array([bands(user, now) for user in users], np.int64).reshape(b, 2),
+        lifts=habits.lifted(in_bands),
+        last_age=np.where(some, ages[:, 0], np.float32(0)),
+        follows=np.where(some, 0.1 * (ages[:, 0] - habits.usual), np.float32(0)),
+        session=(some & (away < SESSION_MS)).astype(np.float32),
+        groups=np.stack(bands_of(users.contents, np.where(some, away, NEVER_MS)), axis=1),
     )
 
 
@@ -150,8 +193,17 @@ def _coefficients(
 
 
 def _authors(recent: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The authors of recent contents, ascending as signed numbers, and what their contents get."""
-    known = np.flatnonzero(recent)
-    authors, inverse = np.unique(recent[known].view(np.int64), return_inverse=True)
-    sums = np.bincount(inverse, MIDDLE**known, len(authors))
-    return authors, np.log1p(10 * sums).astype(np.float32)
+    """The authors of ``recent`` contents [B, M], ascending as signed numbers, and what their contents get:
+    [B, M] each, padded."""
+    users, places = np.nonzero(recent)
+    keys = recent[users, places].view(np.int64)
+    order = np.lexsort((keys, users))
+    users, places, keys = users[order], places[order], keys[order]
+    first = np.ones(len(keys), np.bool_)
+    first[1:] = (users[1:] != users[:-1]) | (keys[1:] != keys[:-1])
+    sums = np.bincount(np.cumsum(first) - 1, MIDDLE**places, np.count_nonzero(first))
+    users, keys = users[first], keys[first]
+    column = np.arange(len(users)) - np.searchsorted(users, users)
+    authors, values = np.full(recent.shape, _LAST), np.zeros(recent.shape, np.float32)
+    authors[users, column], values[users, column] = keys, np.log1p(10 * sums)
+    return authors, values

@@ -21,7 +21,7 @@ User = tuple[bytes, InterestRecord | None]
 """user_id and the newest record, None where nothing is known of the user."""
 
 
-class Reason(msgspec.Struct, frozen=True):
+class Reason(msgspec.Struct, frozen=True, gc=False):
     """A past interaction that speaks for the content; see :mod:`stream_app.ranking.explain`."""
 
     content_id: str
@@ -30,7 +30,7 @@ class Reason(msgspec.Struct, frozen=True):
     """Part of the interest score that this interaction carries."""
 
 
-class Parts(msgspec.Struct, frozen=True, omit_defaults=True):
+class Parts(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """The summands of a score, by what they speak of. Those of the learned ranker are logarithms of odds, and
     compare the content with an average one: what is below zero speaks against it."""
 
@@ -61,7 +61,7 @@ BLEND, LEARNED = "blend", "learned"
 """Rankers."""
 
 
-class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+class Item(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One recommended content."""
 
     content_id: str
@@ -76,7 +76,7 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of what was drawn: the probability with which it was to stand in this slate"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ranked:
     """One user's ranking."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream_app.hashing import model_code
-from stream_app.interests.record import APPLIED, INTERACTION, InterestRecord, states
+from stream_app.interests.record import APPLIED, INTERACTION, InterestRecord, joined, states
 from stream_app.ranking.excluded import Excluded
 from stream_app.settings import Settings
 
@@ -95,7 +95,7 @@ class Interest:
 
         rings = [r.interactions if r is not None else _NO_INTERACTIONS for r in records]
         lengths = np.array([len(ring) for ring in rings], np.int64)
-        flat = np.concatenate(rings) if rings else _NO_INTERACTIONS
+        flat = joined(rings)
         users = np.repeat(np.arange(b), lengths)
         slots = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         t_refs = np.array([r.t_ref if r is not None else 0 for r in records], np.int64)

@@ -221,4 +221,4 @@ class DeletedContents:
         if shown.caused_by is not None and shown.caused_by.partition < partitions:
             # a user's events and record share a partition's number, whatever partitioner chose it
             partition = shown.caused_by.partition
-        return user, partition, (fingerprint(shown), content_keys(shown))
+        return user, partition, (fingerprint(shown.items), content_keys(shown))

@@ -64,9 +64,10 @@ class SlateLedger:
         """Whether the user's last slate names the content (its key); None where no slate is known, or nothing
         was left to be shown."""
         row = self._rows.get(user)
-        if row is None or self._partitions[row] != partition or not self._keys[row].any():
+        if row is None or self._partitions[row] != partition:
             return None
-        return bool((self._keys[row] == np.uint64(content)).any())
+        keys = self._keys[row].tolist()
+        return content in keys if any(keys) else None
 
     def note(self, user: bytes, partition: int, mark: int, contents: Sequence[int]) -> None:
         """This slate was published; ``contents`` are the 64-bit keys of its places."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -211,15 +212,20 @@ class RankerPipeline:
 
     def _count_engagements(self, users: Sequence[User], places: Mapping[bytes, int]) -> None:
         """By arm: did the user engage with what the last slate named, or with what was really shown?"""
+        named, answered = Counter[tuple[str, str]](), Counter[str]()
         for user, record in users:
             if record is None or not len(record.interactions):
                 continue
             ring, arm = by_arrival(record), self._engine.arm_of(user)
-            named = self._shows(user, places[user], int(ring["content"][-1]))
-            if named is not None:
-                metrics.ARM_ENGAGEMENTS.labels(arm, "shown" if named else "other").inc()
+            shows = self._shows(user, places[user], int(ring["content"][-1]))
+            if shows is not None:
+                named[arm, "shown" if shows else "other"] += 1
             if self._shown is not None:
-                metrics.ARM_ANSWERED.labels(arm).inc(self._shown.answers(user, ring["content"], ring["time"]))
+                answered[arm] += self._shown.answers(user, ring["content"], ring["time"])
+        for (arm, content), count in named.items():
+            metrics.ARM_ENGAGEMENTS.labels(arm, content).inc(count)
+        for arm, count in answered.items():
+            metrics.ARM_ANSWERED.labels(arm).inc(count)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -235,7 +241,7 @@ class RankerPipeline:
 
     def _slates_of(self, ranked: Iterable[Ranked]) -> list[Slate]:
         """Slates without the contents whose deletion was read while the device ranked."""
-        return [self._slates.slate(self._engine.without_deleted(one)) for one in ranked]
+        return [self._slates.slate(one) for one in self._engine.without_deleted(ranked)]
 
 
 def _better(change: Change) -> bool:

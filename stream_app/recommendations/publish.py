@@ -12,7 +12,7 @@ from typing import Protocol
 
 from stream_app.kafka.fenced import FencedPartitions
 from stream_app.observability import metrics
-from stream_app.recommendations.ledger import SlateLedger
+from stream_app.recommendations.ledger import WITHDRAWN, SlateLedger
 from stream_app.recommendations.pipeline import Change
 from stream_app.recommendations.slate import content_keys, cut, encode, fingerprint, milliseconds
 from stream_app.settings import Settings
@@ -27,6 +27,9 @@ ITEM_BYTES = 512
 
 ESCAPED = 6
 """Bytes of a byte in JSON, at most."""
+
+_News = tuple[Change, int]
+"""A change with the fingerprint of its slate."""
 
 NO_OFFSETS: Mapping[int, int] = MappingProxyType({})
 
@@ -73,14 +76,15 @@ class SlatePublisher:
         Changes for a partition that is lost, or that gets lost over them, are dropped: whoever owns it next
         reads from the committed position on.
         """
-        news: dict[int, list[Change]] = {partition: [] for partition in ends}
+        news: dict[int, list[_News]] = {partition: [] for partition in ends}
         for change in map(self._fitting, changes):
-            if self._unchanged(change):
-                metrics.SLATES.labels("unchanged").inc()
-                continue
-            news.setdefault(change.partition, []).append(change)
+            mark = WITHDRAWN if change.slate is None else fingerprint(change.slate.items)
+            if not self._unchanged(change, mark):
+                news.setdefault(change.partition, []).append((change, mark))
+        count = sum(map(len, news.values()))
+        metrics.SLATES.labels("unchanged").inc(len(changes) - count)
         await asyncio.gather(*(self._commit(p, those, ends.get(p)) for p, those in news.items()))
-        return sum(map(len, news.values()))
+        return count
 
     def _fitting(self, change: Change) -> Change:
         """A change that the broker takes."""
@@ -95,13 +99,13 @@ class SlatePublisher:
             )
         return dataclasses.replace(change, slate=cut(slate, self._room))
 
-    def _unchanged(self, change: Change) -> bool:
+    def _unchanged(self, change: Change, mark: int) -> bool:
         # with the setting off each event gets an answer; where there was no event, there is nothing to answer
         if change.slate is None or (change.timely and not self._skip_unchanged):
             return False
-        return self._ledger.unchanged(change.user, change.partition, fingerprint(change.slate))
+        return self._ledger.unchanged(change.user, change.partition, mark)
 
-    async def _commit(self, number: int, changes: Sequence[Change], end: int | None) -> None:
+    async def _commit(self, number: int, news: Sequence[_News], end: int | None) -> None:
         partition = self._partitions[number]
         if partition is None:
             return
@@ -113,23 +117,23 @@ class SlatePublisher:
                 None if c.slate is None else encode(c.slate),
                 () if traces is None else traces.headers(c),
             )
-            for c in changes
+            for c, _ in news
         ]
         if await partition.commit(outputs, end):
-            self._note(changes)
-            self._committed(changes)
+            self._note(news)
+            self._committed([change for change, _ in news])
 
-    def _note(self, changes: Sequence[Change]) -> None:
+    def _note(self, news: Sequence[_News]) -> None:
         now, withdrawn = time.time(), 0
-        for change in changes:
+        for change, mark in news:
             slate = change.slate
             if slate is None:
                 self._ledger.withdraw(change.user, change.partition)
                 withdrawn += 1
                 continue
-            self._ledger.note(change.user, change.partition, fingerprint(slate), content_keys(slate))
+            self._ledger.note(change.user, change.partition, mark, content_keys(slate))
             if slate.caused_by is not None and change.timely:
                 received = milliseconds(slate.caused_by.received_at) / 1000
                 metrics.FRESHNESS_SECONDS.observe(max(now - received, 0.0))
         metrics.SLATES.labels("withdrawn").inc(withdrawn)
-        metrics.SLATES.labels("published").inc(len(changes) - withdrawn)
+        metrics.SLATES.labels("published").inc(len(news) - withdrawn)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import msgspec
-import xxhash
 
 from stream_app.hashing import action_code, key64
 from stream_app.interests.record import InterestRecord
@@ -17,10 +17,11 @@ COLD_START_USER = b"\x00cold-start"
 """Reserved key: the slate for users whom nobody knows yet, fresh and popular. A subscriber shows it to
 whoever has no slate of their own. Keys that start with a zero byte are never a user's."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_MS = 253_402_300_799_999  # the year 9999 ends: RFC 3339 goes no further
 
 
-class Cause(msgspec.Struct, frozen=True):
+class Cause(msgspec.Struct, frozen=True, gc=False):
     """The event that was applied last before this ranking."""
 
     topic: str
@@ -65,17 +66,19 @@ class SlateMaker:
 
     def slate(self, ranked: Ranked) -> Slate:
         """The slate of one ranking, stamped with the time of day."""
-        slate = Slate(
-            ranked.user_id.decode(errors="replace"),
-            rfc3339(time.time_ns() // 1_000_000),
+        user = ranked.user_id.decode(errors="replace")
+        at = rfc3339(time.time_ns() // 1_000_000)
+        return Slate(
+            user,
+            at,
             self._model,
             self._cause(ranked.record),
             ranked.kind,
             ranked.items,
             ranked.arm,
             ranked.ranker,
+            _identity(user, at, ranked.items),
         )
-        return msgspec.structs.replace(slate, slate_id=_identity(slate))
 
     def _cause(self, record: InterestRecord | None) -> Cause | None:
         """None as well when the action has left the configuration: its topic is not known any more."""
@@ -97,8 +100,8 @@ def rfc3339(ms: int) -> str:
     >>> rfc3339(1_700_000_000_123)
     '2023-11-14T22:13:20.123Z'
     """
-    seconds, rest = divmod(min(max(ms, 0), _LATEST_MS), 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+    time_ = _EPOCH + timedelta(milliseconds=min(max(ms, 0), _LATEST_MS))
+    return time_.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def milliseconds(text: str) -> int:
@@ -126,18 +129,14 @@ def content_keys(slate: Slate | Shown) -> list[int]:
     return [key64(item.content_id) for item in slate.items]
 
 
-def fingerprint(slate: Slate | Shown) -> int:
+def fingerprint(items: Sequence[Item | _Named]) -> int:
     """64-bit identity of what a subscriber would show: the content ids in their order.
 
     Scores, parts and reasons are left out on purpose: recency and popularity move them at every
     instant, and a slate that shows the same contents in the same order is not news.
     """
-    ids = xxhash.xxh3_64()
-    for item in slate.items:
-        content_id = item.content_id.encode()
-        ids.update(len(content_id).to_bytes(4, "little"))
-        ids.update(content_id)
-    return ids.intdigest()
+    ids = [item.content_id.encode() for item in items]
+    return key64(b"".join([len(content_id).to_bytes(4, "little") + content_id for content_id in ids]))
 
 
 def cut(slate: Slate, most: int) -> Slate:
@@ -150,12 +149,13 @@ def cut(slate: Slate, most: int) -> Slate:
     while (size := len(encode(slate))) > most and slate.items:
         kept = min(len(slate.items) - 1, len(slate.items) * most // size)
         slate = msgspec.structs.replace(slate, items=slate.items[:kept])
-    return msgspec.structs.replace(slate, slate_id=_identity(slate))
+    slate_id = _identity(slate.user_id, slate.generated_at, slate.items)
+    return msgspec.structs.replace(slate, slate_id=slate_id)
 
 
-def _identity(slate: Slate) -> str:
+def _identity(user_id: str, generated_at: str, items: Sequence[Item]) -> str:
     """16 hexadecimal digits."""
-    named = f"{slate.user_id}\0{slate.generated_at}\0{fingerprint(slate):016x}"
+    named = f"{user_id}\0{generated_at}\0{fingerprint(items):016x}"
     return f"{key64(named):016x}"
 
 

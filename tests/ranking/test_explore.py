@@ -205,7 +205,7 @@ def test_exploration_is_news_once_a_span() -> None:
     def marks(minutes: int) -> list[int]:
         engine.statistics.stream_time = world.NOW + minutes * 60_000
         ranked = [Ranked(r.user_id, r.record, r.kind, [*explored(r)]) for r in engine.rank(users)]
-        return [fingerprint(make.slate(one)) for one in ranked]
+        return [fingerprint(make.slate(one).items) for one in ranked]
 
     first = marks(0)
     assert marks(0) == first

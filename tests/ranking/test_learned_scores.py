@@ -22,7 +22,7 @@ from stream_app.ranking.candidates import Pool, everything, union
 from stream_app.ranking.catalogue import live_catalogue
 from stream_app.ranking.device import DeviceIndex
 from stream_app.ranking.engine import RankingEngine
-from stream_app.ranking.histories import gather, histories
+from stream_app.ranking.histories import Histories, gather
 from stream_app.ranking.learned import LearnedModel, Users
 from stream_app.ranking.neighbours import NeighbourTable
 from stream_app.ranking.popularity import ContentStatistics
@@ -108,7 +108,7 @@ class Fixture:
         self.catalogue = live_catalogue(
             index, self.mirror, statistics, self.table.readers, available, now, each=3
         )
-        read = histories([one for one, _ in people], self.mirror.rows_of)
+        read = Histories.of([one for one, _ in people], self.mirror.rows_of)
         c = self.catalogue
         self.batch = gather(read, now, c.created_at, c.authors, c.readers, self.habits)
 
@@ -204,11 +204,11 @@ def test_histories_follow_the_ring_and_leave_out_what_was_taken_back() -> None:
         (rolled, plain.interactions, plain.seen),
     ):
         wanted, contents = expected.pop(0)
-        (found,) = histories([InterestRecord(one, plain.vector, ring, keys)], mirror.rows_of)
+        found = Histories.of([InterestRecord(one, plain.vector, ring, keys), None], mirror.rows_of)
         rows = [index.rows[world.content_id(i)] for i in wanted]
-        assert found.rows.tolist() == rows
-        assert found.contents == contents
-    assert histories([None], mirror.rows_of)[0].contents == 0
+        assert found.rows[0].tolist() == rows
+        assert found.lengths.tolist() == [len(rows), 0]
+        assert found.contents.tolist() == [contents, 0]
 
 
 # -- candidates

@@ -139,8 +139,7 @@ def test_what_is_deleted_while_the_device_ranks_is_no_reason_either() -> None:
     ranked = engine.rank_prepared(world.some_users(config, index, 20))
     gone = ranked[0].items[0].reasons[0].content_id
     index.delete(gone.encode())
-    for slate in ranked:
-        left = engine.without_deleted(slate)
+    for slate, left in zip(ranked, engine.without_deleted(ranked), strict=True):
         assert gone not in {i.content_id for i in left.items}
         assert gone not in {reason.content_id for item in left.items for reason in item.reasons}
         assert sum(len(i.reasons) for i in left.items) >= sum(len(i.reasons) for i in slate.items) - 13
@@ -462,6 +461,22 @@ def test_a_slate_loses_what_was_deleted_while_it_was_made() -> None:
     index = world.filled_index(config, 50)
     engine = engine_over(config, index)
     slate = engine.rank([(b"u", None)])[0]
-    assert engine.without_deleted(slate) is slate
+    assert list(engine.without_deleted([slate])) == [slate]
     index.delete(ids(slate)[2])
-    assert ids(engine.without_deleted(slate)) == ids(slate)[:2] + ids(slate)[3:]
+    (left,) = engine.without_deleted([slate])
+    assert ids(left) == ids(slate)[:2] + ids(slate)[3:]
+
+
+def test_what_gives_way_to_a_newer_content_while_the_device_ranks_is_left_out() -> None:
+    config = world.settings(content={"capacity": 10})
+    index = world.filled_index(config, 10)
+    engine = engine_over(config, index)
+    slate = engine.rank([(b"u", None)])[0]
+    oldest = index.ids[int(np.argmin(index.created_at))]
+    world.put(index, b"newer", np.ones(world.D), world.NOW)
+    assert oldest not in index.rows
+    (left,) = engine.without_deleted([slate])
+    assert ids(left) == [one for one in ids(slate) if one != oldest]
+    engine.refresh()
+    (again,) = engine.rank([(b"u", None)])
+    assert list(engine.without_deleted([again])) == [again]
