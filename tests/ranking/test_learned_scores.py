@@ -16,7 +16,7 @@ from stream_app.interests import record
 from stream_app.interests.record import APPLIED, AWAITING, UNDONE, InterestRecord
 from stream_app.learning.activity import catalogue_features
 from stream_app.learning.features import NAMES, CandidateFeatures, bands
-from stream_app.learning.history import NOBODY, UserHistory
+from stream_app.learning.history import LONGEST, NOBODY, UserHistory
 from stream_app.ranking import learned
 from stream_app.ranking.candidates import Pool, everything, union
 from stream_app.ranking.catalogue import live_catalogue
@@ -209,6 +209,23 @@ def test_histories_follow_the_ring_and_leave_out_what_was_taken_back() -> None:
         assert found.rows[0].tolist() == rows
         assert found.lengths.tolist() == [len(rows), 0]
         assert found.contents.tolist() == [contents, 0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_histories_of_many_are_those_of_each_alone(seed: int) -> None:
+    config = learned_world.settings(interests={"recent": 48, "seen": 200})
+    index = some_index(config, 400, seed)
+    mirror = DeviceIndex(index, CPU)
+    mirror.refresh()
+    people = [somebody(config, index, n, seed + n) for n in (0, 1, 40, 400, 0, 7)]
+    found = Histories.of([one for one, _ in people], mirror.rows_of)
+    assert found.lengths.max() == LONGEST
+    for i, (_, alone) in enumerate(people):
+        assert found.present[i].sum() == found.lengths[i] == len(alone.rows)
+        for name in ("rows", "times", "strong"):
+            assert getattr(found, name)[i][found.present[i]].tolist() == getattr(alone, name).tolist()
+            assert not getattr(found, name)[i][~found.present[i]].any()
+        assert found.contents[i] == alone.contents
 
 
 # -- candidates
