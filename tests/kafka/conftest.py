@@ -11,7 +11,7 @@ from tests.kafka.layers import announce
 @pytest.fixture(params=["announced", "unannounced"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How transactions are sent; the broker can do both."""
+    monkeypatch.setattr(coordination, "unannounced", coordination.unannounced)  # what a test makes of it ends
     if request.param == "announced":
-        monkeypatch.setattr(coordination, "unannounced", coordination.unannounced)  # undone afterwards
         announce()
     return str(request.param)

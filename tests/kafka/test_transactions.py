@@ -257,7 +257,8 @@ def careless() -> Iterator[str]:
         yield broker.address
 
 
-def on_broker(settings: Settings, address: str, prefix: str) -> Settings:
+def on_broker(settings: Settings, address: str, name: str) -> Settings:
+    prefix = settings.kafka.app_id + name
     kafka = msgspec.structs.replace(settings.kafka, broker=address, topic_prefix=prefix, app_id=prefix)
     found = msgspec.structs.replace(settings, kafka=kafka)
     create_topics(found)
