@@ -10,8 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiokafka.client import ConnectionGroup
+from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.errors import InvalidProducerEpoch
+from aiokafka.producer.transaction_manager import PidAndEpoch
+from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from stream_app.errors import FencedError, TransactionError
 from stream_app.kafka import clients
@@ -27,7 +29,10 @@ from stream_app.settings import Settings
 RECORDS, ANNOUNCED, GROUP_ANNOUNCED, END, OFFSETS = 0, 24, 25, 26, 28
 """Requests of a transaction, by Kafka's numbers"""
 UNANNOUNCED = [RECORDS, OFFSETS, END]
+WITH_ANNOUNCEMENT = [ANNOUNCED, RECORDS, GROUP_ANNOUNCED, OFFSETS, END]
 LEAST_TIMEOUT_S = 3.0
+LAST_EPOCH = 32_766
+"""Of a producer id."""
 
 
 class Producer:
@@ -288,11 +293,57 @@ def test_a_topic_that_is_deleted_meanwhile_takes_the_whole_transaction_with_it(s
     asyncio.run(steps())
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("topics")
+@pytest.mark.parametrize("epochs_left", [0, 1, 2])
+def test_a_producer_whose_epochs_are_used_up_goes_on(settings: Settings, epochs_left: int) -> None:
+    """And is fenced out as ever."""
+
+    async def steps() -> None:
+        producer = Producer(settings)
+        raw = producer.another()._producer
+        await raw.start()
+        node = await raw._sender._find_coordinator(CoordinationType.TRANSACTION, producer.id)
+        used_up = LAST_EPOCH - epochs_left - 1  # to begin takes one more
+        while raw._txn_manager.producer_epoch < used_up:
+            many = min(200, used_up - raw._txn_manager.producer_epoch)
+            request = InitProducerIdRequest(producer.id, 30_000)
+            asked = [raw.client.send(node, request, group=ConnectionGroup.COORDINATION) for _ in range(many)]
+            answers = await asyncio.gather(*asked)
+            raw._txn_manager._pid_and_epoch = PidAndEpoch(
+                answers[0].producer_id, max(a.producer_epoch for a in answers)
+            )
+        await raw.stop()
+        await producer.transactions.begin(producer.writes)
+        state = producer.transactions._producer._txn_manager
+        first = state.producer_id
+        assert state.producer_epoch == LAST_EPOCH - epochs_left
+        sent = [b"%d" % n for n in range(epochs_left + 3)]
+        for n, value in enumerate(sent):
+            await producer.commit(value, n + 1)
+        assert state.producer_id != first
+        assert state.producer_epoch == 2
+        assert (producer.on_broker(), producer.offset()) == (sent, len(sent))
+        await producer.fenced_out()
+        with pytest.raises(FencedError):
+            await producer.commit(b"never", 99)
+        assert (producer.on_broker(), producer.offset()) == (sent, len(sent))
+        await producer.transactions.close()
+
+    asyncio.run(steps())
+
+
 @pytest.fixture(scope="module")
 def changing() -> Iterator[str]:
     """A broker of which an operator takes features back."""
     with LocalBroker() as broker:
         yield broker.address
+
+
+def on_broker(settings: Settings, address: str) -> Settings:
+    found = msgspec.structs.replace(settings, kafka=msgspec.structs.replace(settings.kafka, broker=address))
+    create_topics(found)
+    return found
 
 
 def finalise(settings: Settings, level: int) -> None:
@@ -303,33 +354,52 @@ def finalise(settings: Settings, level: int) -> None:
         assert admin.update_features({TRANSACTION_VERSION: (how, level)}) == {TRANSACTION_VERSION: "OK"}
 
 
-@pytest.mark.parametrize("level", [1, 0])
-def test_without_the_feature_transactions_are_announced(
-    settings: Settings, changing: str, level: int
+def test_a_feature_that_is_taken_back_is_missed_with_the_next_connection(
+    settings: Settings, changing: str
 ) -> None:
-    """It is looked for with each connection; until then the brokers go on taking what they took."""
-    local = msgspec.structs.replace(settings, kafka=msgspec.structs.replace(settings.kafka, broker=changing))
-    create_topics(local)
+    """Until then the brokers take what they took."""
+    local = on_broker(settings, changing)
 
     async def steps() -> None:
         async with begun(local) as producer:
             assert producer.apis() == UNANNOUNCED
-            finalise(local, level)
+            finalise(local, 1)
             try:
                 await producer.commit(b"two", 2)
                 assert producer.apis() == UNANNOUNCED
                 producer.disconnect(ConnectionGroup.COORDINATION)
                 await producer.commit(b"three", 3)
                 await producer.commit(b"four", 4)
-                announced = producer.apis()[-5:]
-                assert announced == [ANNOUNCED, RECORDS, GROUP_ANNOUNCED, OFFSETS, END]
+                assert producer.apis()[-len(WITH_ANNOUNCEMENT) :] == WITH_ANNOUNCEMENT
             finally:
                 finalise(local, 2)
             producer.disconnect(ConnectionGroup.COORDINATION)
             await producer.commit(b"five", 5)
-            assert producer.apis()[-3:] == UNANNOUNCED
             await producer.commit(b"six", 6)
+            assert producer.apis()[-2 * len(UNANNOUNCED) :] == UNANNOUNCED * 2
             assert producer.on_broker() == [b"one", b"two", b"three", b"four", b"five", b"six"]
             assert producer.offset() == 6
 
     asyncio.run(steps())
+
+
+@pytest.mark.parametrize("level", [1, 0])
+def test_without_the_feature_transactions_are_announced(
+    settings: Settings, changing: str, level: int
+) -> None:
+    local = on_broker(settings, changing)
+
+    async def steps() -> None:
+        async with begun(local) as producer:
+            await producer.commit(b"two", 2)
+            assert producer.apis() == WITH_ANNOUNCEMENT * 2
+            await producer.fenced_out()
+            with pytest.raises(FencedError):
+                await producer.commit(b"never", 3)
+            assert (producer.on_broker(), producer.offset()) == ([b"one", b"two"], 2)
+
+    finalise(local, level)
+    try:
+        asyncio.run(steps())
+    finally:
+        finalise(local, 2)
