@@ -24,6 +24,8 @@ from aiokafka.protocol.types import (
 TRANSACTION_VERSION = "transaction.version"
 UNANNOUNCED = 2
 """Transaction version from which on partitions need not be announced (KIP-890)"""
+NEEDED = {0: 12, 26: 5, 28: 5}
+"""Versions of Produce, EndTxn and TxnOffsetCommit that transactions without announcements take"""
 FINALIZED = 2
 """Tag of the finalised features"""
 _FEATURES = CompactArray(
@@ -73,5 +75,7 @@ async def unannounced(client: AIOKafkaClient, coordinator: int) -> bool:
         answer: Any = await client.send(coordinator, _FeaturesRequest(), group=ConnectionGroup.COORDINATION)
     except (IncompatibleBrokerVersion, NotImplementedError):  # aiokafka's words for too old
         return False
+    versions = {api: most for api, _, most, _ in answer.api_keys}
     finalized = _FEATURES.decode(BytesIO(answer.tags.get(FINALIZED, b"\x01")))  # by default an empty array
-    return any(name == TRANSACTION_VERSION and most >= UNANNOUNCED for name, most, _, _ in finalized)
+    agreed = any(name == TRANSACTION_VERSION and most >= UNANNOUNCED for name, most, _, _ in finalized)
+    return agreed and all(versions.get(api, -1) >= version for api, version in NEEDED.items())

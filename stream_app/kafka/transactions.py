@@ -246,8 +246,8 @@ class Transactions:
         *,
         commit: bool,
     ) -> None:
-        self._implicit.on = False  # it spans what nothing is written to
         await producer.begin_transaction()
+        self._implicit.on = False  # it spans what nothing is written to
         for tp in written:
             producer._txn_manager.maybe_add_partition_to_txn(tp)
         await coordination.add_group()
@@ -322,8 +322,8 @@ class Transactions:
     ) -> dict[Partition, int]:
         # 1. begin; 2. everything the batch caused; 3. its offset; 4. commit
         begun = CLOCK.sending()
-        self._implicit.on = self._coordination.unannounced
         await self._producer.begin_transaction()
+        self._implicit.on = self._coordination.unannounced
         self._sent_bytes = 0
         futures = await self._send(outputs)
         if futures and marks:
