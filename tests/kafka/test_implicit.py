@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka.client import ConnectionGroup, CoordinationType
-from aiokafka.errors import ConcurrentTransactions, InvalidProducerEpoch
+from aiokafka.errors import InvalidProducerEpoch
 from aiokafka.producer.transaction_manager import PidAndEpoch
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
@@ -27,8 +27,8 @@ from stream_app.kafka.records import Partition
 from stream_app.kafka.transactions import Output, Transactions
 from stream_app.settings import Settings
 
-RECORDS, ANNOUNCED, GROUP_ANNOUNCED, END, OFFSETS = 0, 24, 25, 26, 28
-"""Requests of a transaction, by Kafka's numbers"""
+RECORDS, FEATURES, ANNOUNCED, GROUP_ANNOUNCED, END, OFFSETS = 0, 18, 24, 25, 26, 28
+"""Requests, by Kafka's numbers"""
 UNANNOUNCED = [RECORDS, OFFSETS, END]
 WITH_ANNOUNCEMENT = [ANNOUNCED, RECORDS, GROUP_ANNOUNCED, OFFSETS, END]
 LEAST_TIMEOUT_S = 3.0
@@ -169,10 +169,10 @@ def test_a_record_that_comes_after_the_end_of_its_transaction_is_refused(setting
             codes: list[int] = []
 
             async def arrives() -> None:
-                code = ConcurrentTransactions.errno
-                while code == ConcurrentTransactions.errno:  # the one before is still on its way
-                    code = (await producer._send(node, late)).topics[0][1][0][1]
-                codes.append(code)
+                # complete: before that the same record is known for one that has been written
+                await producer.transactions._coordination.last()
+                answer = await producer._send(node, late)
+                codes.append(answer.topics[0][1][0][1])
 
             producer.before(RECORDS, arrives)  # it is the first of the next transaction, in time
             await producer.commit(b"two", 2)
@@ -218,6 +218,7 @@ def test_whoever_ends_a_transaction_while_being_fenced_out_is_fenced_out(
                     if not looked.is_set():
                         looked.set()
                         await producer.commit(b"two", 2)
+                        await producer.transactions._coordination.last()  # which waits until it is complete
                     return last
 
                 coordination.last = and_meanwhile  # type: ignore[method-assign]
@@ -386,6 +387,21 @@ def test_a_feature_that_is_taken_back_is_missed_with_the_next_connection(
             assert producer.apis()[-2 * len(UNANNOUNCED) :] == UNANNOUNCED * 2
             assert producer.on_broker() == [b"one", b"two", b"three", b"four", b"five", b"six"]
             assert producer.offset() == 6
+
+    asyncio.run(steps())
+
+
+@pytest.mark.usefixtures("topics")
+def test_whoever_cannot_ask_for_the_feature_fails_and_asks_again(settings: Settings) -> None:
+    async def steps() -> None:
+        async with begun(settings) as producer:
+            producer.disconnect(ConnectionGroup.COORDINATION)
+            producer.lose_the_answer(FEATURES, ConnectionGroup.COORDINATION)
+            with pytest.raises(TransactionError):
+                await producer.commit(b"never", 2)
+            await producer.commit(b"two", 2)
+            assert producer.apis()[-len(UNANNOUNCED) :] == UNANNOUNCED
+            assert (producer.on_broker(), producer.offset()) == ([b"one", b"two"], 2)
 
     asyncio.run(steps())
 
