@@ -385,6 +385,8 @@ def test_who_has_looked_too_long_ago_aborts_nothing_of_who_was_faster(
             end = raw.commit_transaction
 
             async def late() -> None:
+                while raw._txn_manager.partitions_to_add():  # noqa: ASYNC110 - aiokafka has no event for it
+                    await asyncio.sleep(0.01)
                 open_.set()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), 1)
