@@ -24,6 +24,7 @@ from aiokafka import errors
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.producer.sender import AddOffsetsToTxnHandler
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.protocol.types import (
     CompactArray,
     CompactString,
@@ -34,6 +35,8 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
+from stream_app.kafka.features import unannounced
+
 LOOK_S = 0.02
 """Until a coordinator that is completing a transaction, or loading, is asked again."""
 
@@ -42,8 +45,6 @@ COMPLETE = (COMMITTED, "CompleteAbort")
 COMPLETING = ("PrepareCommit", "PrepareAbort")
 NOT_FOUND = 105
 """TRANSACTIONAL_ID_NOT_FOUND, which aiokafka has no name for"""
-PRODUCER_FENCED = 90
-"""Likewise"""
 CHANGED = (errors.ConcurrentTransactions, errors.CoordinatorLoadInProgressError, errors.InvalidProducerEpoch)
 LATER = (
     errors.CoordinatorLoadInProgressError,
@@ -113,44 +114,6 @@ class _TransactionsRequest(Request[_TransactionsRequest_v0]):  # type: ignore[mi
         return request_struct_class([self._id], {})
 
 
-class _InitProducerId_v3(Response):  # type: ignore[misc]  # noqa: N801 - as above
-    API_KEY = 22
-    API_VERSION = 3
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        ("error_code", Int16),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        ("tags", TaggedFields),
-    )
-
-
-class _InitProducerIdRequest_v3(RequestStruct):  # type: ignore[misc]  # noqa: N801 - as above
-    """The first one that says which owner is expected (KIP-360, Apache Kafka 2.5)."""
-
-    FLEXIBLE_VERSION = True
-    API_KEY = 22
-    API_VERSION = 3
-    RESPONSE_TYPE = _InitProducerId_v3
-    SCHEMA = Schema(
-        ("transactional_id", CompactString("utf-8")),
-        ("timeout_ms", Int32),
-        ("producer_id", Int64),
-        ("producer_epoch", Int16),
-        ("tags", TaggedFields),
-    )
-
-
-class _InitProducerIdRequest(Request[_InitProducerIdRequest_v3]):  # type: ignore[misc]  # untyped base
-    API_KEY = 22
-
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
-
-    def build(self, request_struct_class: type[_InitProducerIdRequest_v3]) -> _InitProducerIdRequest_v3:
-        return request_struct_class(*self._fields, {})
-
-
 class Coordination:
     """Of one producer with the coordinators of its transactional id and of its group."""
 
@@ -159,6 +122,8 @@ class Coordination:
         self._connect = producer.client._get_conn
         producer.client._get_conn = self._connection
         self._held = self._renewed = False
+        self.unannounced = False
+        """Whether the brokers take transactions that are not announced, as they said when we connected"""
 
     async def renewed(self) -> bool:
         """Connect to both coordinators where need be; whether that was so since the last call."""
@@ -168,7 +133,10 @@ class Coordination:
             if not await self._producer.client.ready(node, group=ConnectionGroup.COORDINATION):
                 sender._coordinator_dead(kind)
                 await sender._find_coordinator(kind, key)  # which tries until it is connected
-        renewed, self._renewed = self._renewed, False
+        if renewed := self._renewed:
+            node = await sender._find_coordinator(CoordinationType.TRANSACTION, self._id)
+            self.unannounced = await unannounced(self._producer.client, node)
+            self._renewed = False
         return renewed
 
     @contextlib.contextmanager
@@ -180,16 +148,9 @@ class Coordination:
         finally:
             self._held = False
 
-    async def committed(self) -> bool:
-        """Whether the id's last transaction was committed, once that is decided and complete.
-
-        An open one is none: initialising a producer aborts it. So is what a broker older than 3.0 does not
-        tell. Raises a KafkaError.
-        """
-        return (await self.last()).state == COMMITTED
-
     async def last(self) -> Last:
-        """What became of the id's last transaction, once it is not completing. Raises a KafkaError."""
+        """What became of the id's last transaction, once it is not completing; nothing where a broker older
+        than 3.0 does not tell. Raises a KafkaError."""
         while True:
             try:
                 found = await self._described()
@@ -209,13 +170,16 @@ class Coordination:
                     raise error(f"the coordinator does not describe {self._id}")
             await asyncio.sleep(LOOK_S)
 
-    async def follow(self, last: Last, timeout_ms: int) -> bool:
-        """Become the id's owner after the one of ``last``; False when that has changed meanwhile, or an open
-        transaction is being aborted first. Who follows the same one before anything is begun shares the
-        ownership. Raises a KafkaError."""
+    async def take_over(self, timeout_ms: int) -> bool:
+        """Become the id's owner; False when an open transaction is being aborted first. Raises a KafkaError.
+
+        No owner is named that is expected, though that would tell whether anything has happened since one
+        looked: where each transaction has an epoch of its own the broker takes whoever names the epoch before
+        the last for the present owner, who asks once more, and does not fence that one.
+        """
         sender, state = self._producer._sender, self._producer._txn_manager
         node = await sender._find_coordinator(CoordinationType.TRANSACTION, self._id)
-        request = _InitProducerIdRequest(self._id, timeout_ms, last.producer_id, last.epoch)
+        request = InitProducerIdRequest(self._id, timeout_ms)
         answer: Any = await self._producer.client.send(node, request, group=ConnectionGroup.COORDINATION)
         error = errors.for_code(answer.error_code)
         if error is errors.NoError:
@@ -223,7 +187,7 @@ class Coordination:
             return True
         if error in (errors.CoordinatorNotAvailableError, errors.NotCoordinatorError):
             sender._coordinator_dead(CoordinationType.TRANSACTION)
-        elif error not in CHANGED and answer.error_code != PRODUCER_FENCED:
+        elif error not in CHANGED:
             raise error(f"nobody may become the owner of {self._id}")
         await asyncio.sleep(LOOK_S)
         return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from aiokafka.errors import for_code
+from aiokafka.errors import ConcurrentTransactions, for_code
 from aiokafka.producer.sender import TxnOffsetCommitHandler
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -93,21 +93,44 @@ class _MemberOffsetsRequest(Request[_MemberOffsetsRequest_v3]):  # type: ignore[
         return request_struct_class(*self._fields, {})
 
 
+class _MemberOffsets_v5(_MemberOffsets_v3):  # noqa: N801 - as above
+    API_VERSION = 5
+
+
+class _MemberOffsetsRequest_v5(_MemberOffsetsRequest_v3):  # noqa: N801 - as above
+    """With it the group need not be part of the transaction yet, see ``implicit.py``."""
+
+    API_VERSION = 5
+    RESPONSE_TYPE = _MemberOffsets_v5
+
+
+class _AddingRequest(Request[_MemberOffsetsRequest_v5]):  # type: ignore[misc]  # untyped base
+    API_KEY = 28
+
+    def __init__(self, *fields: Any) -> None:
+        self._fields = fields
+
+    def build(self, request_struct_class: type[_MemberOffsetsRequest_v5]) -> _MemberOffsetsRequest_v5:
+        return request_struct_class(*self._fields, {})
+
+
 class MemberOffsetsHandler(TxnOffsetCommitHandler):  # type: ignore[misc]  # untyped base
     """Sends a transaction's offsets in a member's name, and handles the answer as aiokafka does."""
 
-    def __init__(self, sender: Any, offsets: Any, group_id: str, member: Membership) -> None:
+    def __init__(self, sender: Any, offsets: Any, group_id: str, member: Membership, *, adding: bool) -> None:
+        """``adding``: the group is not part of the transaction yet."""
         super().__init__(sender, offsets, group_id)
         self._member = member
+        self._request = _AddingRequest if adding else _MemberOffsetsRequest
 
-    def create_request(self) -> _MemberOffsetsRequest:
+    def create_request(self) -> _MemberOffsetsRequest | _AddingRequest:
         """The request, as a member."""
         state = self._sender._txn_manager
         topics: dict[str, list[Any]] = {}
         for tp, mark in sorted(self._offsets.items()):
             partitions = topics.setdefault(tp.topic, [])
             partitions.append((tp.partition, mark.offset, NO_LEADER_EPOCH, mark.metadata, {}))
-        return _MemberOffsetsRequest(
+        return self._request(
             state.transactional_id,
             self._group_id,
             state.producer_id,
@@ -127,5 +150,8 @@ class MemberOffsetsHandler(TxnOffsetCommitHandler):  # type: ignore[misc]  # unt
             if issubclass(error, OUT_OF_DATE):
                 self._sender._txn_manager.error_transaction(error())
                 return None
+            if error is ConcurrentTransactions:  # the one before is still on its way to its partitions
+                wait: float = self._default_backoff
+                return wait
         backoff: float | None = super().handle_response(SimpleNamespace(errors=errors))
         return backoff

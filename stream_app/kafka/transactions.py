@@ -17,7 +17,6 @@ from types import MappingProxyType
 import aiokafka
 from aiokafka.client import CoordinationType
 from aiokafka.errors import GroupAuthorizationFailedError, IllegalOperation, KafkaError, ProducerFenced
-from aiokafka.producer.sender import TxnOffsetCommitHandler
 from aiokafka.structs import OffsetAndMetadata
 
 from stream_app.errors import FencedError, TransactionError
@@ -25,7 +24,8 @@ from stream_app.kafka.clock import CLOCK
 from stream_app.kafka.connection import aiokafka_options
 from stream_app.kafka.coordination import COMMITTED, COMPLETE, LOOK_S, Coordination, Last
 from stream_app.kafka.errors import OUT_OF_DATE
-from stream_app.kafka.marks import Mark, Membership
+from stream_app.kafka.implicit import ImplicitTransactions
+from stream_app.kafka.marks import NOBODY, Mark, Membership
 from stream_app.kafka.member_offsets import MemberOffsetsHandler
 from stream_app.kafka.records import Partition
 from stream_app.observability import metrics
@@ -43,8 +43,8 @@ SETTLING_MS = 15_001
 SETTLING_S = 2.0
 """It takes a tenth of that; then others take it for dead."""
 TOGETHER_S = 0.1
-"""Within it all who have looked at the same time have become its owners: later, one would abort what another
-has begun."""
+"""Within it all who have looked at the same time have become its owners, one after the other: later, one
+would abort what another has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,7 @@ class Transactions:
         self._timeout = settings.kafka.transaction_timeout_s
         self._producer, self._coordination = self._made()
         self._producer._sender._do_txn_offset_commit = self._commit_offsets
+        self._implicit = ImplicitTransactions(self._producer)
         self._written: list[Partition] = []
         self._sent_bytes = 0  # of the transaction on its way
         self.member: Membership | None = None
@@ -163,8 +164,8 @@ class Transactions:
         TransactionError."""
         try:
             async with asyncio.timeout(self._timeout):
-                with contextlib.suppress(ProducerFenced):  # somebody else is at it, and ends what is open
-                    await self._settle_remains(writes, SETTLING_MS)
+                while not await self._settled(writes):
+                    pass  # somebody else is at it, and ends what is open
         except (KafkaError, TimeoutError, IllegalOperation, AssertionError) as error:
             raise TransactionError(f"cannot fence {self._id} out: {error!r}") from error
         finally:
@@ -190,15 +191,15 @@ class Transactions:
         Left to chance: a worker that dies between becoming the owner, when the decision is forgotten, and
         the end of that transaction, some milliseconds later.
 
-        With a ``timeout_ms`` of its own others who do the same know: they leave it alone. Those who begin at
-        the same time do it side by side.
+        With a ``timeout_ms`` of its own others who do the same know: they leave it alone. Of those who begin
+        at the same time the last one stays the owner.
         """
         producer, coordination = self._made(timeout_ms)
         try:
             await producer.client.bootstrap()
             if timeout_ms is None:
                 last = await coordination.last()
-            elif (found := await self._follow(coordination, timeout_ms)) is not None:
+            elif (found := await self._taken_over(coordination, timeout_ms)) is not None:
                 last = found
             else:
                 return
@@ -211,7 +212,15 @@ class Transactions:
         finally:
             await _close(producer)
 
-    async def _follow(self, coordination: Coordination, timeout_ms: int) -> Last | None:
+    async def _settled(self, writes: Iterable[str]) -> bool:
+        """Whether what an owner has left has its end; False when somebody else has become the owner."""
+        try:
+            await self._settle_remains(writes, SETTLING_MS)
+        except ProducerFenced:
+            return False
+        return True
+
+    async def _taken_over(self, coordination: Coordination, timeout_ms: int) -> Last | None:
         """Become the owner after the one of the transaction that is returned; None when somebody else has
         given it its end."""
         patience = time.monotonic() + SETTLING_S
@@ -225,7 +234,7 @@ class Transactions:
                 await asyncio.sleep(LOOK_S)
             elif last.producer_id < 0:  # the broker tells nothing
                 return last
-            elif time.monotonic() - looked < TOGETHER_S / 2 and await coordination.follow(last, timeout_ms):
+            elif time.monotonic() - looked < TOGETHER_S / 2 and await coordination.take_over(timeout_ms):
                 await asyncio.sleep(TOGETHER_S)
                 return last
 
@@ -238,6 +247,7 @@ class Transactions:
         commit: bool,
     ) -> None:
         await producer.begin_transaction()
+        self._implicit.on = False  # it spans what nothing is written to
         for tp in written:
             producer._txn_manager.maybe_add_partition_to_txn(tp)
         await coordination.add_group()
@@ -304,12 +314,8 @@ class Transactions:
         except GroupAuthorizationFailedError as error:
             self._producer._txn_manager.error_transaction(error)
             return
-        handler = (
-            TxnOffsetCommitHandler(sender, offsets, group)
-            if self.member is None
-            else MemberOffsetsHandler(sender, offsets, group, self.member)
-        )
-        await handler.do(node)
+        member, adding = self.member or NOBODY, self._implicit.on
+        await MemberOffsetsHandler(sender, offsets, group, member, adding=adding).do(node)
 
     async def _commit(
         self, outputs: Iterable[Output], marks: Mapping[Partition, OffsetAndMetadata]
@@ -317,6 +323,7 @@ class Transactions:
         # 1. begin; 2. everything the batch caused; 3. its offset; 4. commit
         begun = CLOCK.sending()
         await self._producer.begin_transaction()
+        self._implicit.on = self._coordination.unannounced
         self._sent_bytes = 0
         futures = await self._send(outputs)
         if futures and marks:
@@ -381,6 +388,9 @@ async def _partitions_of(producer: aiokafka.AIOKafkaProducer, topic: str | Parti
 
 
 async def _close(producer: aiokafka.AIOKafkaProducer) -> None:
+    ended = producer._txn_manager.wait_for_transaction_end()
+    if ended is not None and ended.done() and not ended.cancelled():
+        ended.exception()  # looked at: whoever was fenced between two steps has its error from the next one
     try:
         await asyncio.wait_for(producer.stop(), CLOSE_TIMEOUT_S)
     except (KafkaError, TimeoutError):

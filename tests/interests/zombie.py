@@ -126,18 +126,16 @@ class HaltingProducer(aiokafka.AIOKafkaProducer):  # type: ignore[misc]  # aioka
         await super().commit_transaction()
 
 
-class HaltingEnd(EndTxnHandler):  # type: ignore[misc]  # aiokafka is untyped
+async def end_haltingly(self: EndTxnHandler, node_id: int) -> bool:
     """The end of a transaction whose answer comes in and is not looked at for a while."""
-
-    async def do(self, node_id: int) -> bool:
-        answer = await self._sender.client.send(node_id, self.create_request(), group=self.group)
-        told = answer.error_code == 0 and Story.spanning
-        if told and halts(ANSWER):
-            await going_on()
-        backoff = self.handle_response(answer)
-        if backoff is not None:  # as in BaseHandler
-            await asyncio.sleep(backoff)
-        return backoff is None
+    answer = await self._sender.client.send(node_id, self.create_request(), group=self.group)
+    told = answer.error_code == 0 and Story.spanning
+    if told and halts(ANSWER):
+        await going_on()
+    backoff = self.handle_response(answer)
+    if backoff is not None:  # as in BaseHandler
+        await asyncio.sleep(backoff)
+    return backoff is None
 
 
 def write_haltingly(self: InterestPartition, *args: Any, **named: Any) -> None:
@@ -149,7 +147,7 @@ def write_haltingly(self: InterestPartition, *args: Any, **named: Any) -> None:
 
 def main() -> None:
     aiokafka.AIOKafkaProducer = HaltingProducer  # what Transactions makes
-    aiokafka.producer.sender.EndTxnHandler = HaltingEnd
+    EndTxnHandler.do = end_haltingly
     Transactions.commit = commit  # type: ignore[method-assign,assignment]
     SharedTransactions._run = run_together  # type: ignore[method-assign]
     InterestPartition._write = write_haltingly  # type: ignore[method-assign]

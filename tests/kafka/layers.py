@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aiokafka.producer.sender import TxnOffsetCommitHandler
-
-from stream_app.kafka import transactions
-from stream_app.kafka.marks import Membership
+from stream_app.kafka import coordination, transactions
+from stream_app.kafka.marks import NOBODY, Membership
+from stream_app.kafka.member_offsets import MemberOffsetsHandler
 from stream_app.kafka.shared import SharedTransactions
 
 
@@ -27,8 +26,19 @@ def _generation() -> None:
     transactions.MemberOffsetsHandler = _in_nobodys_name  # type: ignore[assignment,misc]
 
 
-def _in_nobodys_name(sender: Any, offsets: Any, group: str, _member: Membership) -> TxnOffsetCommitHandler:
-    return TxnOffsetCommitHandler(sender, offsets, group)
+def _in_nobodys_name(
+    sender: Any, offsets: Any, group: str, _member: Membership, *, adding: bool
+) -> MemberOffsetsHandler:
+    return MemberOffsetsHandler(sender, offsets, group, NOBODY, adding=adding)
+
+
+def announce() -> None:
+    """Transactions as on brokers that cannot do without an announcement."""
+    coordination.unannounced = _cannot
+
+
+async def _cannot(_client: Any, _coordinator: int) -> bool:
+    return False
 
 
 LAYERS: dict[str, Callable[[], None]] = {"claims": _claims, "generation": _generation}

@@ -21,7 +21,7 @@ from stream_app.kafka.transactions import Output, Transactions
 from stream_app.settings import Settings
 from tests.kafka.offsets import KnownOffsets, share_of
 
-pytestmark = pytest.mark.usefixtures("topics")
+pytestmark = pytest.mark.usefixtures("topics", "way")
 
 
 class Owner:

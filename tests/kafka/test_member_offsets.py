@@ -22,7 +22,7 @@ from stream_app.kafka.records import Partition
 from stream_app.kafka.transactions import Output, Transactions
 from stream_app.settings import Settings
 
-pytestmark = pytest.mark.usefixtures("topics")
+pytestmark = pytest.mark.usefixtures("topics", "way")
 
 
 class Group:

@@ -22,7 +22,7 @@ from stream_app.observability import metrics
 from stream_app.settings import Settings
 from tests.kafka.offsets import KnownOffsets
 
-pytestmark = pytest.mark.usefixtures("topics")
+pytestmark = pytest.mark.usefixtures("topics", "way")
 
 TOO_LARGE = bytes(3_000_000)
 """A record that no broker takes."""
