@@ -37,8 +37,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
     signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: signals.append(received))
-    # whoever starts it by hand keeps it running
-    with LocalBroker(directory and directory.resolve(), port=args.port or None, full_jit=True) as broker:
+    with LocalBroker(directory and directory.resolve(), port=args.port or None) as broker:
         print(broker.address, flush=True)
         while not signals:
             if not broker.running:

@@ -388,9 +388,6 @@ async def _partitions_of(producer: aiokafka.AIOKafkaProducer, topic: str | Parti
 
 
 async def _close(producer: aiokafka.AIOKafkaProducer) -> None:
-    ended = producer._txn_manager.wait_for_transaction_end()
-    if ended is not None and ended.done() and not ended.cancelled():
-        ended.exception()  # looked at: whoever was fenced between two steps has its error from the next one
     try:
         await asyncio.wait_for(producer.stop(), CLOSE_TIMEOUT_S)
     except (KafkaError, TimeoutError):
@@ -398,3 +395,6 @@ async def _close(producer: aiokafka.AIOKafkaProducer) -> None:
         with contextlib.suppress(KafkaError):
             await producer._sender.close()
         await producer.client.close()
+    ended = producer._txn_manager.wait_for_transaction_end()
+    if ended is not None and ended.done() and not ended.cancelled():
+        ended.exception()  # looked at: whoever was fenced between two steps has its error from the next one
