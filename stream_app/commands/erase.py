@@ -87,7 +87,7 @@ def run(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _given(args: argparse.Namespace) -> Iterator[str]:
-    yield from args.users
+    yield from map(_typed, args.users)
     if args.file is None:
         return
     try:
@@ -97,6 +97,14 @@ def _given(args: argparse.Namespace) -> Iterator[str]:
             f"--file {args.file}: {error}; give a text file, one user id a line"
         ) from None
     yield from (line for line in text.split("\n") if line)
+
+
+def _typed(user: str) -> str:
+    """The id as it was typed, whatever the locale knows. What is no UTF-8 stays, to be refused."""
+    try:
+        return user.encode(errors="surrogateescape").decode()
+    except UnicodeError:
+        return user
 
 
 def _checked(user: str, settings: Settings) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from stream_app.commands import erase
+from stream_app.demo.roles import environment
 from stream_app.docs.__main__ import ROOT
 from stream_app.errors import ConfigurationError
 from stream_app.kafka import clients
@@ -54,10 +57,28 @@ def test_without_an_answer_the_status_says_so(
 
 
 @pytest.mark.parametrize(
+    "locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
+)
+def test_an_id_is_what_was_typed_in_every_locale(
+    settings: Settings, topics: list[str], locale: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "stream_app", "erase", "usér😀", "--no-wait"],
+        env=environment(settings) | locale,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert requests(settings) == {"usér😀".encode(): {"user_id": "usér😀"}}
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "nobody to erase"),
         (["x" * 300], "300 bytes"),
+        (["us\udce9r"], "surrogates not allowed"),
         (["a\x1b[2J"], r"USER a\\x1b\[2J: the user id has control characters"),
         (["--file", "/nowhere/users"], "/nowhere/users"),
     ],
