@@ -24,6 +24,7 @@ _later: set[asyncio.Task[None]] = set()
 
 
 async def claim_late(self: Share) -> None:
+    self.transactions._keep(self.transactions._shares | {self})  # nothing is committed without a claim
     task = asyncio.create_task(_claim(self))
     _later.add(task)
     task.add_done_callback(_later.discard)
