@@ -23,7 +23,7 @@ import aiokafka
 from aiokafka import errors
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.producer.sender import AddOffsetsToTxnHandler
-from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.transaction import InitProducerIdRequest
 from aiokafka.protocol.types import (
     CompactArray,
@@ -36,6 +36,7 @@ from aiokafka.protocol.types import (
 )
 
 from stream_app.kafka.features import unannounced
+from stream_app.kafka.requests import FlexibleRequest
 
 LOOK_S = 0.02
 """Until a coordinator that is completing a transaction, or loading, is asked again."""
@@ -104,14 +105,8 @@ class _TransactionsRequest_v0(RequestStruct):  # type: ignore[misc]  # noqa: N80
     SCHEMA = Schema(("transactional_ids", CompactArray(CompactString("utf-8"))), ("tags", TaggedFields))
 
 
-class _TransactionsRequest(Request[_TransactionsRequest_v0]):  # type: ignore[misc]  # untyped base
+class _TransactionsRequest(FlexibleRequest[_TransactionsRequest_v0]):
     API_KEY = 65
-
-    def __init__(self, transactional_id: str) -> None:
-        self._id = transactional_id
-
-    def build(self, request_struct_class: type[_TransactionsRequest_v0]) -> _TransactionsRequest_v0:
-        return request_struct_class([self._id], {})
 
 
 class Coordination:
@@ -196,7 +191,7 @@ class Coordination:
         sender, client = self._producer._sender, self._producer.client
         node = await sender._find_coordinator(CoordinationType.TRANSACTION, self._id)
         answer: Any = await client.send(
-            node, _TransactionsRequest(self._id), group=ConnectionGroup.COORDINATION
+            node, _TransactionsRequest([self._id]), group=ConnectionGroup.COORDINATION
         )
         found: dict[str, Any]
         (found,) = answer.to_object()["transactions"]

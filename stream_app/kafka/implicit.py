@@ -15,7 +15,7 @@ from aiokafka.client import CoordinationType
 from aiokafka.errors import ConcurrentTransactions, NoError, ProducerFenced
 from aiokafka.producer.sender import EndTxnHandler, SendProduceReqHandler
 from aiokafka.producer.transaction_manager import PidAndEpoch
-from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.types import (
     Boolean,
     CompactArray,
@@ -27,6 +27,8 @@ from aiokafka.protocol.types import (
     Schema,
     TaggedFields,
 )
+
+from stream_app.kafka.requests import FlexibleRequest
 
 PRODUCER_FENCED = 90
 """What newer versions answer in place of INVALID_PRODUCER_EPOCH; aiokafka has no name for it"""
@@ -118,25 +120,13 @@ class _EndRequest_v5(RequestStruct):  # type: ignore[misc]  # noqa: N801 - as ab
     )
 
 
-class _ProduceRequest(Request[_ProduceRequest_v12]):  # type: ignore[misc]  # untyped base
+class _ProduceRequest(FlexibleRequest[_ProduceRequest_v12]):
     API_KEY = 0
     required_acks = -1
 
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
 
-    def build(self, request_struct_class: type[_ProduceRequest_v12]) -> _ProduceRequest_v12:
-        return request_struct_class(*self._fields, {})
-
-
-class _EndRequest(Request[_EndRequest_v5]):  # type: ignore[misc]  # untyped base
+class _EndRequest(FlexibleRequest[_EndRequest_v5]):
     API_KEY = 26
-
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
-
-    def build(self, request_struct_class: type[_EndRequest_v5]) -> _EndRequest_v5:
-        return request_struct_class(*self._fields, {})
 
 
 class _Records(SendProduceReqHandler):  # type: ignore[misc]  # untyped base

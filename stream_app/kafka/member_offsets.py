@@ -12,7 +12,7 @@ from typing import Any
 
 from aiokafka.errors import ConcurrentTransactions, for_code
 from aiokafka.producer.sender import TxnOffsetCommitHandler
-from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.api import RequestStruct, Response
 from aiokafka.protocol.types import (
     CompactArray,
     CompactString,
@@ -25,6 +25,7 @@ from aiokafka.protocol.types import (
 
 from stream_app.kafka.errors import OUT_OF_DATE
 from stream_app.kafka.marks import Membership
+from stream_app.kafka.requests import FlexibleRequest
 
 NO_LEADER_EPOCH = -1
 
@@ -83,14 +84,8 @@ class _MemberOffsetsRequest_v3(RequestStruct):  # type: ignore[misc]  # noqa: N8
     )
 
 
-class _MemberOffsetsRequest(Request[_MemberOffsetsRequest_v3]):  # type: ignore[misc]  # untyped base
+class _MemberOffsetsRequest(FlexibleRequest[_MemberOffsetsRequest_v3]):
     API_KEY = 28
-
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
-
-    def build(self, request_struct_class: type[_MemberOffsetsRequest_v3]) -> _MemberOffsetsRequest_v3:
-        return request_struct_class(*self._fields, {})
 
 
 class _MemberOffsets_v5(_MemberOffsets_v3):  # noqa: N801 - as above
@@ -104,14 +99,8 @@ class _MemberOffsetsRequest_v5(_MemberOffsetsRequest_v3):  # noqa: N801 - as abo
     RESPONSE_TYPE = _MemberOffsets_v5
 
 
-class _AddingRequest(Request[_MemberOffsetsRequest_v5]):  # type: ignore[misc]  # untyped base
+class _AddingRequest(FlexibleRequest[_MemberOffsetsRequest_v5]):
     API_KEY = 28
-
-    def __init__(self, *fields: Any) -> None:
-        self._fields = fields
-
-    def build(self, request_struct_class: type[_MemberOffsetsRequest_v5]) -> _MemberOffsetsRequest_v5:
-        return request_struct_class(*self._fields, {})
 
 
 class MemberOffsetsHandler(TxnOffsetCommitHandler):  # type: ignore[misc]  # untyped base
